@@ -1,0 +1,134 @@
+"""A circuit: a set of edges of a graph, how it is selected from scores, and what remains once dangling nodes go.
+
+Knows graphs and scores. Does not know how faithful a circuit is (`pipeline.evaluate`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pipeline.core.errors import CircuitsError
+from pipeline.core.graph import Edge, Graph
+from pipeline.core.scores import EdgeScores, rank_order
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """The edges of `graph` for which `mask` is true; `score` (NaN where unknown) travels along for export."""
+
+    graph: Graph
+    mask: Bool[np.ndarray, " edge"]
+    score: Float[np.ndarray, " edge"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != (self.graph.n_edges,) or self.mask.dtype != np.bool_:
+            raise ValueError(f"a circuit needs one boolean for each of {self.graph.n_edges} edges")
+
+    @staticmethod
+    def from_scores(
+        scores: EdgeScores,
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+        rank: str = "absolute",
+    ) -> "Circuit":
+        """The `top` edges by rank, or those of |score| (score when signed) >= `threshold`, or the kept set.
+
+        Without `top` and `threshold` the scores must come from a method that decides (ACDC). Edges that no
+        method measured are never selected by rank.
+        """
+        graph, score = scores.graph, np.asarray(scores.score, dtype=np.float64)
+        if top is not None and threshold is not None:
+            raise CircuitsError("select a circuit by top or by threshold, not by both")
+        if top is not None:
+            if not 0 <= top <= graph.n_edges:
+                raise CircuitsError(f"top={top} edges of a graph that has {graph.n_edges}")
+            mask = np.zeros(graph.n_edges, dtype=bool)
+            mask[rank_order(score, rank)[:top]] = True
+            mask &= ~np.isnan(score)
+        elif threshold is not None:
+            key = np.abs(score) if rank == "absolute" else score
+            mask = np.nan_to_num(key, nan=-np.inf) >= threshold
+        elif scores.kept is not None:
+            mask = np.asarray(scores.kept, dtype=bool)
+        else:
+            raise CircuitsError("these scores decide nothing: give top=... (edges) or threshold=... (score)")
+        return Circuit(graph, mask, score)
+
+    @property
+    def n_edges(self) -> int:
+        return int(self.mask.sum())
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        return tuple(self.graph.edge(int(i)) for i in np.flatnonzero(self.mask))
+
+    @property
+    def edge_names(self) -> tuple[str, ...]:
+        return tuple(self.graph.edge_names[i] for i in np.flatnonzero(self.mask))
+
+    def __iter__(self) -> Iterator[Edge]:
+        return iter(self.edges)
+
+    def __len__(self) -> int:
+        return self.n_edges
+
+    @cached_property
+    def pruned(self) -> "Circuit":
+        """The circuit without dangling nodes: what still lies on a path from `input` to `logits`.
+
+        As EAP-IG and MIB: repeat until stable, a node stays when it has an incoming and an outgoing edge
+        (`input` needs none in, `logits` none out); an edge goes with either end. A head stays with any one
+        port. Removing dangling nodes changes nothing that the circuit computes but its size.
+        """
+        graph, mask = self.graph, self.mask.copy()
+        while True:
+            has_out = np.zeros(graph.n_senders, dtype=bool)
+            has_out[graph.edge_senders[mask]] = True
+            has_in = np.zeros(graph.n_senders, dtype=bool)
+            has_in[0] = True
+            for receiver in np.unique(graph.edge_receivers[mask]):
+                fed = graph.senders_fed_by(int(receiver))
+                has_in[fed.start : fed.stop] = True
+            alive = has_out & has_in
+            receiver_alive = np.asarray([self._feeds_alive(r, has_out) for r in range(graph.n_receivers)])
+            stays = mask & alive[graph.edge_senders] & receiver_alive[graph.edge_receivers]
+            if (stays == mask).all():
+                return Circuit(graph, mask, self.score)
+            mask = stays
+
+    def _feeds_alive(self, receiver: int, has_out: Bool[np.ndarray, " sender"]) -> bool:
+        if receiver == self.graph.logits_receiver:
+            return True
+        fed = self.graph.senders_fed_by(receiver)
+        return bool(has_out[fed.start : fed.stop].any())
+
+    def to_mib_json(self) -> dict[str, Any]:
+        """The circuit as EAP-IG and the MIB leaderboard read it (`Graph.from_json`); strict JSON.
+
+        All edges are listed with score and membership; a score that was not measured is written as 0.0. Only
+        the un-grouped graph has their names: `kv: kv_head` is refused. Node scores are not written, because
+        in that format an unscored node must be a bare NaN.
+        """
+        graph = self.graph
+        if graph.kv != "query_head" and graph.n_kv_heads != graph.n_heads:
+            raise CircuitsError("MIB files have a <k> and a <v> per query head: run with model.kv: query_head")
+        score = np.zeros(graph.n_edges) if self.score is None else np.nan_to_num(self.score, nan=0.0)
+        in_graph = set(graph.edge_senders[self.mask].tolist())
+        nodes = {node.name: {"in_graph": i in in_graph} for i, node in enumerate(graph.senders)}
+        nodes["logits"] = {"in_graph": True}
+        edges = {
+            name: {"score": float(score[i]), "in_graph": bool(self.mask[i])}
+            for i, name in enumerate(graph.edge_names)
+        }
+        cfg = {
+            "n_layers": graph.n_layers,
+            "n_heads": graph.n_heads,
+            "parallel_attn_mlp": graph.parallel,
+            "d_model": graph.d_model,
+        }
+        return {"cfg": cfg, "nodes": nodes, "edges": edges}

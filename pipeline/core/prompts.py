@@ -1,0 +1,71 @@
+"""Clean/corrupted prompt pairs, as a person writes them and as a model reads them.
+
+Knows what makes a pair usable once it is tokenised. Does not know tokenizers or files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.core.errors import PromptError
+
+Text = str | tuple[int, ...]  # a prompt as text, or as token ids
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A clean and a corrupted prompt, with the right answers to the clean one and, where used, wrong ones.
+
+    Prompts are text or token ids; answers are text pieces or token ids. `source` names where the pair comes
+    from ("pronoun.jsonl:12") and is what errors quote.
+    """
+
+    clean: Text
+    corrupted: Text
+    answers: tuple[str | int, ...]
+    wrong_answers: tuple[str | int, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """A prompt pair in a model's tokens: equal lengths, answers of one token each. `prompt_id` is its index
+    in the task; `pair` keeps the text for people."""
+
+    prompt_id: int
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...]
+    answers: tuple[int, ...]
+    wrong_answers: tuple[int, ...]
+    pair: PromptPair
+
+    @property
+    def length(self) -> int:
+        return len(self.clean)
+
+
+def check_pair(pair: TokenPair, *, max_length: int | None = None, needs_wrong: bool = False) -> None:
+    """Raises `PromptError` naming the prompt when a tokenised pair cannot be used."""
+    where = pair.pair.source or f"prompt {pair.prompt_id}"
+    if not pair.clean:
+        raise PromptError(f"{where}: the prompt is empty")
+    if len(pair.clean) != len(pair.corrupted):
+        raise PromptError(
+            f"{where}: clean has {len(pair.clean)} tokens and corrupted {len(pair.corrupted)}; "
+            "patching is position by position, so rewrite one of them to the same number of tokens"
+        )
+    if not pair.answers:
+        raise PromptError(f"{where}: no answers; give the token that follows the clean prompt as 'answers'")
+    if needs_wrong and not pair.wrong_answers:
+        raise PromptError(f"{where}: the metric compares with wrong answers; add 'wrong_answers' or use nll")
+    if both := set(pair.answers) & set(pair.wrong_answers):
+        raise PromptError(f"{where}: token {min(both)} is both an answer and a wrong answer; keep it in one")
+    if max_length is not None and len(pair.clean) > max_length:
+        raise PromptError(
+            f"{where}: {len(pair.clean)} tokens, but the model's context holds {max_length}; shorten the prompt"
+        )
+
+
+def bucket_by_length(pairs: Sequence[TokenPair], batch_size: int) -> list[list[TokenPair]]:
+    """Batches of at most `batch_size` pairs, similar lengths together, in a reproducible order."""
+    ordered = sorted(pairs, key=lambda pair: (pair.length, pair.prompt_id))
+    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
