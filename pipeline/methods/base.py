@@ -1,0 +1,117 @@
+"""What every method is: frozen parameters, an id, a cost, and a `score`. Loads without torch.
+
+Knows config values. Does not know how any method computes; `score` of each method imports the engine when called.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.ablations import get_ablation
+from pipeline.core.errors import ConfigError
+from pipeline.core.graph import Graph
+from pipeline.core.scores import EdgeScores, NodeScores
+from pipeline.metrics import get_metric
+
+if TYPE_CHECKING:
+    from pipeline.ablations import Statistics
+    from pipeline.engine.batch import Batch
+    from pipeline.engine.patchable import PatchableModel
+
+ID_PATTERN = re.compile(r"^[a-z0-9._-]{1,80}$")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work for a set of prompts, in prompts: forward and backward passes of the stock model, and evaluations of
+    a part of it under a patch. `evaluations_at_most` says that the last is a bound, known only after the run."""
+
+    forward_passes: int = 0
+    backward_passes: int = 0
+    evaluations: int = 0
+    rows: int = 0
+    evaluations_at_most: bool = False
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.forward_passes + other.forward_passes,
+            self.backward_passes + other.backward_passes,
+            self.evaluations + other.evaluations,
+            self.rows + other.rows,
+            self.evaluations_at_most or other.evaluations_at_most,
+        )
+
+
+class Method(BaseModel):
+    """Parameters of a method. Subclasses add fields and define `cost` and `score`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    level: ClassVar[Literal["edge", "node"]] = "edge"
+    default_metric: ClassVar[str | None] = None  # None: the config's
+
+    name: str
+    as_: str | None = Field(default=None, alias="as", description="id of this entry, instead of the derived one")
+    metric: str | None = Field(default=None, description="what is measured; default: the config's metric")
+    ablation: str | None = Field(default=None, description="what an ablated sender writes; default: the config's")
+
+    @property
+    def id(self) -> str:
+        """`as` if given, else the name and every parameter that differs from its default, in order."""
+        if self.as_ is not None:
+            if not ID_PATTERN.fullmatch(self.as_):
+                raise ConfigError(f"as: {self.as_!r} must match {ID_PATTERN.pattern}")
+            return self.as_
+        parts = [self.name]
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if key not in ("name", "as_") and value != field.default:
+                parts.append(_slug(value))
+        return "-".join(parts)[:80]
+
+    def resolved(self, metric: str, ablation: str) -> Self:
+        """A copy with metric and ablation written out: its own, else its kind's default, else the given ones."""
+        values = {
+            "metric": self.metric or self.default_metric or metric,
+            "ablation": self.ablation or ablation,
+        }
+        return self.model_copy(update=values)
+
+    def check(self, metric: str, ablation: str) -> None:
+        """Raises ConfigError when this method means nothing with that metric and ablation."""
+        get_metric(metric)
+        get_ablation(ablation)
+
+    def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
+        """Work for prompts of these token lengths."""
+        raise NotImplementedError
+
+    def score(
+        self,
+        model: "PatchableModel",
+        batches: "Sequence[Batch]",
+        *,
+        metric: str | None = None,
+        ablation: str | None = None,
+        statistics: "Statistics | None" = None,
+        per_prompt: bool = False,
+    ) -> EdgeScores | NodeScores:
+        """Scores over all prompts of `batches`. Metric and ablation default to the method's own, then to
+        `logit_diff` and `corrupted`. `statistics` holds the means where the ablation needs them."""
+        raise NotImplementedError
+
+
+def _slug(value: Any) -> str:
+    """A parameter value inside of an id: lower case, without what an id may not hold."""
+    if isinstance(value, float):
+        value = f"{value:g}"
+    return re.sub(r"[^a-z0-9._]+", "_", str(value).lower()).strip("_") or "none"
+
+
+def require_gradient(method: str, metric: str) -> None:
+    """Gradient methods need a metric that has one."""
+    if not get_metric(metric).has_gradient:
+        raise ConfigError(f"{method} needs a gradient and {metric} has none; use logit_diff, prob_diff or nll")
