@@ -1,4 +1,4 @@
-"""A circuit: a set of edges of a graph, how it is selected from scores, and what remains once dangling nodes go.
+"""A circuit: a set of edges of a graph, how scores select it, and what remains once dangling nodes go.
 
 Knows graphs and scores. Does not know how faithful a circuit is (`pipeline.evaluate`).
 """
@@ -116,7 +116,9 @@ class Circuit:
         """
         graph = self.graph
         if graph.kv != "query_head" and graph.n_kv_heads != graph.n_heads:
-            raise CircuitsError("MIB files have a <k> and a <v> per query head: run with model.kv: query_head")
+            raise CircuitsError(
+                "MIB files have a <k> and a <v> per query head: run with model.kv: query_head"
+            )
         score = np.zeros(graph.n_edges) if self.score is None else np.nan_to_num(self.score, nan=0.0)
         in_graph = set(graph.edge_senders[self.mask].tolist())
         nodes = {node.name: {"in_graph": i in in_graph} for i, node in enumerate(graph.senders)}

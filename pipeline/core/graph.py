@@ -238,7 +238,9 @@ class Graph:
             raise CircuitsError(f"{name!r} is no edge; an edge is written sender->receiver, as in m0->logits")
         sender, receiver = self.sender_index(sender_name), self.receiver_index(receiver_name)
         if sender >= self.senders_read[receiver]:
-            raise CircuitsError(f"{name!r} is no edge of this graph: {receiver_name} does not read {sender_name}")
+            raise CircuitsError(
+                f"{name!r} is no edge of this graph: {receiver_name} does not read {sender_name}"
+            )
         return int(self.first_edge[receiver]) + sender
 
     def mask(self, names: "list[str] | tuple[str, ...]") -> Bool[np.ndarray, " edge"]:

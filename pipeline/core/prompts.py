@@ -61,7 +61,7 @@ def check_pair(pair: TokenPair, *, max_length: int | None = None, needs_wrong: b
         raise PromptError(f"{where}: token {min(both)} is both an answer and a wrong answer; keep it in one")
     if max_length is not None and len(pair.clean) > max_length:
         raise PromptError(
-            f"{where}: {len(pair.clean)} tokens, but the model's context holds {max_length}; shorten the prompt"
+            f"{where}: {len(pair.clean)} tokens, but the model's context holds {max_length}; shorten it"
         )
 
 

@@ -92,12 +92,10 @@ class EdgeScores:
         graph = parts[0].graph
         if any(part.graph != graph for part in parts):
             raise CircuitsError("scores of different graphs cannot be merged")
-        kept = None
-        if all(part.kept is not None for part in parts):
-            kept = np.mean([part.kept for part in parts], axis=0) >= 0.5
-        per_prompt = None
-        if all(part.per_prompt is not None for part in parts):
-            per_prompt = np.concatenate([part.per_prompt for part in parts if part.per_prompt is not None])
+        decisions = [part.kept for part in parts if part.kept is not None]
+        kept = np.mean(decisions, axis=0) >= 0.5 if len(decisions) == len(parts) else None
+        rows = [part.per_prompt for part in parts if part.per_prompt is not None]
+        per_prompt = np.concatenate(rows) if len(rows) == len(parts) else None
         merged = Moments.merge([part.moments for part in parts])
         return EdgeScores.from_moments(graph, merged, kept=kept, per_prompt=per_prompt)
 
@@ -158,9 +156,7 @@ class NodeScores:
         )
 
 
-def rank_order(
-    score: Float[np.ndarray, " edge"], rank: str = "absolute"
-) -> Int[np.ndarray, " edge"]:
+def rank_order(score: Float[np.ndarray, " edge"], rank: str = "absolute") -> Int[np.ndarray, " edge"]:
     """Edge ids from the highest rank to the lowest: by |score|, or by score when `rank` is signed.
 
     Unmeasured edges come last; ties go to the lower edge id, so that a ranking is reproducible.
