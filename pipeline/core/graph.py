@@ -183,7 +183,7 @@ class Graph:
         return np.asarray(counts, dtype=np.int64)
 
     @cached_property
-    def first_edge(self) -> Int[np.ndarray, " receiver+1"]:
+    def first_edge(self) -> Int[np.ndarray, " offset"]:
         """Offset of each receiver's slice of edge ids, and the number of edges at the end."""
         return np.concatenate([[0], np.cumsum(self.senders_read)]).astype(np.int64)
 
