@@ -1,7 +1,8 @@
 """ACDC as the paper has it: one full forward per edge, nothing skipped, nothing remembered. An oracle.
 
-Receivers from the output back: logits; for the last layer first: the MLP, q from the highest head down, then k,
-then v likewise. Senders latest first. An edge goes when the harm of removing it is strictly below the threshold.
+Receivers from the output back: logits; for the last layer first: the MLP, q from the highest head down, then
+k, then v likewise. Senders latest first. An edge goes when the harm of removing it is strictly below the
+threshold.
 """
 
 from collections.abc import Callable

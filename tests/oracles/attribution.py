@@ -2,8 +2,8 @@
 
     score[s -> r] = sum over positions of (ablated_s - clean_s) . mean over points of d harm / d x_r
 
-with harm the metric turned so that more is worse, so positive means that the edge helps. The points lie between
-the corrupted and the clean embeddings; the other activations are recomputed on the clean tokens.
+with harm the metric turned so that more is worse, so positive means that the edge helps. The points lie
+between the corrupted and the clean embeddings; the other activations are recomputed on the clean tokens.
 """
 
 from collections.abc import Callable
