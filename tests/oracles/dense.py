@@ -1,16 +1,16 @@
-"""GPT-2 and the Llama family (Llama, Mistral, Qwen2) in plain torch, every receiver with an input of its own.
+"""GPT-2 and the Llama family (Llama, Mistral, Qwen2) in plain torch, an input of its own for every receiver.
 
-An oracle: written from the formulas, one full forward per call, no caches, no skipping. Reads the weights of a
-stock Hugging Face model and shares nothing with the engine but the graph's ids.
+An oracle: written from the formulas, one full forward per call, no caches, no skipping. Reads the weights of
+a stock Hugging Face model and shares nothing with the engine but the graph's ids.
 
-    x_r = constants + sum over the senders s that r reads of (output of s in this run  if the edge is kept
-                                                              else the ablated output of s)
+    x_r = constants + sum over the senders s that r reads of
+          the output of s in this run if the edge is kept, else the ablated output of s
 
-Constants (output biases of attention) belong to no sender. Attention is softmax(q k^T * scale + mask) v with one
-(q, k, v) triple per query head, each computed from the receiver input of its own port.
+Constants (output biases of attention) belong to no sender. Attention is softmax(q k^T * scale + mask) v with
+one (q, k, v) triple per query head, each computed from the receiver input of its own port.
 
-Where the stock model leaves float64 for float32 (RMSNorm, the rotary angles), so does this file, so that the two
-can be compared to 1e-10; `float32_norms=False` gives the pure formula.
+Where the stock model leaves float64 for float32 (RMSNorm, the rotary angles), so does this file, so that the
+two can be compared to 1e-10; `float32_norms=False` gives the pure formula.
 """
 
 import math

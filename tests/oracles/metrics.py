@@ -1,4 +1,4 @@
-"""The metrics by hand, prompt by prompt, on the logits at the answer position. An oracle: loops and no batching."""
+"""The metrics by hand, prompt by prompt, on the logits at the answer position. An oracle: no batching."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The oracles against the stock models, finite differences and hand counts, before anything is judged by them."""
+"""The oracles against stock models, finite differences and hand counts, before anything is judged by them."""
 
 import math
 
