@@ -1,0 +1,147 @@
+"""Finding and loading a model through transformers and accelerate: identity, config, graph, tokenizer, weights.
+
+Knows names, revisions and files. Does not know patching; loads without torch until weights are asked for.
+A local folder is identified by the hash of its files, a hub name by the commit it resolves to: editing a folder in
+place makes another run.
+"""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import ModelError
+from pipeline.core.graph import Graph, KvGrouping
+from pipeline.models.families import family_of
+from pipeline.models.toy import toy_path
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model name with what it stands for at this moment.
+
+    `path` is what transformers loads, `revision` the resolved commit or "local", `fingerprint` the sha256 of a
+    folder's files or the commit, `config` the transformers config.
+    """
+
+    name: str
+    path: str
+    revision: str
+    fingerprint: str
+    config: Any
+    is_local: bool
+    trust_remote_code: bool = False
+
+
+def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = False) -> ResolvedModel:  # noqa: FBT001, FBT002
+    """What `name` stands for; ModelError for an unknown model or an unsupported architecture."""
+    path = str(toy_path(name)) if name.startswith("toy:") else name
+    is_local = Path(path).is_dir()
+    if is_local and not (Path(path) / "config.json").is_file():
+        raise ModelError(f"model folder {name!r} holds no config.json; give a folder saved by save_pretrained")
+    if not is_local and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
+        raise ModelError(f"model {name!r}: no such folder; give an existing folder or a hub name such as 'gpt2'")
+    config = _load_config(name, path, revision, trust_remote_code)
+    family_of(config)
+    if is_local:
+        fingerprint = _hash_folder(Path(path))
+        return ResolvedModel(name, path, "local", fingerprint, config, is_local, trust_remote_code)
+    commit = getattr(config, "_commit_hash", None) or revision
+    return ResolvedModel(name, path, commit, commit, config, is_local, trust_remote_code)
+
+
+def graph_of(config: Any, kv: KvGrouping = "query_head") -> Graph:
+    """The graph of a transformers config."""
+    family_of(config)
+    n_heads = config.num_attention_heads
+    n_kv = getattr(config, "num_key_value_heads", None) or n_heads
+    return Graph(config.num_hidden_layers, n_heads, n_kv, kv=kv, d_model=config.hidden_size)
+
+
+def context_length(config: Any) -> int | None:
+    """The longest prompt the model can read, in tokens, where its config says so."""
+    return getattr(config, "max_position_embeddings", None)
+
+
+def load_tokenizer(resolved: ResolvedModel) -> Any:
+    """The model's tokenizer, or None for a folder without one (prompts are then lists of ids)."""
+    if resolved.is_local and not any((Path(resolved.path) / file).is_file() for file in _TOKENIZER_FILES):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            resolved.path, revision=_revision(resolved), trust_remote_code=resolved.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {resolved.name!r}: its tokenizer does not load ({_first_line(error)})") from None
+
+
+def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: Any = "cpu") -> Any:
+    """The stock model in evaluation mode, weights frozen, placed by accelerate as `device_map` says.
+
+    Raises ModelError when it does not load, or when it lands on more than one device.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)}")
+    if device_map == "auto" and not torch.cuda.is_available():
+        device_map = "cpu"
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolved.path,
+            revision=_revision(resolved),
+            dtype=getattr(torch, dtype),
+            device_map=device_map,
+            trust_remote_code=resolved.trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"model {resolved.name!r} does not load: {_first_line(error)}") from None
+    devices = {str(parameter.device) for parameter in model.parameters()}
+    if len(devices) > 1 or "meta" in devices:
+        raise ModelError(
+            f"model {resolved.name!r} would be spread over {', '.join(sorted(devices))}; one device is supported so "
+            "far: set model.device_map to 'cpu' or to one GPU such as {'': 0}"
+        )
+    return model.requires_grad_(requires_grad=False).eval()
+
+
+def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -> Any:  # noqa: FBT001
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(f"model {name!r} runs its own code; set model.trust_remote_code: true to allow it") from None
+        raise ModelError(
+            f"model {name!r} is unknown: no such folder, and not found on the hub or not reachable "
+            f"({_first_line(error)})"
+        ) from None
+
+
+def _revision(resolved: ResolvedModel) -> str:
+    return "main" if resolved.is_local else resolved.revision
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _hash_folder(folder: Path) -> str:
+    """sha256 over names and contents of the files that make a model: weights, config, tokenizer."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in {".json", ".safetensors", ".txt", ".model", ".py", ".jinja"}:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.name}:{digest}\n".encode())
+    return total.hexdigest()
