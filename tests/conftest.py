@@ -1,0 +1,89 @@
+"""What every test stands on: a quiet environment, one thread, seeds that do not move, and where larger data is.
+
+The environment is set while this file is read, before torch, Ray or Prefect are imported by any test.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ |= {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# A Prefect of this test process alone: a person's own settings and database are neither read nor written.
+_prefect_home = tempfile.mkdtemp(prefix="circuits-prefect-")
+os.environ["PREFECT_HOME"] = _prefect_home
+
+# The same examples on every machine and in every run; a time is never asserted.
+settings.register_profile(
+    "circuits", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("circuits")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_prefect_home, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one folder that start Ray or Prefect share a process, and with it the session fixtures."""
+    for item in items:
+        folder = item.path.relative_to(ROOT).parts[1]
+        if folder in ("flows", "workers"):
+            item.add_marker(pytest.mark.xdist_group("orchestration"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A folder with small real models and prompt sets, named by `CIRCUITS_DATA` or lying beside the project."""
+    folder = Path(os.environ.get("CIRCUITS_DATA", ROOT.parent / "shared"))
+    if not (folder / "models").is_dir():
+        pytest.skip("no larger data: name its folder in CIRCUITS_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """One thread per test process, whatever the machine has: sums keep their order."""
+    import torch
+
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Ray on this machine, started once; the pools of the tests use it and leave it running."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prefect_session() -> Iterator[None]:
+    """Prefect's API in a temporary database, started once."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
