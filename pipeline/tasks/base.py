@@ -1,0 +1,120 @@
+"""What every task is: a named, seeded or stored list of prompt pairs.
+
+Knows parameters, ids and seeds. Does not know models, shards or runs; a tokenizer comes from the caller.
+"""
+
+import hashlib
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.core.errors import PromptError
+from pipeline.core.prompts import PromptPair
+from pipeline.models.tokens import encode
+
+ID_PATTERN = r"^[a-z0-9._-]{1,80}$"
+
+
+class Task(BaseModel):
+    """A behaviour, as pairs of prompts.
+
+    `as` names the task in results; `attention: bidirectional` is for models that see the whole prompt at
+    every position (compiled toy models, mostly).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: str
+    as_: str | None = Field(default=None, alias="as", pattern=ID_PATTERN)
+    attention: Literal["causal", "bidirectional"] = "causal"
+
+    @property
+    def id(self) -> str:
+        """`as` if given, else the task's own id; unique per run is the config's business."""
+        return self.as_ or self.default_id()
+
+    @abstractmethod
+    def default_id(self) -> str: ...
+
+    @abstractmethod
+    def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
+        """The prompt pairs, in order; `seed` is the run's. Raises `PromptError`."""
+
+
+class GeneratedTask(Task):
+    """A task whose prompts are written from templates and word lists.
+
+    Every choice in prompt i is drawn from (run seed, task's seed, name, i): a larger `count` only appends.
+    """
+
+    count: int = Field(default=100, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    def default_id(self) -> str:
+        """The name and every parameter that differs from its default, but for `count` and `attention`."""
+        parts = [self.name]
+        for field, info in type(self).model_fields.items():
+            value = getattr(self, field)
+            if field not in {"name", "as_", "count", "attention"} and value != info.default:
+                parts.append(slug(str(value)))
+        return "-".join(parts)
+
+    def rng(self, seed: int, index: int) -> np.random.Generator:
+        """The generator of prompt `index`, the same on every machine and for every `count`."""
+        key = f"{seed}/{self.seed}/{self.name}/{index}".encode()
+        return np.random.default_rng(np.frombuffer(hashlib.sha256(key).digest(), dtype=np.uint32))
+
+    def need(self, tokenizer: Any) -> None:
+        """Raises `PromptError` when there is no tokenizer to write text for."""
+        if tokenizer is None:
+            raise PromptError(
+                f"task {self.name}: the model has no tokenizer, and this task writes text; "
+                "add its files to the model folder, or give token ids with {name: file, path: ...}"
+            )
+
+    def short_of(self, found: int, tried: int, needed: int, what: str, mend: str) -> PromptError:
+        """The error for a tokenizer that splits too many words; nothing is raised here."""
+        return PromptError(
+            f"task {self.name}: this tokenizer writes {found} of {tried} {what} as one token in context and "
+            f"{needed} are needed; {mend} or give your own pairs with {{name: file, path: ...}}"
+        )
+
+
+def slug(text: str) -> str:
+    """`text` in the characters that an id may have."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-")[:80] or "task"
+
+
+def pick(rng: np.random.Generator, items: Sequence[str], n: int) -> list[str]:
+    """`n` different items, in random order."""
+    return [items[i] for i in rng.choice(len(items), size=n, replace=False)]
+
+
+def is_known(tokenizer: Any, text: str) -> bool:
+    """Whether the tokenizer writes `text` without its unknown token."""
+    return getattr(tokenizer, "unk_token_id", None) not in encode(tokenizer, text)
+
+
+def one_token_words(
+    tokenizer: Any, words: Sequence[str], *, before: str, after: Sequence[str] = (" and", ",", " gave")
+) -> dict[str, int]:
+    """The words that are one token between `before` and each of `after`, with that token.
+
+    A word counts only if the prefix is unchanged by it, the token is not the unknown token, and no other word
+    of the list has it: prompts made by exchanging such words have equal lengths and different tokens.
+    """
+    prefix = encode(tokenizer, before)
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    found: dict[str, int] = {}
+    for word in words:
+        ids = encode(tokenizer, f"{before} {word}")
+        alone = len(ids) == len(prefix) + 1 and ids[:-1] == prefix
+        if not alone or ids[-1] in (unknown, *found.values()):
+            continue
+        if all(encode(tokenizer, f"{before} {word}{rest}")[: len(ids)] == ids for rest in after):
+            found[word] = ids[-1]
+    return found

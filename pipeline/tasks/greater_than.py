@@ -1,0 +1,124 @@
+"""Greater-than (Hanna et al., arXiv 2305.00586).
+
+    The war lasted from the year 1732 to the year 17  ->  any of 33 .. 99
+
+Knows three ways of splitting a year and finds the one a tokenizer uses. Does not know models.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.core.errors import PromptError
+from pipeline.core.prompts import PromptPair
+from pipeline.models.tokens import encode
+from pipeline.tasks.base import GeneratedTask, is_known
+
+SENTENCE = "The {noun} lasted from the year {year} to the year {stem}"
+CENTURIES = tuple(str(century) for century in range(11, 18))
+_NOUNS = """
+    war trip plan story study project mission battle journey campaign contract marriage voyage reign
+    siege trial strike famine drought conflict dispute debate quest rule pact peace plague tour fight
+    work school game play day time
+"""
+NOUNS = tuple(_NOUNS.split())
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """A way of writing a year as a stem and an ending of one token.
+
+    `token[stem][ending]` is the ending's token after that stem; `lowest` is the corrupted prompt's ending.
+    """
+
+    joint: str
+    lowest: str
+    token: dict[str, dict[str, int]]
+
+
+class GreaterThan(GeneratedTask):
+    """`count` prompts "The {noun} lasted from the year XXYY to the year XX".
+
+    Answers are all endings above YY, wrong answers all up to YY, as token ids; the corrupted prompt has 01.
+    Centuries are 11 to 17. How a year is split follows the tokenizer, the first way that fits:
+    17|32 (GPT-2 and others; years that it writes as one token are left out of prompts and of answers, where
+    the authors keep them in the answers), "17 32" as two words, or 173|2 (digits; the answer is the last one,
+    and the corrupted prompt has 0).
+    """
+
+    name: Literal["greater_than"] = "greater_than"
+
+    def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
+        self.need(tokenizer)
+        nouns = [noun for noun in NOUNS if is_known(tokenizer, f"The {noun} lasted from the year")]
+        splitting = find_splitting(tokenizer, nouns[0]) if nouns else None
+        if splitting is None:
+            raise PromptError(
+                "task greater_than: this tokenizer writes years neither as 17|32 nor as '17 32' nor by "
+                "digits, or does not know the sentence's words; give your own pairs with {name: file, path: ...}"
+            )
+        return [self._pair(splitting, nouns, seed, index) for index in range(self.count)]
+
+    def _pair(self, splitting: Splitting, nouns: list[str], seed: int, index: int) -> PromptPair:
+        rng = self.rng(seed, index)
+        stems = list(splitting.token)
+        stem = stems[rng.integers(len(stems))]
+        tokens = splitting.token[stem]
+        # Not the lowest (it is the corrupted prompt's) and not the highest (nothing is above it).
+        years = sorted(tokens)
+        year = years[years.index(splitting.lowest) + 1 : -1]
+        ending = year[rng.integers(len(year))]
+        noun = nouns[rng.integers(len(nouns))]
+
+        def write(first: str) -> str:
+            return SENTENCE.format(noun=noun, year=f"{stem}{splitting.joint}{first}", stem=stem)
+
+        return PromptPair(
+            clean=write(ending),
+            corrupted=write(splitting.lowest),
+            answers=tuple(tokens[y] for y in years if y > ending),
+            wrong_answers=tuple(tokens[y] for y in years if y <= ending),
+            source=f"{self.id} prompt {index}",
+        )
+
+
+def find_splitting(tokenizer: Any, noun: str) -> Splitting | None:
+    """How this tokenizer writes years, or None when it is none of the ways known here."""
+    pairs = [f"{n:02d}" for n in range(100)]
+    digits = [str(n) for n in range(10)]
+    decades = [f"{century}{digit}" for century in CENTURIES for digit in digits]
+    ways = (
+        ("", "01", CENTURIES, pairs, 20),
+        (" ", "01", CENTURIES, pairs, 20),
+        ("", "0", decades, digits, 10),
+    )
+    for joint, lowest, stems, endings, needed in ways:
+        token = {}
+        for stem in stems:
+            # The corrupted ending first: a stem without it is of no use, and the rest need not be tried.
+            if not dict(_endings(tokenizer, noun, stem, joint, [lowest])):
+                continue
+            found = dict(_endings(tokenizer, noun, stem, joint, endings))
+            if len(found) >= needed and len(set(found.values())) == len(found):
+                token[stem] = found
+        if token:
+            return Splitting(joint, lowest, token)
+    return None
+
+
+def _endings(
+    tokenizer: Any, noun: str, stem: str, joint: str, endings: list[str]
+) -> Iterator[tuple[str, int]]:
+    """The endings that are one known token after the stem, both as the first year and as the answer."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    before = f"The {noun} lasted from the year {stem}"
+    start = encode(tokenizer, before)
+    for ending in endings:
+        year = encode(tokenizer, f"{before}{joint}{ending}")
+        if len(year) != len(start) + 1 or year[:-1] != start or unknown in year:
+            continue
+        after = f" to the year {stem}"
+        prompt = encode(tokenizer, f"{before}{joint}{ending}{after}")
+        answered = encode(tokenizer, f"{before}{joint}{ending}{after}{joint}{ending}")
+        if prompt[: len(year)] == year and answered == (*prompt, year[-1]):
+            yield ending, year[-1]
