@@ -131,9 +131,8 @@ def test_gradients_agree_with_finite_differences_of_patched_runs(kind):
 
 
 def test_naive_acdc_on_an_additive_harm_removes_what_is_below_the_threshold():
-    graph = Graph(
-        1, 1, 1
-    )  # harm is a weighted count of missing edges: no interaction, so decisions are known
+    graph = Graph(1, 1, 1)
+    # The harm is a weighted count of missing edges: nothing interacts, so the decisions are known.
     cost = np.array([0.1, -0.2, 0.3, 0.05, -0.04, 0.02, 0.5, 0.1])
     assert graph.n_edges == len(cost)
 
