@@ -4,7 +4,7 @@ Knows names, footers and how to tell a good file from a bad one. Does not know c
 computed; plain values come in.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ class RunDirectory:
         manifest: dict[str, Any],
         plan: dict[str, Any],
         graph: Graph,
-        prompts: Mapping[str, list[TokenPair]],
+        prompts: Mapping[str, Sequence[Sequence[TokenPair]]],
         extend: bool = False,
     ) -> "RunDirectory":
         """The directory with everything that planning knows in it. One that exists is taken when its run key is

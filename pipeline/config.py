@@ -1,0 +1,259 @@
+"""The config of a run: what is asked for, checked as far as it can be without a model or a prompt.
+
+Knows sections, ids, and which part is the run's identity. Does not know models, tokens or files other than its own.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.ablations import ABLATIONS
+from pipeline.core.documents import apply_overrides, explain, read_yaml, suggest
+from pipeline.core.errors import ConfigError
+from pipeline.core.items import RESERVED_IDS, digest
+from pipeline.methods import Method, MethodConfig
+from pipeline.methods.base import ID_PATTERN
+from pipeline.metrics import METRICS
+from pipeline.tasks import Task, TaskConfig
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """Which model, and how it is read. `device_map` is where it lies and not part of the run's identity."""
+
+    name: str = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
+    revision: str = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device_map: str = Field(default="auto", min_length=1, description="auto, cpu, cuda:0 ... as accelerate reads it")
+    kv: Literal["query_head", "kv_head"] = Field(
+        default="query_head", description="a <k> and <v> per query head, or per key-value head of the model"
+    )
+    trust_remote_code: bool = Field(default=False, description="run Python that comes with the model")
+
+
+class Shards(Section):
+    """How a task's prompts are cut."""
+
+    prompts: int = Field(default=100, ge=1, description="prompts per shard")
+
+
+class Evaluate(Section):
+    """At which sizes the circuits are evaluated."""
+
+    edge_fractions: tuple[Fraction, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    rank: Literal["absolute", "signed"] = "absolute"
+
+    @property
+    def key(self) -> str:
+        """Digest of the section, for the footer of what was evaluated."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Cluster(Section):
+    """Who computes: changes the time, not the scores."""
+
+    address: str = Field(default="local", min_length=1, description="local, or the address of a Ray cluster")
+    workers: int = Field(default=1, ge=1, description="model replicas")
+    gpus_per_worker: float = Field(default=0, ge=0, description="whole devices, or a part of one")
+    batch_size: int = Field(default=32, ge=1, description="prompts per pass")
+    threads: int = Field(default=1, ge=1, description="CPU threads per worker; more than 1 may change last digits")
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_or_part(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("more than one device per worker must be a whole number of devices")
+        return value
+
+
+class Failures(Section):
+    """How failures are met."""
+
+    retries: int = Field(default=2, ge=0, description="further attempts after a worker's death")
+    tolerate: Fraction | Literal[0] = Field(default=0.05, description="share of failed items at which to stop early")
+
+
+class RunConfig(Section):
+    """Everything a run is asked to do. Read one with `RunConfig.load`; sections below `shards` and `seed` change how
+    it is done and shown, not what its scores are."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,79}$", description="begins the run directory's name")
+    model: ModelSection
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    methods: tuple[MethodConfig, ...] = Field(min_length=1, description="each runs on each task")
+    metric: str = Field(default="logit_diff", description="default for the methods, but for acdc")
+    ablation: str = Field(default="corrupted", description="default for the methods")
+    shards: Shards = Shards()
+    seed: int = Field(default=0, ge=0)
+    evaluate: Evaluate = Evaluate()
+    cluster: Cluster = Cluster()
+    failures: Failures = Failures()
+    output: str = Field(default="results", min_length=1, description="folder that holds the run directories")
+
+    # --- in and out --------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """The config in a YAML file with `--set` overrides applied; ConfigError names file and key."""
+        return cls.from_mapping(apply_overrides(read_yaml(path), overrides), where=str(path))
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "config") -> Self:
+        """The config in plain data; every error is one ConfigError that starts with `where`."""
+        try:
+            return cls.model_validate(mapping)
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {explain(error, mapping, cls)}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain data with every default written out; reads back as an equal config."""
+        mapping = self.model_dump(mode="json", by_alias=True)
+        for entry in (*mapping["tasks"], *mapping["methods"]):
+            for key in ("as", "metric", "ablation"):
+                if entry.get(key, "") is None:
+                    del entry[key]
+        return mapping
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True, width=110)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON Schema of a config file, for editors."""
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema(by_alias=True)}
+
+    # --- ids ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def task_ids(self) -> dict[str, Task]:
+        """Every task by its id in this run, with that id written into `as`."""
+        ids = _unique_ids(self.tasks, "tasks")
+        return {id_: task.model_copy(update={"as_": id_}) for id_, task in zip(ids, self.tasks, strict=True)}
+
+    @cached_property
+    def method_ids(self) -> dict[str, Method]:
+        """Every method by its id in this run, with id, metric and ablation written out."""
+        ids = _unique_ids(self.methods, "methods")
+        return {
+            id_: method.resolved(self.metric, self.ablation).model_copy(update={"as_": id_})
+            for id_, method in zip(ids, self.methods, strict=True)
+        }
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that this run uses: the methods' and, for evaluation, the config's own."""
+        used = {self.metric, *(method.metric for method in self.method_ids.values())}
+        return tuple(name for name in METRICS if name in used)
+
+    @property
+    def ablations(self) -> tuple[str, ...]:
+        """Names of the ablations that this run uses."""
+        used = {self.ablation, *(method.ablation for method in self.method_ids.values())}
+        return tuple(name for name in ABLATIONS if name in used)
+
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on, as plain data: not where it runs, how it is evaluated or what it is called.
+
+        The model's name and revision are left to planning, which knows the commit or the hash of the files.
+        """
+        return {
+            "model": {"dtype": self.model.dtype, "kv": self.model.kv},
+            "tasks": {id_: _parameters(task) for id_, task in self.task_ids.items()},
+            "methods": {id_: _parameters(method) for id_, method in self.method_ids.items()},
+            "metric": self.metric,
+            "ablation": self.ablation,
+            "shards": self.shards.model_dump(),
+            "seed": self.seed,
+        }
+
+    def extended_by(self, other: "RunConfig") -> "RunConfig":
+        """This config with the tasks and methods of `other` that it lacks. ConfigError when the rest of the identity
+        differs, or when an id stands for different parameters."""
+        mine, theirs = self.identity(), other.identity()
+        for key in ("metric", "ablation", "shards", "seed", "model"):
+            if mine[key] != theirs[key]:
+                raise ConfigError(f"{key}: a run is extended with equal {key} only; it has {mine[key]}")
+        for section in ("tasks", "methods"):
+            for id_ in mine[section].keys() & theirs[section].keys():
+                if mine[section][id_] != theirs[section][id_]:
+                    raise ConfigError(f"{section}: {id_!r} has other parameters in the run; give it another id, as: ...")
+        new_tasks = [task for id_, task in other.task_ids.items() if id_ not in self.task_ids]
+        new_methods = [m for id_, m in other.method_ids.items() if id_ not in self.method_ids]
+        # ids are written out, so that no entry changes its name because of a new neighbour
+        update = {
+            "tasks": (*self.task_ids.values(), *new_tasks),
+            "methods": (*self.method_ids.values(), *new_methods),
+        }
+        return RunConfig.model_validate(other.model_copy(update={"name": self.name, **update}))
+
+    # --- checks ------------------------------------------------------------------------------------------
+
+    @field_validator("output")
+    @classmethod
+    def _local(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError("object stores are not supported; give a folder")
+        return value
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        """Names that exist, unique ids, and combinations that mean something."""
+        _known("metric", self.metric, METRICS)
+        _known("ablation", self.ablation, ABLATIONS)
+        for index, method in enumerate(self.methods):
+            if method.metric is not None:
+                _known(f"methods.{index}.metric", method.metric, METRICS)
+            if method.ablation is not None:
+                _known(f"methods.{index}.ablation", method.ablation, ABLATIONS)
+        _ = self.task_ids
+        for index, (id_, method) in enumerate(self.method_ids.items()):
+            try:
+                method.check(str(method.metric), str(method.ablation))
+            except ConfigError as error:
+                raise ConfigError(f"methods.{index} ({id_}): {error}") from None
+        return self
+
+
+def _known(key: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        raise ConfigError(f"{key}: unknown {key.rsplit('.', 1)[-1]} {name!r}{suggest(name, known)}")
+
+
+def _parameters(entry: Task | Method) -> dict[str, Any]:
+    """What an entry computes: its parameters without its id."""
+    return {key: value for key, value in entry.model_dump(mode="json").items() if key != "as_"}
+
+
+def _unique_ids(entries: Sequence[Task] | Sequence[Method], section: str) -> list[str]:
+    """An id per entry. Derived ids that clash get four hex digits of their parameters' hash each."""
+    ids = [entry.id for entry in entries]
+    chosen = [entry.as_ for entry in entries]
+    counts = Counter(ids)
+    unique = []
+    for id_, given, entry in zip(ids, chosen, entries, strict=True):
+        clashes = given is None and counts[id_] > 1
+        unique.append(f"{id_[:75]}-{digest(_parameters(entry))[:4]}" if clashes else id_)
+    for index, id_ in enumerate(unique):
+        if not ID_PATTERN.fullmatch(id_) or not id_[0].isalnum():
+            raise ConfigError(f"{section}.{index}: the id {id_!r} must be of a-z 0-9 . _ - and begin with a letter or "
+                              "digit; give one, as: ...")  # fmt: skip
+        if id_ in RESERVED_IDS:
+            raise ConfigError(f"{section}.{index}: the id {id_!r} is taken by the pipeline; give another, as: ...")
+        if id_ in unique[:index]:
+            other = unique.index(id_)
+            raise ConfigError(f"{section}.{index}: has the same id {id_!r} as {section}.{other}; remove one, or as: ...")
+    return unique

@@ -1,0 +1,193 @@
+"""YAML as a person writes it, to plain data; `key.0.key=value` overrides; errors of pydantic in one line.
+
+Knows the syntax and the shape of input. Does not know what any key means.
+"""
+
+import copy
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.core.errors import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_VALUES = 100_000  # counted after aliases are followed: ten short lines of them can stand for billions
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that is given twice (YAML forbids it; PyYAML takes the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError naming file and line when it is none, too big or malformed."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: over {MAX_BYTES:,} bytes; a config is a page of YAML, so check the path")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path of the config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read ({reason.lower()}); give a YAML file") from None
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds no keys; a config starts with lines such as 'name: my-run'")
+    return value
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of YAML text; ConfigError naming `where` and the line."""
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "malformed"
+        raise ConfigError(f"{where}{line}: not valid YAML ({_one_line(problem)}); mend that line") from None
+    except (RecursionError, ValueError) as error:  # nested too deeply; a date such as 2024-99-99
+        problem = "nested too deeply" if isinstance(error, RecursionError) else _one_line(str(error))
+        raise ConfigError(f"{where}: not valid YAML ({problem}); mend it") from None
+    _refuse_too_many(value, where)
+    return value
+
+
+def _refuse_too_many(value: Any, where: str) -> None:
+    """Aliases that expand without end, or to more than anyone would write, are refused before they are walked."""
+    pending, count = [value], 0
+    while pending:
+        current = pending.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise ConfigError(f"{where}: over {MAX_VALUES:,} values once aliases are followed; write it out")
+        if isinstance(current, dict):
+            pending.extend(current.values())
+        elif isinstance(current, list):
+            pending.extend(current)
+
+
+def apply_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `mapping` with every `methods.0.steps=10` applied; values are YAML.
+
+    A section that is not there is made; an entry of a list must exist.
+    """
+    result = copy.deepcopy(mapping)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(parts := key.strip().split(".")):
+            raise ConfigError(f"--set {override}: write it as key=value, for instance methods.0.steps=10")
+        holder: Any = result
+        for depth, part in enumerate(parts):
+            place = _place(holder, part, f"--set {override}", ".".join(parts[:depth]) or "the config")
+            if depth == len(parts) - 1:
+                holder[place] = parse_yaml(text, f"--set {override}")
+            else:
+                if isinstance(holder, dict) and holder.get(place) is None:
+                    holder[place] = {}
+                holder = holder[place]
+    return result
+
+
+def _place(holder: Any, part: str, where: str, path: str) -> str | int:
+    if isinstance(holder, dict):
+        return part
+    if isinstance(holder, list):
+        if part.isdecimal() and int(part) < len(holder):
+            return int(part)
+        raise ConfigError(f"{where}: {path} has entries 0 to {len(holder) - 1}, not {part!r}")
+    raise ConfigError(f"{where}: {path} is a single value and has no {part!r}")
+
+
+def suggest(name: object, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where something known is close, and what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return (f"; did you mean {close[0]!r}?" if close else ";") + f" known: {', '.join(known)}"
+
+
+def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
+    """The first of pydantic's complaints about `data` in one line with the key's path; says how many more."""
+    first, *more = error.errors(include_url=False)
+    key, tags = _key_path(first["loc"], data)
+    got = _shorten(first["input"])
+    match first["type"]:
+        case "extra_forbidden":
+            line = f"unknown key {key!r}{suggest(first['loc'][-1], _keys_at(model, tags))}"
+        case "union_tag_invalid":
+            tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
+            line = f"{key}.name: unknown name {tag!r}{suggest(tag, known)}"
+        case "union_tag_not_found":
+            line = f"{key}: needs a name, as in {{name: ...}} (got {got})"
+        case "missing":
+            line = f"{key} is missing; add it"
+        case "literal_error":
+            known = first["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            line = f"{key}: {got} is not allowed{suggest(first['input'], known)}"
+        case "string_type":
+            line = f"{key}: {got} is no text; put it in quotes"
+        case _:
+            line = f"{key}: {_one_line(first['msg']).removeprefix('Value error, ')} (got {got})"
+    return line + (f" (and {len(more)} more like it)" if more else "")
+
+
+def _key_path(location: tuple[str | int, ...], data: Any) -> tuple[str, list[str | int]]:
+    """`methods.1.steps` as the person wrote it, and the location with pydantic's union tags left in."""
+    shown: list[str] = []
+    for part in location:
+        if isinstance(data, dict) and part not in data and data.get("name") == part:
+            continue  # pydantic's way to say which member of a union it took
+        shown.append(str(part))
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+    return ".".join(shown) or "the config", list(location)
+
+
+def _keys_at(model: type[BaseModel], location: list[str | int]) -> set[str]:
+    """The keys that are allowed beside the last part of a location."""
+    here = [model]
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        if tagged := [cls for cls in here if part in _tags(cls)]:
+            here = tagged
+            continue
+        fields = [f for cls in here for name, f in cls.model_fields.items() if part in (name, f.alias)]
+        here = [cls for field in fields for cls in _models_in(field.annotation)]
+    return {field.alias or name for cls in here for name, field in cls.model_fields.items()}
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("name")
+    return get_args(field.annotation) if field else ()
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _shorten(value: Any) -> str:
+    text = _one_line(repr(value))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

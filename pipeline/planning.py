@@ -1,0 +1,285 @@
+"""What a run will do, before anything is computed: items, their keys, passes, rows and memory.
+
+Knows config, prompts in tokens, the graph, and each method's cost. Does not know weights, workers or results.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.ablations import ABLATIONS, needs_statistics
+from pipeline.config import RunConfig
+from pipeline.core.errors import ConfigError, PromptError
+from pipeline.core.graph import Graph
+from pipeline.core.items import Item, digest, shard_ranges
+from pipeline.core.prompts import TokenPair
+from pipeline.methods import Cost, Method
+from pipeline.metrics import METRICS
+from pipeline.models.load import ResolvedModel, context_length, graph_of, load_tokenizer, resolve_model
+from pipeline.models.tokens import tokenise
+from pipeline.store.run_dir import RunDirectory
+from pipeline.store.schema import SCHEMA_VERSION
+
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that is known about a run before its first pass; make one with `make_plan`."""
+
+    config: RunConfig
+    model: ResolvedModel
+    graph: Graph
+    tokens: dict[str, list[TokenPair]]
+
+    # --- items -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """All items in the order of execution: statistics; then, shard by shard, baseline and methods."""
+        items = []
+        if self.statistics_ablations:
+            items += [Item("statistics", task, None, 0) for task in self.tokens]
+        for task, tokens in self.tokens.items():
+            for shard in range(len(shard_ranges(len(tokens), self.config.shards.prompts))):
+                items.append(Item("baseline", task, None, shard))
+                for id_, method in self.config.method_ids.items():
+                    kind = "scores" if method.level == "edge" else "node_scores"
+                    items.append(Item(kind, task, id_, shard))
+        return items
+
+    @property
+    def statistics_ablations(self) -> tuple[str, ...]:
+        """The ablations of this run that need means over the corrupted prompts of each task."""
+        return tuple(name for name in self.config.ablations if needs_statistics(name))
+
+    def prompts(self, item: Item) -> list[TokenPair]:
+        """The prompts that an item reads: its shard's, or for statistics the whole task's."""
+        tokens = self.tokens[item.task]
+        if item.kind == "statistics":
+            return tokens
+        shard = shard_ranges(len(tokens), self.config.shards.prompts)[item.shard]
+        return tokens[shard.start : shard.stop]
+
+    # --- identity ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the run key is made of: the config's identity, the model's files, and the prompts themselves."""
+        identity = self.config.identity()
+        identity["model"] |= {"fingerprint": self.model.fingerprint, "graph": self.graph.fingerprint}
+        identity["tasks"] = {
+            id_: {"attention": task.attention, "prompts": len(self.tokens[id_]), "sha256": self._task_digest[id_]}
+            for id_, task in self.config.task_ids.items()
+        }
+        return identity | {"schema_version": SCHEMA_VERSION}
+
+    @cached_property
+    def run_key(self) -> str:
+        """sha256 of the identity; equal keys, equal runs."""
+        return digest(self.identity)
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run directory: the config's name and six digits of the run key."""
+        return f"{self.config.name}-{self.run_key[:6]}"
+
+    @property
+    def path(self) -> Path:
+        """Where the run directory lies unless the caller says otherwise."""
+        return Path(self.config.output) / self.run_id
+
+    @cached_property
+    def item_keys(self) -> dict[Item, str]:
+        return {item: digest(self._item_identity(item)) for item in self.items}
+
+    def item_key(self, item: Item) -> str:
+        """sha256 of all that the item's file depends on; a finished item is reused by it."""
+        return self.item_keys[item]
+
+    def _item_identity(self, item: Item) -> dict[str, Any]:
+        whole = self.identity
+        identity = {
+            "item": item.to_dict(),
+            "model": whole["model"],
+            "attention": whole["tasks"][item.task]["attention"],
+            "prompts": digest([_plain(token) for token in self.prompts(item)]),
+            "seed": whole["seed"],
+            "schema_version": SCHEMA_VERSION,
+        }
+        if item.kind == "statistics":
+            return identity | {"ablations": self.statistics_ablations}
+        if item.method is None:
+            return identity | {"metrics": self.config.metrics}
+        method = whole["methods"][item.method]
+        if needs_statistics(method["ablation"]):  # the means come from the prompts of the other shards too
+            identity |= {"task": self._task_digest[item.task]}
+        return identity | {"method": method}
+
+    @cached_property
+    def _task_digest(self) -> dict[str, str]:
+        return {task: digest([_plain(token) for token in tokens]) for task, tokens in self.tokens.items()}
+
+    # --- costs -------------------------------------------------------------------------------------------
+
+    def cost(self, item: Item) -> Cost:
+        """The work in an item, counted in prompts, and the rows that it writes."""
+        prompts = self.prompts(item)
+        if item.kind == "statistics":
+            return Cost(forward_passes=len(prompts))
+        if item.method is None:
+            return Cost(forward_passes=2 * len(prompts), rows=len(prompts) * len(self.config.metrics))
+        return self._method(item).cost(self.graph, [prompt.length for prompt in prompts])
+
+    @cached_property
+    def total(self) -> Cost:
+        return sum((self.cost(item) for item in self.items), start=Cost())
+
+    @property
+    def rows(self) -> int:
+        return self.total.rows
+
+    @cached_property
+    def memory_bytes(self) -> int:
+        """A rough estimate for one worker: weights, what a pass keeps for the backward one, two recorded runs."""
+        hf, config = self.model.config, self.config
+        size = _BYTES[config.model.dtype]
+        d_model, layers = hf.hidden_size, hf.num_hidden_layers
+        inner = getattr(hf, "intermediate_size", None) or getattr(hf, "n_inner", None) or 4 * d_model
+        tied = 1 if getattr(hf, "tie_word_embeddings", True) else 2
+        weights = layers * (4 * d_model**2 + 3 * d_model * inner) + tied * hf.vocab_size * d_model
+        longest = max((token.length for tokens in self.tokens.values() for token in tokens), default=0)
+        positions = config.cluster.batch_size * longest
+        kept_per_layer = 12 * d_model + 3 * inner + self.graph.n_heads * longest
+        recorded_per_layer = 4 * d_model + self.graph.receivers_per_layer * d_model
+        activations = positions * layers * (kept_per_layer + 2 * recorded_per_layer)
+        return size * (weights + activations) + 8 * 4 * self.graph.n_edges
+
+    def table(self) -> list[dict[str, Any]]:
+        """What `circuits plan` prints: a row per task and method (or statistics, baseline) with counts."""
+        grouped: dict[tuple[str, str], list[Item]] = {}
+        for item in self.items:
+            grouped.setdefault((item.task, item.method or item.kind), []).append(item)
+        rows = []
+        for (task, method), items in sorted(grouped.items(), key=lambda pair: self._table_order(pair[0])):
+            cost = sum((self.cost(item) for item in items), start=Cost())
+            rows.append(
+                {
+                    "task": task,
+                    "method": method,
+                    "items": len(items),
+                    "prompts": sum(len(self.prompts(item)) for item in items),
+                    "edges": self.graph.n_edges,
+                    **asdict(cost),
+                }
+            )
+        return rows
+
+    def _table_order(self, key: tuple[str, str]) -> tuple[int, int]:
+        return list(self.tokens).index(key[0]), ["statistics", "baseline", *self.config.method_ids].index(key[1])
+
+    def _method(self, item: Item) -> Method:
+        return self.config.method_ids[str(item.method)]
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """plan.json: every item with its key and cost, and the totals."""
+        items = [
+            {**item.to_dict(), "key": self.item_keys[item], **asdict(self.cost(item))} for item in self.items
+        ]
+        return {
+            "run_id": self.run_id,
+            "run_key": self.run_key,
+            "totals": asdict(self.total),
+            "memory_bytes": self.memory_bytes,
+            "items": items,
+        }
+
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json: what the run is, in resolved form; readers and footers take their facts from it."""
+        methods = {
+            id_: {"level": method.level, "parameters": self.identity["methods"][id_]}
+            for id_, method in self.config.method_ids.items()
+        }
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.config.name,
+            "run_key": self.run_key,
+            "model": {
+                "name": self.config.model.name,
+                "revision": self.model.revision,
+                "fingerprint": self.model.fingerprint,
+                "dtype": self.config.model.dtype,
+            },
+            "graph": asdict(self.graph),
+            "graph_fingerprint": self.graph.fingerprint,
+            "methods": methods,
+            "metrics": list(self.config.metrics),
+            "identity": self.identity,
+        }
+
+    def write(self, path: str | Path | None = None, *, extend: bool = False) -> RunDirectory:
+        """The run directory of this plan, at `path` or its own place; RunDirectoryError when it is another's."""
+        return RunDirectory.create(
+            self.path if path is None else path,
+            run_yaml=self.config.to_yaml(),
+            manifest=self.manifest(),
+            plan=self.to_dict(),
+            graph=self.graph,
+            prompts=self._sharded_prompts(),
+            extend=extend,
+        )
+
+    def _sharded_prompts(self) -> Mapping[str, list[list[TokenPair]]]:
+        size = self.config.shards.prompts
+        return {
+            task: [tokens[shard.start : shard.stop] for shard in shard_ranges(len(tokens), size)]
+            for task, tokens in self.tokens.items()
+        }
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """The plan of a config: finds the model, writes and tokenises the prompts, checks what can be checked.
+
+    Raises ModelError, PromptError or ConfigError; reads no weights.
+    """
+    model = resolve_model(config.model.name, config.model.revision, config.model.trust_remote_code)
+    graph = graph_of(model.config, config.model.kv)
+    tokenizer = load_tokenizer(model)
+    needs_wrong = any(METRICS[name].needs_wrong for name in config.metrics)
+    tokens = {}
+    for id_, task in config.task_ids.items():
+        pairs = task.pairs(tokenizer, config.seed)
+        if not pairs:
+            raise PromptError(f"task {id_}: has no prompts; give it at least one pair")
+        tokens[id_] = tokenise(
+            pairs,
+            tokenizer,
+            max_length=context_length(model.config),
+            vocab_size=model.config.vocab_size,
+            needs_wrong=needs_wrong,
+        )
+    for name in config.ablations:
+        if ABLATIONS[name].positional:
+            _require_one_length(name, tokens)
+    return Plan(config, model, graph, tokens)
+
+
+def _require_one_length(ablation: str, tokens: Mapping[str, list[TokenPair]]) -> None:
+    for task, pairs in tokens.items():
+        lengths = {pair.length for pair in pairs}
+        if len(lengths) > 1:
+            raise ConfigError(
+                f"task {task}: has prompts of {min(lengths)} to {max(lengths)} tokens and {ablation} needs one "
+                "length; use ablation: mean, or prompts of one length"
+            )
+
+
+def _plain(token: TokenPair) -> list[Any]:
+    """A prompt as it is rendered, in tokens and in words, without where it came from."""
+    pair = token.pair
+    ids = [token.clean, token.corrupted, token.answers, token.wrong_answers]
+    return [*ids, pair.clean, pair.corrupted, pair.answers, pair.wrong_answers]
