@@ -1,4 +1,4 @@
-"""What every test stands on: a quiet environment, one thread, seeds that do not move, and where larger data is.
+"""What every test stands on: a quiet environment, one thread, fixed seeds, and where larger data is.
 
 The environment is set while this file is read, before torch, Ray or Prefect are imported by any test.
 """
@@ -54,7 +54,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """A folder with small real models and prompt sets, named by `CIRCUITS_DATA` or lying beside the project."""
+    """A folder of small real models and prompt sets: `CIRCUITS_DATA`, or one beside the project."""
     folder = Path(os.environ.get("CIRCUITS_DATA", ROOT.parent / "shared"))
     if not (folder / "models").is_dir():
         pytest.skip("no larger data: name its folder in CIRCUITS_DATA")
@@ -62,12 +62,11 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_torch_thread() -> Iterator[None]:
+def _one_torch_thread() -> None:
     """One thread per test process, whatever the machine has: sums keep their order."""
     import torch
 
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(scope="session")
