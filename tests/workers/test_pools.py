@@ -1,0 +1,150 @@
+"""Both pools keep the same promises about order, attempts and failures; Ray's also survives its workers."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.workers.local import LocalPool
+from tests.workers.trivial import Deed, Opener, read
+
+
+@pytest.fixture(scope="module", params=["local", "ray"])
+def folder(request, tmp_path_factory):
+    return tmp_path_factory.mktemp(request.param)
+
+
+@pytest.fixture(scope="module")
+def pool(request, folder):
+    """One worker of either kind, which all tests that do it no harm share."""
+    if folder.name.startswith("local"):
+        with LocalPool(Opener(folder)) as pool:
+            yield pool
+    else:
+        request.getfixturevalue("ray_session")
+        from pipeline.workers.pool import RayPool
+
+        with RayPool(Opener(folder)) as pool:
+            yield pool
+
+
+def test_every_job_comes_back_once_and_the_work_is_opened_once(pool, folder):
+    jobs = [Deed(f"j{i}", shard=i % 3) for i in range(9)]
+    for _ in range(2):
+        outcomes = list(pool.run(jobs))
+        assert sorted(o.job.name for o in outcomes) == sorted(job.name for job in jobs)
+        assert all(o.failure is None and o.final and o.attempt == 1 for o in outcomes)
+    assert len(read(folder, "opened")) == 1
+
+
+def test_a_worker_does_all_jobs_of_a_shard_before_the_next(pool, folder):
+    jobs = [Deed(f"{shard}{method}", "new task", shard) for method in "abc" for shard in (0, 1)]
+    list(pool.run(jobs))
+    assert [line[0] for line in read(folder)][-6:] == ["0a", "0b", "0c", "1a", "1b", "1c"]
+
+
+def test_an_exception_is_tried_again_up_to_the_budget_and_then_final(pool):
+    outcomes = list(pool.run([Deed("bad", script=("raise",)), Deed("good")], attempts=3))
+    bad = [o for o in outcomes if o.job.name == "bad"]
+    assert [(o.attempt, o.final) for o in bad] == [(1, False), (2, False), (3, True)]
+    assert bad[-1].failure.kind == "error"
+    assert bad[-1].failure.error == "ZeroDivisionError"
+    assert bad[-1].failure.message == "by zero", "one line"
+    assert "trivial.py" in bad[-1].failure.traceback
+    assert bad[-1].failure.device == "testbench"
+    assert bad[-1].failure.peak_memory_bytes > 1e6
+    assert [o.failure for o in outcomes if o.job.name == "good"] == [None]
+
+
+def test_an_exception_that_goes_away_is_forgiven(pool):
+    outcomes = list(pool.run([Deed("shaky", script=("raise", "fine"))], attempts=3))
+    assert [(o.attempt, o.final, o.failure is None) for o in outcomes] == [(1, False, False), (2, True, True)]
+
+
+def test_bad_input_is_not_tried_again(pool):
+    (outcome,) = pool.run([Deed("nan", script=("bad input",))], attempts=3)
+    assert outcome.final
+    assert outcome.failure.kind == "input"
+
+
+def test_a_full_disk_is_not_tried_again_and_has_a_kind_of_its_own(pool):
+    (outcome,) = pool.run([Deed("full", script=("disk full",))], attempts=3)
+    assert outcome.final
+    assert outcome.failure.kind == "storage"
+
+
+def test_attempts_are_numbered_on_from_earlier_submissions(pool):
+    job = Deed("again", script=("raise",))
+    outcomes = list(pool.run([job], attempts=2, tried={job: 3}))
+    assert [(o.attempt, o.final) for o in outcomes] == [(4, False), (5, True)]
+
+
+def test_a_caller_may_stop_early_and_come_back(pool):
+    for outcome in pool.run([Deed(f"j{i}") for i in range(5)]):
+        assert outcome.job.name == "j0"
+        break
+    assert [o.job.name for o in pool.run([Deed("later")])] == ["later"]
+
+
+# --- what only Ray's pool can meet ------------------------------------------------------------------------
+
+
+def test_a_killed_worker_costs_its_own_job_one_attempt_and_nothing_else(ray_pool, opener, tmp_path):
+    jobs = [Deed("victim", script=("die", "fine")), *(Deed(f"j{i}", shard=i) for i in range(1, 6))]
+    outcomes = list(ray_pool(opener, workers=2).run(jobs, attempts=3))
+    victim = [o for o in outcomes if o.job.name == "victim"]
+    assert [(o.attempt, o.final, o.failure is None) for o in victim] == [(1, False, False), (2, True, True)]
+    assert victim[0].failure.kind == "died"
+    assert "died" in victim[0].failure.message
+    assert sorted(o.job.name for o in outcomes if o.failure is None) == [
+        "j1",
+        "j2",
+        "j3",
+        "j4",
+        "j5",
+        "victim",
+    ]
+    assert len(read(tmp_path)) == 7, "no other job was begun twice"
+
+
+def test_a_job_that_kills_every_worker_is_given_up(ray_pool, opener):
+    outcomes = list(ray_pool(opener).run([Deed("poison", script=("die",)), Deed("look")], attempts=2))
+    assert [(o.job.name, o.attempt, o.final) for o in outcomes] == [
+        ("poison", 1, False),
+        ("poison", 2, True),
+        ("look", 1, True),
+    ]
+    assert outcomes[-1].result == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, "one thread, no GPU"
+
+
+def test_a_worker_that_dies_while_starting_is_replaced(ray_pool, tmp_path):
+    pool = ray_pool(Opener(tmp_path, stumbles=2, how="die"), workers=1)
+    assert [o.failure for o in pool.run([Deed("j")])] == [None]
+    assert len(read(tmp_path, "opened")) == 3
+
+
+def test_workers_that_never_start_end_the_run_with_the_reason(ray_pool, tmp_path):
+    pool = ray_pool(Opener(tmp_path, stumbles=99, how="raise"), workers=1)
+    with pytest.raises(ModelError, match="workers cannot start: ZeroDivisionError: by zero"):
+        list(pool.run([Deed("j")]))
+    assert len(read(tmp_path, "opened")) == 3
+
+
+def test_a_model_that_cannot_be_used_is_not_loaded_again(ray_pool, tmp_path):
+    pool = ray_pool(Opener(tmp_path, stumbles=99, how="bad input"), workers=1)
+    with pytest.raises(ModelError, match="not finite"):
+        list(pool.run([Deed("j")]))
+    assert len(read(tmp_path, "opened")) == 1
+
+
+def test_more_than_the_machine_has_is_refused_instead_of_waited_for(ray_pool, opener):
+    with pytest.raises(ConfigError, match="gpus_per_worker"):
+        ray_pool(opener, workers=1, gpus_per_worker=64)
+    with pytest.raises(ConfigError, match=r"cluster\.workers"):
+        ray_pool(opener, workers=1000)
+
+
+def test_the_local_pool_lets_a_broken_model_speak_for_itself(tmp_path: Path):
+    pool = LocalPool(Opener(tmp_path, stumbles=1, how="raise"))
+    with pytest.raises(ZeroDivisionError):
+        list(pool.run([Deed("j")]))
