@@ -13,8 +13,8 @@ from pipeline.workers.jobs import Failure, Opener, Work, attempt
 class Worker:
     """Opens its work once, then does one job at a time.
 
-    Exceptions come back as `Failure` values: an exception class that the driver cannot unpickle would hide the
-    reason otherwise, and a raised one says nothing of host and device.
+    Exceptions come back as `Failure` values: an exception class that the driver cannot unpickle would hide
+    the reason otherwise, and a raised one says nothing of host and device.
     """
 
     def __init__(self, opener: Opener) -> None:

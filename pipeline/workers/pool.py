@@ -73,13 +73,13 @@ class RayPool:
                 for seat in self._seats:
                     if seat.ready and seat.job is None and queue:
                         self._give(seat, queue, budget)
-                seat = self._next_seat()
-                if seat is None:
+                heard = self._next_seat()
+                if heard is None:
                     continue
-                if not seat.ready:
-                    self._finish_start(seat)
+                if not heard.ready:
+                    self._finish_start(heard)
                     continue
-                outcome = self._finish_job(seat, budget)
+                outcome = self._finish_job(heard, budget)
                 if not outcome.final:
                     queue.put_back(outcome.job)
                 yield outcome
@@ -188,8 +188,7 @@ def _connect(address: str, cpus: int) -> None:
 
 def _hush() -> None:
     """Ray prints every actor's death to stdout, whatever `log_to_driver` says; the outcomes report it."""
-    internals = getattr(ray, "_private", None)
-    driver = getattr(internals, "worker", None)
+    driver: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(driver, "_worker_logs_enabled"):
         driver._worker_logs_enabled = False  # noqa: SLF001 - there is no public switch
 

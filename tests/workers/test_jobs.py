@@ -48,13 +48,9 @@ def test_an_exception_says_whether_another_attempt_can_help(error, kind):
 
 
 def test_a_full_disk_is_found_behind_another_exception():
-    try:
-        try:
-            raise OSError(errno.ENOSPC, "full")
-        except OSError as cause:
-            raise RuntimeError("could not commit") from cause
-    except RuntimeError as error:
-        assert failure_kind(error) == "storage"
+    error = RuntimeError("could not commit")
+    error.__cause__ = OSError(errno.ENOSPC, "full")
+    assert failure_kind(error) == "storage"
 
 
 def test_a_failure_always_has_a_message():

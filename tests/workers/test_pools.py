@@ -1,5 +1,6 @@
 """Both pools keep the same promises about order, attempts and failures; Ray's also survives its workers."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,13 @@ def folder(request, tmp_path_factory):
 def pool(request, folder):
     """One worker of either kind, which all tests that do it no harm share."""
     if folder.name.startswith("local"):
-        with LocalPool(Opener(folder)) as pool:
+        with closing(LocalPool(Opener(folder))) as pool:
             yield pool
     else:
         request.getfixturevalue("ray_session")
         from pipeline.workers.pool import RayPool
 
-        with RayPool(Opener(folder)) as pool:
+        with closing(RayPool(Opener(folder))) as pool:
             yield pool
 
 
