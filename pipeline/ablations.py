@@ -15,9 +15,11 @@ import numpy as np
 from pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.engine.batch import Batch
-    from pipeline.engine.capture import Capture
     from pipeline.engine.patchable import PatchableModel
+    from pipeline.engine.senders import SenderValues
 
 # Sums over positions (summed by `mean`, kept apart by `mean_positional`) of what every sender writes, and counts:
 # "input" [pos, d_model], "z" [layer, pos, head, d_head], "mlp" [layer, pos, d_model], "count" [pos].
@@ -54,3 +56,83 @@ def get_ablation(name: str) -> Ablation:
 def needs_statistics(name: str) -> bool:
     """True when means over the task's corrupted prompts must be collected first."""
     return get_ablation(name).needs_statistics
+
+
+def collect_statistics(model: "PatchableModel", batches: "Sequence[Batch]") -> Statistics:
+    """Float64 sums over the corrupted prompts of what every sender writes, per position, and the counts.
+
+    Positions count from the first real token, so padding on either side changes nothing.
+    """
+    parts = [_sums(model, batch) for batch in batches]
+    return merge_statistics(parts)
+
+
+def merge_statistics(parts: Sequence[Statistics]) -> Statistics:
+    """Sums over the union of disjoint sets of prompts, in the order given."""
+    length = max(len(part["count"]) for part in parts)
+    total: Statistics = {}
+    for part in parts:
+        for name, values in part.items():
+            axis = 0 if name in ("input", "count") else 1
+            padding = [(0, 0)] * values.ndim
+            padding[axis] = (0, length - values.shape[axis])
+            padded = np.pad(values, padding)
+            total[name] = total[name] + padded if name in total else padded
+    return total
+
+
+def _sums(model: "PatchableModel", batch: "Batch") -> Statistics:
+    from pipeline.engine.senders import SenderValues
+
+    values = SenderValues.of(model.capture(batch, "corrupted"))
+    shift = batch.position_ids
+    n_positions = int(shift.max()) + 1
+    real = batch.real
+
+    def summed(x: "Tensor") -> np.ndarray:
+        out = x.new_zeros(n_positions, *x.shape[2:]).double()
+        out.index_add_(0, shift[real], x[real].double())
+        return out.cpu().numpy()
+
+    ones = real.double()[..., None]
+    return {
+        "input": summed(values.input),
+        "z": np.stack([summed(z) for z in values.z]),
+        "mlp": np.stack([summed(mlp) for mlp in values.mlp]),
+        "count": summed(ones)[:, 0],
+    }
+
+
+def ablated_values(
+    name: str,
+    clean: "SenderValues",
+    corrupted: "SenderValues | None",
+    statistics: Statistics | None,
+    batch: "Batch",
+) -> "SenderValues":
+    """What every sender writes once it is ablated, in the shapes of `clean`."""
+    ablation = get_ablation(name)
+    if name == "corrupted":
+        if corrupted is None:
+            raise ValueError("ablation 'corrupted' needs the corrupted run")
+        return corrupted
+    if name == "zero":
+        return clean.zeros()
+    if statistics is None:
+        raise ConfigError(f"ablation {name!r} needs statistics: pass collect_statistics(model, batches)")
+    import torch
+
+    count = statistics["count"]
+    if ablation.positional and len(set(count[count > 0].tolist())) > 1:
+        raise ConfigError("mean_positional needs prompts of one length; use mean, or a task of one length")
+
+    def mean(sums: np.ndarray, axis: int) -> "Tensor":
+        if ablation.positional:
+            shape = [1] * sums.ndim
+            shape[axis] = -1
+            positional = torch.from_numpy(sums / np.maximum(count, 1).reshape(shape))
+            return positional.to(batch.clean.device).index_select(axis, batch.position_ids[0])
+        return torch.from_numpy(sums.sum(axis, keepdims=True) / count.sum())
+
+    z, mlp = mean(statistics["z"], 1), mean(statistics["mlp"], 1)
+    return clean.filled(mean(statistics["input"], 0), tuple(z), tuple(mlp))

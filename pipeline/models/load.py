@@ -88,12 +88,14 @@ def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: An
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)}")
     if device_map == "auto" and not torch.cuda.is_available():
         device_map = "cpu"
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             resolved.path,

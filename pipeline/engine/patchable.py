@@ -1,0 +1,151 @@
+"""A loaded model that can be recorded and patched: the stock model, its parts, its graph, its tokenizer, its counters.
+
+Knows how the pieces of the engine meet. Does not know methods or metrics beyond the function they bind.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.core.graph import Graph, KvGrouping
+from pipeline.core.prompts import PromptPair, TokenPair
+from pipeline.engine.batch import Attention, Batch, collate, from_ids
+from pipeline.engine.capture import Capture, capture, run_base
+from pipeline.engine.executor import Executor
+from pipeline.engine.readout import Objective, Unembedding
+from pipeline.engine.senders import at_answer
+from pipeline.models.adapters import Parts, find_parts
+from pipeline.models.load import context_length, graph_of, load_tokenizer, load_weights, resolve_model
+from pipeline.models.tokens import tokenise
+
+if TYPE_CHECKING:
+    from pipeline.metrics import Metric
+
+
+@dataclass
+class Counters:
+    """Work done, in prompts: forward and backward passes of the stock model, evaluations of a patched part of it."""
+
+    forward_passes: int = 0
+    backward_passes: int = 0
+    evaluations: int = 0
+
+    def reset(self) -> None:
+        self.forward_passes = self.backward_passes = self.evaluations = 0
+
+
+@dataclass
+class PatchableModel:
+    """A stock Hugging Face model (`hf`) with what patching needs."""
+
+    hf: Any
+    parts: Parts
+    graph: Graph
+    tokenizer: Any = None
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.hf.config
+
+    @property
+    def device(self) -> Any:
+        return self.hf.device
+
+    # --- batches -----------------------------------------------------------------------------------------
+
+    def batch(
+        self,
+        pairs: Sequence[PromptPair] | Sequence[TokenPair],
+        *,
+        attention: Attention = "causal",
+        padding: Literal["left", "right"] = "right",
+    ) -> Batch:
+        """One padded batch of all pairs, tokenised and checked; PromptError names a pair that cannot be used."""
+        texts = [pair for pair in pairs if isinstance(pair, PromptPair)]
+        tokens = [pair for pair in pairs if isinstance(pair, TokenPair)]
+        if texts:
+            tokens = tokenise(
+                texts,
+                self.tokenizer,
+                max_length=context_length(self.config),
+                vocab_size=self.config.vocab_size,
+            )
+        return collate(tokens, device=self.device, attention=attention, padding=padding)
+
+    def batch_from_ids(
+        self,
+        clean: Tensor,
+        corrupted: Tensor,
+        answers: Tensor,
+        wrong_answers: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        prompt_ids: Sequence[int] | None = None,
+    ) -> Batch:
+        """A batch of token ids: [prompt, pos]; answers [prompt] or [prompt, answer] padded with -1."""
+        return from_ids(clean, corrupted, answers, wrong_answers, attention_mask, prompt_ids, device=self.device)
+
+    # --- runs --------------------------------------------------------------------------------------------
+
+    def capture(self, batch: Batch, which: Literal["clean", "corrupted"] = "clean") -> Capture:
+        """The recorded stock run on one side of the batch."""
+        self.counters.forward_passes += batch.n_prompts
+        return capture(self.hf, self.parts, getattr(batch, which), batch)
+
+    def answer_hidden(self, batch: Batch, which: Literal["clean", "corrupted"]) -> Float[Tensor, "prompt d_model"]:
+        """Final hidden states at the answer of a plain stock run, with the model's own attention kernel."""
+        self.counters.forward_passes += batch.n_prompts
+        hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
+        return at_answer(hidden, batch.answer_pos).squeeze(-2)
+
+    def executor(self, run: Capture, batch: Batch) -> Executor:
+        return Executor.for_run(self.parts, run, batch.answer_pos)
+
+    # --- measuring ---------------------------------------------------------------------------------------
+
+    @property
+    def unembedding(self) -> Unembedding:
+        return Unembedding(self.parts.unembedding, self.parts.unembedding_bias)
+
+    def objective(self, metric: "Metric", batch: Batch, clean: Capture | None = None) -> Objective:
+        """The metric bound to a batch; metrics that compare with the clean run need its capture."""
+        reference = None
+        if metric.needs_reference:
+            if clean is None:
+                raise ValueError(f"{metric.name} needs the clean run")
+            residual = at_answer(clean.final, batch.answer_pos)
+            reference = self.unembedding.reference(self.parts.final_norm(residual).squeeze(-2))
+        return Objective(metric.compute, metric.sign, self.unembedding, batch, reference)
+
+
+def load_model(
+    name: str,
+    dtype: str = "float32",
+    device_map: Any = "cpu",
+    revision: str = "main",
+    kv: KvGrouping = "query_head",
+    *,
+    trust_remote_code: bool = False,
+) -> PatchableModel:
+    """A model from a folder, the hub or the bundled toys (`toy:trained`), checked against its own stock logits.
+
+    Raises ModelError for an unknown model, an unsupported architecture, or one that the engine does not reproduce.
+    """
+    resolved = resolve_model(name, revision, trust_remote_code)
+    hf = load_weights(resolved, dtype, device_map)
+    return patchable(hf, kv=kv, tokenizer=load_tokenizer(resolved))
+
+
+def patchable(hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None) -> PatchableModel:
+    """Wraps a stock model that is loaded already; runs the self-check."""
+    from pipeline.engine.selfcheck import check_model
+
+    hf.eval().requires_grad_(requires_grad=False)
+    model = PatchableModel(hf, find_parts(hf), graph_of(hf.config, kv), tokenizer)
+    check_model(model)
+    model.counters.reset()
+    return model

@@ -1,0 +1,156 @@
+"""From hidden states at the answer position to metric values, in float64.
+
+Knows the unembedding and the answers of a batch. Does not know which metrics exist (`pipeline.metrics`).
+
+Matrix products stay in the model's dtype; every reduction over the vocabulary is in float64. That alone removes nearly
+all of the rounding that would flip decisions of ACDC.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.engine.batch import Batch
+
+# Float64 logits held at once while a vocabulary metric is evaluated: 2**24 is 128 MiB.
+_LOGITS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Values per answer, some of them padding; reductions leave the padding out."""
+
+    values: Float[Tensor, "*variant prompt answer"]
+    valid: Bool[Tensor, "prompt answer"]
+
+    def mean(self) -> Float[Tensor, "*variant prompt"]:
+        return self.sum() / self.valid.sum(-1)
+
+    def sum(self) -> Float[Tensor, "*variant prompt"]:
+        return self.values.masked_fill(~self.valid, 0.0).sum(-1)
+
+    def max(self) -> Float[Tensor, "*variant prompt"]:
+        return self.values.masked_fill(~self.valid, -torch.inf).amax(-1)
+
+    def logsumexp(self) -> Float[Tensor, "*variant prompt"]:
+        return self.values.masked_fill(~self.valid, -torch.inf).logsumexp(-1)
+
+    def exp(self) -> "Ragged":
+        return Ragged(self.values.exp(), self.valid)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The clean run's distribution at the answer: probabilities and its negative entropy, float64."""
+
+    probs: Float[Tensor, "prompt vocab"]
+    negative_entropy: Float[Tensor, " prompt"]
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """The map from final hidden states to logits."""
+
+    weight: Float[Tensor, "vocab d_model"]
+    bias: Float[Tensor, " vocab"] | None
+
+    def logits(self, hidden: Float[Tensor, "*variant prompt d_model"]) -> Float[Tensor, "*variant prompt vocab"]:
+        return torch.nn.functional.linear(hidden, self.weight, self.bias)
+
+    def logits_at(
+        self, hidden: Float[Tensor, "*variant prompt d_model"], ids: Int[Tensor, "prompt answer"]
+    ) -> Float[Tensor, "*variant prompt answer"]:
+        """Logits of a few tokens per prompt, without the rest of the vocabulary."""
+        ids = ids.clamp(min=0)
+        logits = torch.einsum("...bd,bad->...ba", hidden, self.weight[ids])
+        return logits if self.bias is None else logits + self.bias[ids]
+
+    def reference(self, hidden: Float[Tensor, "prompt d_model"]) -> Reference:
+        log_probs = self.logits(hidden).double().log_softmax(-1)
+        probs = log_probs.exp()
+        return Reference(probs, (probs * log_probs).sum(-1))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What metrics look at: logits and probabilities of the answers for variants of a batch, computed on demand."""
+
+    hidden: Float[Tensor, "*variant prompt d_model"]
+    unembedding: Unembedding
+    answers: Int[Tensor, "prompt answer"]
+    wrong_answers: Int[Tensor, "prompt wrong"]
+    reference: Reference | None
+
+    @cached_property
+    def _logits(self) -> Float[Tensor, "*variant prompt vocab"]:
+        return self.unembedding.logits(self.hidden).double()
+
+    @cached_property
+    def _log_normaliser(self) -> Float[Tensor, "*variant prompt"]:
+        return self._logits.logsumexp(-1)
+
+    def _at(self, ids: Int[Tensor, "prompt answer"]) -> Ragged:
+        if "_logits" in self.__dict__:  # one product for all of the vocabulary is there already
+            index = ids.clamp(min=0).expand(*self._logits.shape[:-1], ids.shape[-1])
+            return Ragged(self._logits.gather(-1, index), ids >= 0)
+        return Ragged(self.unembedding.logits_at(self.hidden, ids).double(), ids >= 0)
+
+    @property
+    def has_wrong(self) -> bool:
+        return bool((self.wrong_answers >= 0).any())
+
+    @property
+    def right_logits(self) -> Ragged:
+        return self._at(self.answers)
+
+    @property
+    def wrong_logits(self) -> Ragged:
+        return self._at(self.wrong_answers)
+
+    @property
+    def right_log_probs(self) -> Ragged:
+        normaliser = self._log_normaliser[..., None]
+        return Ragged(self._at(self.answers).values - normaliser, self.answers >= 0)
+
+    @property
+    def wrong_log_probs(self) -> Ragged:
+        normaliser = self._log_normaliser[..., None]
+        return Ragged(self._at(self.wrong_answers).values - normaliser, self.wrong_answers >= 0)
+
+    def highest_logit(self) -> Float[Tensor, "*variant prompt"]:
+        return self._logits.amax(-1)
+
+    def kl_from_reference(self) -> Float[Tensor, "*variant prompt"]:
+        """KL(reference || here) = sum p log p - p . logits + logsumexp(logits), in nats."""
+        if self.reference is None:
+            raise ValueError("a divergence needs the clean run as reference")
+        expected = (self._logits * self.reference.probs).sum(-1)
+        return self.reference.negative_entropy - expected + self._log_normaliser
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric bound to a batch: final hidden states at the answer -> one float64 value per variant and prompt.
+
+    `sign` turns metric(ablated) - metric(unablated) into how much worse the behaviour got: -1 where higher is better.
+    """
+
+    compute: Callable[[Answers], Tensor]
+    sign: int
+    unembedding: Unembedding
+    batch: Batch
+    reference: Reference | None = None
+
+    def __call__(self, hidden: Float[Tensor, "*variant prompt d_model"]) -> Float[Tensor, "*variant prompt"]:
+        *variants, n_prompts, d_model = hidden.shape
+        flat = hidden.reshape(-1, n_prompts, d_model)
+        at_once = max(1, _LOGITS_AT_ONCE // (n_prompts * self.unembedding.weight.shape[0]))
+        values = [self.compute(self._view(part)) for part in flat.split(at_once)]
+        return torch.cat(values).reshape(*variants, n_prompts)
+
+    def _view(self, hidden: Float[Tensor, "variant prompt d_model"]) -> Answers:
+        return Answers(hidden, self.unembedding, self.batch.answers, self.batch.wrong_answers, self.reference)

@@ -1,0 +1,79 @@
+"""What senders write to the residual stream, and differences of that between two runs.
+
+Knows captures and the graph's sender order. Does not know receivers. Head outputs are kept at head size (z) and
+projected when they are needed: all of them at d_model would be the largest tensor of the project.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.engine.capture import Capture
+from pipeline.models.adapters import Parts
+
+
+@dataclass(frozen=True)
+class SenderValues:
+    """What `input`, every head (before its output projection) and every MLP write. Output biases belong to none."""
+
+    input: Float[Tensor, "prompt pos d_model"]
+    z: tuple[Float[Tensor, "prompt pos head d_head"], ...]
+    mlp: tuple[Float[Tensor, "prompt pos d_model"], ...]
+
+    @staticmethod
+    def of(run: Capture) -> "SenderValues":
+        return SenderValues(run.input, tuple(r.z for r in run.layers), tuple(r.mlp for r in run.layers))
+
+    def zeros(self) -> "SenderValues":
+        return SenderValues(
+            torch.zeros_like(self.input),
+            tuple(torch.zeros_like(z) for z in self.z),
+            tuple(torch.zeros_like(m) for m in self.mlp),
+        )
+
+    def filled(self, input_: Tensor, z: Sequence[Tensor], mlp: Sequence[Tensor]) -> "SenderValues":
+        """The given values, broadcast over prompts (and positions) to these shapes and dtype."""
+        return SenderValues(
+            input_.to(self.input).expand_as(self.input),
+            tuple(new.to(old).expand_as(old) for new, old in zip(z, self.z, strict=True)),
+            tuple(new.to(old).expand_as(old) for new, old in zip(mlp, self.mlp, strict=True)),
+        )
+
+    def minus(self, other: "SenderValues", real: Bool[Tensor, "prompt pos"]) -> "SenderValues":
+        """The difference at real positions, exactly zero at padding."""
+
+        def difference(a: Tensor, b: Tensor) -> Tensor:
+            at = real.view(*real.shape, *[1] * (a.ndim - 2))
+            return torch.where(at, a - b, torch.zeros((), dtype=a.dtype, device=a.device))
+
+        return SenderValues(
+            difference(self.input, other.input),
+            tuple(difference(a, b) for a, b in zip(self.z, other.z, strict=True)),
+            tuple(difference(a, b) for a, b in zip(self.mlp, other.mlp, strict=True)),
+        )
+
+    def prompts(self, rows: slice) -> "SenderValues":
+        return SenderValues(self.input[rows], tuple(z[rows] for z in self.z), tuple(m[rows] for m in self.mlp))
+
+    def written(self, parts: Parts) -> Float[Tensor, "prompt sender pos d_model"]:
+        """What each sender adds to the residual stream, in sender order."""
+        n_prompts, length, d_model = self.input.shape
+        heads = self.z[0].shape[2]
+        out = self.input.new_empty(n_prompts, 1 + len(self.z) * (heads + 1), length, d_model)
+        out[:, 0] = self.input
+        for layer, block in enumerate(parts.blocks):
+            first = 1 + layer * (heads + 1)
+            out[:, first : first + heads] = torch.matmul(self.z[layer].transpose(1, 2), block.out_weight)
+            out[:, first + heads] = self.mlp[layer]
+        return out
+
+
+def at_answer(
+    x: Float[Tensor, "*variant prompt pos width"], answer_pos: Int[Tensor, " prompt"]
+) -> Float[Tensor, "*variant prompt 1 width"]:
+    """The row of each prompt at which its answer is read."""
+    prompts = torch.arange(x.shape[-3], device=x.device)
+    return x[..., prompts, answer_pos, :].unsqueeze(-2)
