@@ -1,0 +1,108 @@
+"""What holds for the tree as a whole: what is imported when, what lies where, and what no file may name."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "ray", "prefect", "transformers")
+ALLOWED = {
+    "pyproject.toml", "pipeline", "flows", "infra", "tests", "results",
+    "README.md", "Makefile", "CHANGELOG.md", "LICENSE",
+}  # fmt: skip
+
+# One process imports one thing after another and says after each which heavy packages are there.
+PROBE = """
+import json, sys
+heavy, steps, seen = json.loads(sys.argv[1]), json.loads(sys.argv[2]), {}
+for step in steps:
+    exec(step, {})
+    seen[step] = [name for name in heavy if name in sys.modules]
+print(json.dumps(seen))
+"""
+
+
+def heavy_modules_after(*steps):
+    command = [sys.executable, "-c", PROBE, json.dumps(HEAVY), json.dumps(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_configs_plans_tasks_methods_and_results_load_without_torch_ray_or_prefect():
+    seen = heavy_modules_after(
+        "import pipeline",
+        "from pipeline import Circuit, EdgeScores, Graph, PromptPair",
+        "import pipeline.store.run_dir, pipeline.store.aggregate",
+        "from pipeline import load_scores, open_run, read_pairs",
+        "import pipeline.metrics, pipeline.ablations, pipeline.tasks, pipeline.methods",
+        "from pipeline import RunConfig",
+        "from pipeline import make_plan",
+        "import pipeline.report.html",
+    )
+
+    assert seen == {step: [] for step in seen}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["schema"]])
+def test_the_command_line_answers_without_torch_ray_or_prefect(arguments):
+    call = (
+        f"import sys; sys.argv = ['circuits', *{arguments}]\n"
+        "from flows.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as exit: assert not exit.code, exit.code"
+    )
+
+    assert heavy_modules_after(call) == {call: []}
+
+
+@pytest.fixture(scope="module")
+def tracked(root):
+    """Every file that git knows or would add."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [path for path in done.stdout.splitlines() if (root / path).is_file()]
+
+
+def test_the_top_level_holds_only_what_belongs_there(tracked):
+    top = {path.split("/")[0] for path in tracked}
+
+    assert {name for name in top if not name.startswith(".")} <= ALLOWED
+
+
+def test_no_file_names_a_machine_path_or_a_folder_beside_the_project(root, tracked):
+    private = re.compile(r"\.\./shared|/work/|/home/\w|/root/|/Users/\w")
+    searched = [path for path in tracked if not path.startswith(("tests/", ".ci/"))]
+    assert searched
+
+    named = []
+    for path in searched:
+        try:
+            text = (root / path).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # weights and pictures
+        named += [f"{path}: {match.group()}" for match in private.finditer(text)]
+
+    assert named == []
+
+
+def test_no_weights_are_pickled(tracked):
+    assert [
+        path for path in tracked if path.endswith((".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"))
+    ] == []
+
+
+def test_shapes_are_checked_while_tests_run():
+    """A function of the project refuses arrays whose shapes contradict its annotations."""
+    import numpy as np
+
+    from pipeline.core.scores import Moments, rank_order
+
+    with pytest.raises(TypeError, match="rank_order"):
+        rank_order(np.zeros((2, 2)))
+    with pytest.raises(TypeError, match="Moments"):
+        Moments(np.zeros(3, dtype=np.int64), np.zeros(2), np.zeros(2))
