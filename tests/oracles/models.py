@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 KINDS = ("gpt2", "llama", "mistral", "qwen2")
 VOCABULARY = 23
-WINDOW = 4
+WINDOW = 3
 
 
 def build(

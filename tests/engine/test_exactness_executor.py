@@ -1,0 +1,87 @@
+"""Recomputing a run from parts gives the stock model's logits: all families, any padding, float64 and float32."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.engine.circuit_run import run_circuit
+from pipeline.engine.senders import SenderValues
+from tests.exactness import PADDINGS, relative_error
+from tests.oracles import models
+from tests.oracles.dense import position_ids
+from tests.oracles.metrics import at_answers
+
+SHAPES = [
+    (kind, kv)
+    for kind in models.KINDS
+    for kv in ("query_head", "kv_head")
+    if (kind, kv) != ("gpt2", "kv_head")
+]
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+
+
+def stock_logits(setting, ids, *, eager=False):
+    """Logits at the answers of the untouched model, run as anybody would."""
+    hf, mask = setting.model.hf, setting.prompts.mask
+    hf.set_attn_implementation("eager" if eager else "sdpa")
+    with torch.no_grad():
+        logits = hf(ids, attention_mask=mask, position_ids=position_ids(ids, mask), use_cache=False).logits
+    return at_answers(logits, setting.prompts.answer_pos)
+
+
+def recomputed_logits(setting, kept):
+    model, batch = setting.model, setting.batch
+    clean, corrupted = model.capture(batch, "clean"), model.capture(batch, "corrupted")
+    deltas = SenderValues.of(corrupted).minus(SenderValues.of(clean), batch.real)
+    executor = model.executor(clean, batch)
+    hidden = run_circuit(model.parts, model.graph, executor, clean, deltas, kept)
+    return model.unembedding.logits(hidden)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(("kind", "kv"), SHAPES)
+def test_recomputed_runs_have_the_stock_logits(setting_of, kind, kv, padding, dtype):
+    setting = setting_of(kind, kv=kv, padding=padding, dtype=dtype)
+    senders = setting.graph.edge_senders
+    every = np.ones(len(senders), dtype=bool)
+    # Without the edges from `input` every node is recomputed, from the corrupted prompt's embeddings.
+    for kept, ids in (
+        (every, setting.prompts.clean),
+        (~every, setting.prompts.corrupted),
+        (senders != 0, setting.prompts.corrupted),
+    ):
+        expected = stock_logits(setting, ids)
+        assert relative_error(recomputed_logits(setting, kept), expected) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_single_precision_agrees_with_eager_attention_too(setting_of, kind):
+    setting = setting_of(kind, padding="left", dtype="float32")
+    expected = stock_logits(setting, setting.prompts.clean, eager=True)
+    kept = np.ones(setting.graph.n_edges, dtype=bool)
+    assert relative_error(recomputed_logits(setting, kept), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_whole_blocks_composed_from_parts_are_the_stock_blocks(setting_of, kind, padding):
+    setting = setting_of(kind, padding=padding)
+    model, batch = setting.model, setting.batch
+    clean, corrupted = model.capture(batch, "clean"), model.capture(batch, "corrupted")
+    executor = model.executor(clean, batch)
+    both = torch.stack([clean.input, corrupted.input])
+    logits = model.unembedding.logits(executor.rest(0, both))
+    assert relative_error(logits[0], stock_logits(setting, setting.prompts.clean)) <= 1e-10
+    assert relative_error(logits[1], stock_logits(setting, setting.prompts.corrupted)) <= 1e-10
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_the_first_token_is_out_of_reach_only_for_the_model_with_a_window(setting_of, kind):
+    setting = setting_of(
+        kind, padding="none"
+    )  # two windows reach back 4 of the 5 positions before the answer
+    other = setting.prompts.clean.clone()
+    other[:, 0] = setting.prompts.corrupted[:, 0]
+    changed = relative_error(stock_logits(setting, other), stock_logits(setting, setting.prompts.clean))
+    assert (changed == 0) == (kind == "mistral")
