@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -106,3 +107,15 @@ def test_shapes_are_checked_while_tests_run():
         rank_order(np.zeros((2, 2)))
     with pytest.raises(TypeError, match="Moments"):
         Moments(np.zeros(3, dtype=np.int64), np.zeros(2), np.zeros(2))
+
+
+def test_every_data_file_of_the_packages_is_installed_with_them(root, tracked):
+    with (root / "pyproject.toml").open("rb") as file:
+        globs = tomllib.load(file)["tool"]["setuptools"]["package-data"]
+    packaged = {
+        found for package, patterns in globs.items() for p in patterns for found in (root / package).glob(p)
+    }
+    data = [root / path for path in tracked if re.match(r"(pipeline|flows)/.*(?<!\.py)(?<!\.md)$", path)]
+    assert data
+
+    assert [str(path) for path in data if path not in packaged] == []
