@@ -15,8 +15,8 @@ The residual stream holds a vector x as [x, -x], so that its mean is zero; Layer
     junk      what distractors write         (read by distractors alone)
 
 Words and positions are signed unit vectors: word w is +e_w, word w + 12 is -e_w; positions likewise.
-The other nine heads, m0, m1 and a quarter of m2 are distractors: random weights that read everything, but write
-junk. So no path leads from them to the logits, and patching an edge from or to them changes nothing.
+The other nine heads, m0, m1 and a quarter of m2 are distractors: random weights that read everything, but
+write junk. So no path leads from them to the logits; patching an edge from or to them changes nothing.
 """
 
 import json
@@ -183,8 +183,8 @@ def write_folder(folder: Path) -> None:
         "task": "induction",
         "ablation": "corrupted",
         "why": "the edges along which something that differs between clean and corrupted prompts reaches "
-        "the logits. input->a0.h2<q> and input->a0.h2<k> carry positions alone, which never differ, so they are "
-        "not among them; all other heads and MLPs write to dimensions that only they read.",
+        "the logits. input->a0.h2<q> and input->a0.h2<k> carry positions alone, which never differ, so they "
+        "are not among them; all other heads and MLPs write to dimensions that only they read.",
     }
     (folder / "circuit.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
