@@ -1,6 +1,6 @@
 """The config of a run: what is asked for, checked as far as it can be without a model or a prompt.
 
-Knows sections, ids, and which part is the run's identity. Does not know models, tokens or files other than its own.
+Knows sections, ids, and which part is the run's identity. Does not know models, tokens or other files.
 """
 
 from collections import Counter
@@ -36,7 +36,9 @@ class ModelSection(Section):
     name: str = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
     revision: str = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
-    device_map: str = Field(default="auto", min_length=1, description="auto, cpu, cuda:0 ... as accelerate reads it")
+    device_map: str = Field(
+        default="auto", min_length=1, description="auto, cpu, cuda:0 ... as accelerate reads it"
+    )
     kv: Literal["query_head", "kv_head"] = Field(
         default="query_head", description="a <k> and <v> per query head, or per key-value head of the model"
     )
@@ -68,7 +70,9 @@ class Cluster(Section):
     workers: int = Field(default=1, ge=1, description="model replicas")
     gpus_per_worker: float = Field(default=0, ge=0, description="whole devices, or a part of one")
     batch_size: int = Field(default=32, ge=1, description="prompts per pass")
-    threads: int = Field(default=1, ge=1, description="CPU threads per worker; more than 1 may change last digits")
+    threads: int = Field(
+        default=1, ge=1, description="CPU threads per worker; more than 1 may change last digits"
+    )
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -82,14 +86,20 @@ class Failures(Section):
     """How failures are met."""
 
     retries: int = Field(default=2, ge=0, description="further attempts after a worker's death")
-    tolerate: Fraction | Literal[0] = Field(default=0.05, description="share of failed items at which to stop early")
+    tolerate: Fraction | Literal[0] = Field(
+        default=0.05, description="share of failed items at which to stop early"
+    )
 
 
 class RunConfig(Section):
-    """Everything a run is asked to do. Read one with `RunConfig.load`; sections below `shards` and `seed` change how
-    it is done and shown, not what its scores are."""
+    """Everything a run is asked to do; read one with `RunConfig.load`.
 
-    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,79}$", description="begins the run directory's name")
+    The sections after `seed` change how it is done and shown, not what its scores are.
+    """
+
+    name: str = Field(
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,79}$", description="begins the run directory's name"
+    )
     model: ModelSection
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     methods: tuple[MethodConfig, ...] = Field(min_length=1, description="each runs on each task")
@@ -134,7 +144,10 @@ class RunConfig(Section):
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """The JSON Schema of a config file, for editors."""
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema(by_alias=True)}
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **cls.model_json_schema(by_alias=True),
+        }
 
     # --- ids ---------------------------------------------------------------------------------------------
 
@@ -166,7 +179,7 @@ class RunConfig(Section):
         return tuple(name for name in ABLATIONS if name in used)
 
     def identity(self) -> dict[str, Any]:
-        """What the scores depend on, as plain data: not where it runs, how it is evaluated or what it is called.
+        """What the scores depend on, as plain data: not where it runs or what it is called.
 
         The model's name and revision are left to planning, which knows the commit or the hash of the files.
         """
@@ -181,8 +194,10 @@ class RunConfig(Section):
         }
 
     def extended_by(self, other: "RunConfig") -> "RunConfig":
-        """This config with the tasks and methods of `other` that it lacks. ConfigError when the rest of the identity
-        differs, or when an id stands for different parameters."""
+        """This config with the tasks and methods of `other` that it lacks.
+
+        ConfigError when the rest of the identity differs, or when an id stands for different parameters.
+        """
         mine, theirs = self.identity(), other.identity()
         for key in ("metric", "ablation", "shards", "seed", "model"):
             if mine[key] != theirs[key]:
@@ -190,7 +205,9 @@ class RunConfig(Section):
         for section in ("tasks", "methods"):
             for id_ in mine[section].keys() & theirs[section].keys():
                 if mine[section][id_] != theirs[section][id_]:
-                    raise ConfigError(f"{section}: {id_!r} has other parameters in the run; give it another id, as: ...")
+                    raise ConfigError(
+                        f"{section}: {id_!r} has other parameters in the run; give it another id, as: ..."
+                    )
         new_tasks = [task for id_, task in other.task_ids.items() if id_ not in self.task_ids]
         new_methods = [m for id_, m in other.method_ids.items() if id_ not in self.method_ids]
         # ids are written out, so that no entry changes its name because of a new neighbour
@@ -249,11 +266,17 @@ def _unique_ids(entries: Sequence[Task] | Sequence[Method], section: str) -> lis
         unique.append(f"{id_[:75]}-{digest(_parameters(entry))[:4]}" if clashes else id_)
     for index, id_ in enumerate(unique):
         if not ID_PATTERN.fullmatch(id_) or not id_[0].isalnum():
-            raise ConfigError(f"{section}.{index}: the id {id_!r} must be of a-z 0-9 . _ - and begin with a letter or "
-                              "digit; give one, as: ...")  # fmt: skip
+            raise ConfigError(
+                f"{section}.{index}: the id {id_!r} must be of a-z 0-9 . _ - and begin with a letter or digit; "
+                "give one, as: ..."
+            )
         if id_ in RESERVED_IDS:
-            raise ConfigError(f"{section}.{index}: the id {id_!r} is taken by the pipeline; give another, as: ...")
+            raise ConfigError(
+                f"{section}.{index}: the id {id_!r} is taken by the pipeline; give another, as: ..."
+            )
         if id_ in unique[:index]:
             other = unique.index(id_)
-            raise ConfigError(f"{section}.{index}: has the same id {id_!r} as {section}.{other}; remove one, or as: ...")
+            raise ConfigError(
+                f"{section}.{index}: id {id_!r} is that of {section}.{other}; remove one, or as: ..."
+            )
     return unique

@@ -67,11 +67,15 @@ class Plan:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the run key is made of: the config's identity, the model's files, and the prompts themselves."""
+        """What the run key is made of: the config's identity, the model's files, the prompts themselves."""
         identity = self.config.identity()
         identity["model"] |= {"fingerprint": self.model.fingerprint, "graph": self.graph.fingerprint}
         identity["tasks"] = {
-            id_: {"attention": task.attention, "prompts": len(self.tokens[id_]), "sha256": self._task_digest[id_]}
+            id_: {
+                "attention": task.attention,
+                "prompts": len(self.tokens[id_]),
+                "sha256": self._task_digest[id_],
+            }
             for id_, task in self.config.task_ids.items()
         }
         return identity | {"schema_version": SCHEMA_VERSION}
@@ -143,7 +147,7 @@ class Plan:
 
     @cached_property
     def memory_bytes(self) -> int:
-        """A rough estimate for one worker: weights, what a pass keeps for the backward one, two recorded runs."""
+        """A rough estimate for one worker: weights, two recorded runs, what a backward pass needs."""
         hf, config = self.model.config, self.config
         size = _BYTES[config.model.dtype]
         d_model, layers = hf.hidden_size, hf.num_hidden_layers
@@ -178,7 +182,9 @@ class Plan:
         return rows
 
     def _table_order(self, key: tuple[str, str]) -> tuple[int, int]:
-        return list(self.tokens).index(key[0]), ["statistics", "baseline", *self.config.method_ids].index(key[1])
+        return list(self.tokens).index(key[0]), ["statistics", "baseline", *self.config.method_ids].index(
+            key[1]
+        )
 
     def _method(self, item: Item) -> Method:
         return self.config.method_ids[str(item.method)]
@@ -222,7 +228,7 @@ class Plan:
         }
 
     def write(self, path: str | Path | None = None, *, extend: bool = False) -> RunDirectory:
-        """The run directory of this plan, at `path` or its own place; RunDirectoryError when it is another's."""
+        """The run directory of this plan, at `path` or its own place; see `RunDirectory.create`."""
         return RunDirectory.create(
             self.path if path is None else path,
             run_yaml=self.config.to_yaml(),
@@ -273,8 +279,8 @@ def _require_one_length(ablation: str, tokens: Mapping[str, list[TokenPair]]) ->
         lengths = {pair.length for pair in pairs}
         if len(lengths) > 1:
             raise ConfigError(
-                f"task {task}: has prompts of {min(lengths)} to {max(lengths)} tokens and {ablation} needs one "
-                "length; use ablation: mean, or prompts of one length"
+                f"task {task}: has prompts of {min(lengths)} to {max(lengths)} tokens and {ablation} needs "
+                "one length; use ablation: mean, or prompts of one length"
             )
 
 

@@ -19,7 +19,7 @@ MAX_VALUES = 100_000  # counted after aliases are followed: ten short lines of t
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that is given twice (YAML forbids it; PyYAML takes the last)."""
+    """The safe loader, which also refuses a key given twice (YAML forbids it; PyYAML takes the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -38,7 +38,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: over {MAX_BYTES:,} bytes; a config is a page of YAML, so check the path")
+            raise ConfigError(
+                f"{path}: over {MAX_BYTES:,} bytes; a config is a page of YAML, so check the path"
+            )
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path of the config") from None
@@ -68,7 +70,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _refuse_too_many(value: Any, where: str) -> None:
-    """Aliases that expand without end, or to more than anyone would write, are refused before they are walked."""
+    """Aliases that expand without end, or to more than anyone would write, are refused at once."""
     pending, count = [value], 0
     while pending:
         current = pending.pop()

@@ -1,4 +1,4 @@
-"""The item, the unit that is run, committed, retried and counted; and the hashes that say whether two are the same.
+"""The item, the unit that is run, committed, retried and counted; and the hash that says what is the same.
 
 Knows names and paths relative to a run directory. Does not know files, methods or who executes an item.
 """

@@ -1,1 +1,1 @@
-"""The run directory: what is written where, how it is committed, checked, merged and read. Loads without torch."""
+"""The run directory: what lies where, how it is committed, checked, merged and read. Loads without torch."""

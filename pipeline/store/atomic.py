@@ -2,8 +2,8 @@
 
 Knows the local file system. Does not know what is written.
 
-A hidden temporary file beside the target, fsync, rename, fsync of the directory. Writing the same file twice is
-harmless, and so is a writer that finishes after its driver has died.
+A hidden temporary file beside the target, fsync, rename, fsync of the directory. Writing the same file twice
+is harmless, and so is a writer that finishes after its driver has died.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _STALE_AFTER_SECONDS = 3600.0
 def write_atomic(path: Path, content: bytes | str | Callable[[Path], object]) -> None:
     """Writes bytes, text, or what a function writes to the path that it is given; folders are made.
 
-    Raises OSError (a full disk, no permission) with nothing but the previous version left under the final name.
+    Raises OSError (full disk, no permission) with only the previous version left under the final name.
     """
     make_folder(path.parent)
     temporary = path.parent / f".{path.name}{TEMPORARY}{uuid4().hex}"

@@ -1,24 +1,51 @@
 """A run directory as its writers see it: create, commit, what is done, failures.
 
-Knows names, footers and how to tell a good file from a bad one. Does not know configs, models or how an item is
-computed; plain values come in.
+Knows names, keys, and how to tell a good file from a bad one. Does not know configs, models or how an item
+is computed: plain values come in.
+
+A final name is necessary for an item to count as done, not sufficient: its footer must carry the item's key.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import contextlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph
-from pipeline.core.items import Item
+from pipeline.core.items import Item, canonical_json
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
+from pipeline.store import schema
+from pipeline.store.atomic import sweep_temporaries, write_atomic, write_json
+from pipeline.store.files import (
+    DamagedFileError,
+    Footer,
+    read_footer,
+    read_parquet,
+    read_tensor_footer,
+    read_tensors,
+    write_parquet,
+    write_tensors,
+)
+from pipeline.store.identity import difference, holds
+from pipeline.store.lock import Owner, locked
+from pipeline.store.scores import edge_table, graph_table, node_table, nodes_table, prompts_of, prompts_table
 
 Payload = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
+
+SUCCESS = "_SUCCESS.json"
+SCHEMAS = {"scores": schema.SCORES, "node_scores": schema.NODE_SCORES, "baseline": schema.PROMPT_METRICS}
+_OUR_NAMES = {"run.yaml", "plan.json", "graph.parquet", "nodes.parquet", "prompts.parquet"}
 
 
 class RunDirectory:
@@ -26,6 +53,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    # --- making and opening ------------------------------------------------------------------------------
 
     @staticmethod
     def create(
@@ -38,56 +67,295 @@ class RunDirectory:
         prompts: Mapping[str, Sequence[Sequence[TokenPair]]],
         extend: bool = False,
     ) -> "RunDirectory":
-        """The directory with everything that planning knows in it. One that exists is taken when its run key is
-        the same, or when `extend` and model and graph are; else RunDirectoryError names what differs."""
-        raise NotImplementedError
+        """The directory with everything that planning knows in it; `prompts` are {task: its shards}.
+
+        One that exists is taken when its run key is the same, when it was extended to more than this plan, or
+        when `extend` and only tasks and methods are added; else RunDirectoryError names what differs.
+        """
+        path = Path(path)
+        if (path / "manifest.json").is_file():
+            run = RunDirectory.open(path)
+            old, new = run.manifest["identity"], manifest["identity"]
+            if manifest["run_key"] != run.manifest["run_key"] and holds(old, new):
+                return run
+            if extend and not holds(new, old):
+                raise RunDirectoryError(
+                    f"{path}: cannot be extended ({difference(old, new)}); start a run of its own"
+                )
+            if not extend and manifest["run_key"] != run.manifest["run_key"]:
+                raise RunDirectoryError(
+                    f"{path}: holds another run ({difference(old, new)}); choose another --run-dir, or "
+                    "leave it out to get one by name"
+                )
+        elif path.exists() and (strange := _strangers(path)):
+            raise RunDirectoryError(
+                f"{path}: is no run directory (it holds {strange}); choose an empty or new one"
+            )
+        run = RunDirectory(path)
+        run._write_plan(run_yaml, manifest, plan, graph, prompts)
+        return run
+
+    def _write_plan(
+        self,
+        run_yaml: str,
+        manifest: dict[str, Any],
+        plan: dict[str, Any],
+        graph: Graph,
+        prompts: Mapping[str, Sequence[Sequence[TokenPair]]],
+    ) -> None:
+        """Everything that planning writes; the manifest last, so that a directory with one is complete."""
+        facts = {
+            "schema_version": schema.SCHEMA_VERSION,
+            "run_key": manifest["run_key"],
+            "graph_fingerprint": graph.fingerprint,
+        }
+        write_parquet(self.path / "graph.parquet", graph_table(graph), facts)
+        write_parquet(self.path / "nodes.parquet", nodes_table(graph), facts)
+        write_parquet(self.path / "prompts.parquet", prompts_table(prompts), facts)
+        write_atomic(self.path / "run.yaml", run_yaml)
+        write_json(self.path / "plan.json", plan)
+        write_json(self.path / "manifest.json", manifest)
 
     @staticmethod
     def open(path: str | Path) -> "RunDirectory":
-        """An existing run; RunDirectoryError when there is none."""
-        raise NotImplementedError
+        """An existing run; RunDirectoryError when there is none, or one that this version cannot read."""
+        run = RunDirectory(Path(path))
+        if not run.path.is_dir():
+            raise RunDirectoryError(f"{path}: no such run directory; `circuits run CONFIG` makes one")
+        version = run.manifest["schema_version"]
+        if version != schema.SCHEMA_VERSION:
+            raise RunDirectoryError(
+                f"{path}: was written with schema version {version}, this is {schema.SCHEMA_VERSION}; run "
+                "the config again into a new directory"
+            )
+        return run
+
+    def lock(self) -> AbstractContextManager[Owner]:
+        """Owns the directory while the block runs; RunDirectoryError when a live process does."""
+        sweep_temporaries(self.path)
+        return locked(self.path)
+
+    # --- what planning wrote -----------------------------------------------------------------------------
 
     @cached_property
-    def manifest(self) -> dict[str, Any]: ...
+    def manifest(self) -> dict[str, Any]:
+        return self._json("manifest.json")
 
     @cached_property
-    def graph(self) -> Graph: ...
+    def plan(self) -> dict[str, Any]:
+        return self._json("plan.json")
 
     @cached_property
+    def graph(self) -> Graph:
+        return Graph(**self.manifest["graph"])
+
+    @cached_property
+    def item_keys(self) -> dict[Item, str]:
+        """The key of every item of the plan, in the order of execution."""
+        return {Item.from_dict(entry): entry["key"] for entry in self.plan["items"]}
+
+    @property
     def items(self) -> tuple[Item, ...]:
         """All items of the plan, in the order of execution."""
-        raise NotImplementedError
+        return tuple(self.item_keys)
 
-    @cached_property
-    def item_keys(self) -> dict[Item, str]: ...
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Owns the directory; RunDirectoryError when a live process does."""
-        yield
-
-    def done(self, items: Iterable[Item] | None = None, *, deep: bool = False, rename: bool = True) -> set[Item]:
-        """The items whose files are good by their footers (`deep`: by their checksums too). Bad files are renamed
-        `_bad-...`, unless `rename` is false."""
-        raise NotImplementedError
-
-    def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Path:
-        """Writes the item's file atomically. `footer`: keys without the `circuits.` prefix; what the manifest knows
-        (model, task, method, seed, keys ...) is added here."""
-        raise NotImplementedError
+    @property
+    def run_yaml(self) -> str:
+        """The text of run.yaml."""
+        return self._text("run.yaml")
 
     def prompts(self, task: str, shard: int | None = None) -> list[TokenPair]:
         """The prompts of a shard, or of the whole task; needs no tokenizer."""
-        raise NotImplementedError
+        table = self._prompts
+        chosen = pc.equal(table["task"], task)
+        if shard is not None:
+            chosen = pc.and_(chosen, pc.equal(table["shard"], shard))
+        tokens = prompts_of(table.filter(chosen))
+        if not tokens:
+            raise RunDirectoryError(
+                f"{self.path}: has no prompts for task {task}, shard {shard}; plan the run again"
+            )
+        return tokens
+
+    @cached_property
+    def _prompts(self) -> pa.Table:
+        path = self.path / "prompts.parquet"
+        try:
+            return read_parquet(path)
+        except (DamagedFileError, OSError) as error:
+            raise RunDirectoryError(
+                f"{path}: cannot be read ({error}); run the config again to rewrite it"
+            ) from None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = json.loads(self._text(name))
+        except ValueError:
+            raise RunDirectoryError(
+                f"{self.path / name}: is no JSON; run the config again to rewrite it"
+            ) from None
+        return value
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise RunDirectoryError(
+                f"{self.path}: has no readable {name}, so it is no run directory; check the path"
+            ) from None
+
+    # --- items -------------------------------------------------------------------------------------------
+
+    def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Path:
+        """Writes the item's file atomically and returns its path.
+
+        `payload`: scores, a table, or for statistics named arrays. `footer`: facts without the `circuits.`
+        prefix (attempt, device, seconds ...); what the manifest knows is added. OSError when the disk is full.
+        """
+        path = self.path / item.path
+        facts = {**self.facts(item), **(footer or {})}
+        if item.kind == "statistics":
+            if not isinstance(payload, Mapping):
+                raise TypeError(f"{item.name}: statistics are named arrays")
+            write_tensors(path, payload, facts)
+            return path
+        if isinstance(payload, EdgeScores):
+            payload = edge_table(payload, item.shard)
+        elif isinstance(payload, NodeScores):
+            payload = node_table(payload, item.shard)
+        if not isinstance(payload, pa.Table) or (
+            problem := schema.mismatch(payload.schema, SCHEMAS[item.kind])
+        ):
+            raise TypeError(f"{item.name}: not what an item of kind {item.kind} holds ({problem})")
+        write_parquet(path, payload, facts)
+        return path
+
+    def facts(self, item: Item) -> dict[str, Any]:
+        """What every footer says about an item without knowing who computed it."""
+        manifest = self.manifest
+        facts = {
+            "schema_version": schema.SCHEMA_VERSION,
+            "run_key": manifest["run_key"],
+            "item_key": self._key(item),
+            "graph_fingerprint": manifest["graph_fingerprint"],
+            "model": manifest["model"]["name"],
+            "revision": manifest["model"]["revision"],
+            "dtype": manifest["model"]["dtype"],
+            "task": item.task,
+            "seed": manifest["identity"]["seed"],
+        }
+        if item.method is not None:
+            parameters = manifest["methods"][item.method]["parameters"]
+            facts |= {
+                "method": canonical_json(parameters),
+                "metric": parameters["metric"],
+                "ablation": parameters["ablation"],
+            }
+        return facts
+
+    def done(
+        self, items: Iterable[Item] | None = None, *, deep: bool = False, rename: bool = True
+    ) -> set[Item]:
+        """The items whose files are good by their footers; with `deep`, by the checksum of every page too.
+
+        A bad file is renamed `_bad-...`, unless `rename` is false, and its item is not done.
+        """
+        good = set()
+        for item in self.items if items is None else items:
+            try:
+                self.check(item, deep=deep)
+            except FileNotFoundError:
+                continue
+            except DamagedFileError:
+                if rename:
+                    self.set_aside(item)
+                continue
+            good.add(item)
+        return good
+
+    def check(self, item: Item, *, deep: bool = False) -> Footer:
+        """The footer of an item's file. Raises FileNotFoundError, and DamagedFileError with what is wrong."""
+        path = self.path / item.path
+        statistics = item.kind == "statistics"
+        footer = read_tensor_footer(path) if statistics else read_footer(path, SCHEMAS[item.kind])
+        if footer.get("item_key") != self._key(item):
+            raise DamagedFileError("it belongs to an item with another key")
+        if deep:
+            read_tensors(path) if statistics else read_parquet(path)
+        return footer
+
+    def set_aside(self, item: Item) -> None:
+        """Renames an item's file `_bad-...`: out of the way of readers, and there for who wants to look."""
+        path = self.path / item.path
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(path.with_name(f"_bad-{uuid4().hex[:8]}-{path.name}"))
 
     def statistics(self, task: str) -> dict[str, np.ndarray] | None:
-        """The means that were committed for a task, or None."""
-        raise NotImplementedError
+        """The means that were committed for a task, checked, or None; a damaged file is set aside."""
+        item = Item("statistics", task, None, 0)
+        try:
+            return read_tensors(self.path / item.path)
+        except FileNotFoundError:
+            return None
+        except DamagedFileError as error:
+            self.set_aside(item)
+            path = self.path / item.path
+            raise RunDirectoryError(
+                f"{path}: damaged ({error}); run the config again to compute it anew"
+            ) from None
 
-    def record_failure(self, item: Item, attempt: int, info: Mapping[str, Any]) -> Path: ...
+    def _key(self, item: Item) -> str:
+        try:
+            return self.item_keys[item]
+        except KeyError:
+            raise RunDirectoryError(
+                f"{self.path}: item {item.name} is not in its plan; plan the run again"
+            ) from None
+
+    # --- failures ----------------------------------------------------------------------------------------
+
+    def record_failure(self, item: Item, attempt: int, info: Mapping[str, Any]) -> Path:
+        """Writes the record of a failed attempt: `info` (traceback, host, device, next step ...) as JSON."""
+        path = self.path / item.failure_folder / f"attempt-{attempt}.json"
+        text = json.dumps(
+            {**item.to_dict(), "name": item.name, "attempt": attempt, **info}, indent=1, default=str
+        )
+        write_atomic(path, text + "\n")
+        return path
 
     def failures(self) -> list[dict[str, Any]]:
-        """Every failure record, with its item's fields, name and attempt, ordered by item and attempt."""
-        raise NotImplementedError
+        """Every failure record, with its item's fields, name and attempt, by item and attempt."""
+        records = []
+        for path in sorted((self.path / "failures").glob("task=*/method=*/shard-*/attempt-*.json")):
+            try:
+                records.append(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError):
+                records.append(
+                    {"name": str(path.relative_to(self.path)), "attempt": 0, "error": "unreadable record"}
+                )
+        return sorted(records, key=lambda record: (record["name"], record["attempt"]))
 
-    def clear_failures(self, items: Iterable[Item] | None = None) -> None: ...
+    def clear_failures(self, items: Iterable[Item] | None = None) -> None:
+        """Removes the failure records of these items, or of all."""
+        folders = ["failures"] if items is None else [item.failure_folder for item in items]
+        for folder in folders:
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+
+    # --- completion --------------------------------------------------------------------------------------
+
+    def mark_complete(self) -> None:
+        """Writes `_SUCCESS.json`: every item of the plan is there, and merged."""
+        facts = {"run_key": self.manifest["run_key"], "items": len(self.items)}
+        write_json(self.path / SUCCESS, {"schema_version": schema.SCHEMA_VERSION, **facts})
+
+    def mark_incomplete(self) -> None:
+        (self.path / SUCCESS).unlink(missing_ok=True)
+
+
+def _strangers(path: Path) -> str:
+    """A name in a folder without a manifest that no interrupted planning leaves behind, or ""."""
+    if not path.is_dir():
+        return "a file of that name"
+    return next(
+        (entry.name for entry in path.iterdir() if not (entry.name[0] == "." or entry.name in _OUR_NAMES)), ""
+    )

@@ -1,0 +1,209 @@
+"""The shards of every (task, method) merged into one file with standard errors, intervals and ranks.
+
+Knows statistics over shards. Does not know who computed them. Memory is that of a few columns of edges,
+whatever the number of shards. Nothing that differs between two runs of the same work (times, hosts, attempts)
+is written, so that equal shards give equal bytes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+
+from pipeline.core.graph import Graph
+from pipeline.core.items import Item
+from pipeline.core.scores import Moments, rank_order
+from pipeline.store import schema
+from pipeline.store.files import DamagedFileError, read_parquet, write_parquet
+from pipeline.store.run_dir import RunDirectory
+from pipeline.store.scores import dictionary, edge_columns, floats, nullable, span_order
+
+Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+
+Keys = list[tuple[int, str | None]] | None  # (id, span) of every row; None: every edge, in order, no spans
+
+# Facts of a shard's footer that hold for all shards of a method.
+_SHARED = ("schema_version", "run_key", "graph_fingerprint", "model", "revision", "dtype", "task", "seed")
+_SHARED_METHOD = ("method", "metric", "ablation")
+
+
+def aggregate(run: RunDirectory) -> list[Item]:
+    """Writes `aggregate/` and `node_aggregate/`; returns the items whose files turned out to be damaged.
+
+    Those are set aside and count as missing: compute them and aggregate again. Footers list what is missing.
+    `_SUCCESS.json` is there afterwards if and only if every item of the plan is.
+    """
+    groups: dict[tuple[str, str, str], list[Item]] = {}
+    others = []
+    for item in run.items:
+        if item.method is None:
+            others.append(item)
+        else:
+            groups.setdefault((item.kind, item.task, item.method), []).append(item)
+    there = run.done(others, deep=True, rename=False)
+    damaged = [item for item in others if item not in there and (run.path / item.path).exists()]
+    missing = [item for item in others if item not in there]
+    for (kind, task, method), items in groups.items():
+        bad: list[Item] = []
+        absent: list[Item] = []
+        pool = _Pool()
+        for table in _tables(run, items, bad, absent):
+            pool.add(_part(table, run.graph, kind))
+        gone = sorted([*bad, *absent])
+        target = run.path / aggregate_path(kind, task, method)
+        if pool.n_shards:
+            facts = run.facts(items[0])
+            footer = {key: facts[key] for key in (*_SHARED, *_SHARED_METHOD)}
+            footer["missing"] = json.dumps([item.name for item in gone])
+            write_parquet(target, pool.table(run.graph, kind), footer)
+        else:
+            target.unlink(missing_ok=True)
+        damaged += bad
+        missing += gone
+    for item in damaged:
+        run.set_aside(item)
+    if missing:
+        run.mark_incomplete()
+    else:
+        run.mark_complete()
+    return damaged
+
+
+def aggregate_path(kind: str, task: str, method: str) -> PurePosixPath:
+    """Where the merged scores of a (task, method) lie, relative to the run directory."""
+    folder = "aggregate" if kind == "scores" else "node_aggregate"
+    return PurePosixPath(folder, f"task={task}", f"method={method}.parquet")
+
+
+def _tables(
+    run: RunDirectory, items: Sequence[Item], bad: list[Item], absent: list[Item]
+) -> Iterator[pa.Table]:
+    """The good shards' tables in order; the rest is noted in `bad` and `absent`."""
+    for item in items:
+        try:
+            run.check(item)
+            yield read_parquet(run.path / item.path)
+        except FileNotFoundError:
+            absent.append(item)
+        except DamagedFileError:
+            bad.append(item)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one shard contributes, row by row."""
+
+    keys: Keys
+    moments: Moments
+    kept: Float[np.ndarray, " row"]  # 1, 0 or NaN
+
+
+def _part(table: pa.Table, graph: Graph, kind: str) -> _Part:
+    ids = table["edge_id" if kind == "scores" else "node_id"].to_numpy()
+    keys: Keys = None
+    plain = kind == "scores" and table["span"].null_count == len(table)
+    if not (plain and len(ids) == graph.n_edges and bool((ids == np.arange(graph.n_edges)).all())):
+        keys = list(zip(ids.tolist(), table["span"].to_pylist(), strict=True))
+    n = table["n_prompts"].to_numpy().astype(np.int64)
+    kept = floats(table["kept"].cast(pa.int8())) if kind == "scores" else np.full(len(ids), np.nan)
+    return _Part(keys, Moments(n, floats(table["score"]), floats(table["score_std"])), kept)
+
+
+class _Pool:
+    """Shards merged so far: moments, and counts of shards by sign and by decision."""
+
+    def __init__(self) -> None:
+        self.n_shards = 0
+        self.keys: Keys = None
+        self.moments: Moments | None = None
+        # per row, in how many shards: measured, positive, negative, decided, kept
+        self.counts: Int[np.ndarray, "5 row"] = np.zeros((5, 0), dtype=np.int64)
+
+    def add(self, part: _Part) -> None:
+        if self.moments is None:
+            self.keys = part.keys
+            empty = np.zeros(len(part.kept), dtype=np.int64)
+            self.moments = Moments(empty, np.full(len(empty), np.nan), np.full(len(empty), np.nan))
+            self.counts = np.zeros((5, len(empty)), dtype=np.int64)
+        elif part.keys != self.keys:
+            part = self._align(part)
+        moments, kept = part.moments, part.kept
+        measured = (moments.n > 0) & ~np.isnan(moments.mean)
+        self.counts = self.counts + np.stack(
+            [
+                measured,
+                measured & (moments.mean > 0),
+                measured & (moments.mean < 0),
+                ~np.isnan(kept),
+                np.nan_to_num(kept) > 0,
+            ]
+        ).astype(np.int64)
+        self.moments = Moments.merge([self.moments, moments])
+        self.n_shards += 1
+
+    def _align(self, part: _Part) -> _Part:
+        """Brings pool and part to the union of their rows: other shards may have other positions."""
+        if self.keys is None or part.keys is None or self.moments is None:
+            raise DamagedFileError("some shards have spans and some have none")
+        rows = sorted({*self.keys, *part.keys}, key=lambda key: (key[0], span_order(key[1])))
+        place = {key: row for row, key in enumerate(rows)}
+        mine, theirs = [place[key] for key in self.keys], [place[key] for key in part.keys]
+        self.moments = _spread(self.moments, mine, len(rows))
+        counts = np.zeros((5, len(rows)), dtype=np.int64)
+        counts[:, mine] = self.counts
+        self.keys, self.counts = rows, counts
+        kept = np.full(len(rows), np.nan)
+        kept[theirs] = part.kept
+        return _Part(rows, _spread(part.moments, theirs, len(rows)), kept)
+
+    def table(self, graph: Graph, kind: str) -> pa.Table:
+        """The merged rows, by id and span."""
+        if self.moments is None:
+            raise ValueError("nothing was merged")
+        n, mean = self.moments.n, self.moments.mean
+        shards, positive, negative, decided, kept = self.counts
+        std = self.moments.std * np.sqrt(_ratio(n, n - 1))
+        sem = std / np.sqrt(np.maximum(n, 1))
+        agreeing = np.where(mean > 0, positive, np.where(mean < 0, negative, shards - positive - negative))
+        rank = np.empty(len(n), dtype=np.int32)
+        rank[rank_order(mean)] = np.arange(1, len(n) + 1)
+        unmeasured = np.isnan(mean)
+        spans = [None] * len(n) if self.keys is None else [span for _, span in self.keys]
+        pooled = [
+            pa.array(spans, pa.string()).dictionary_encode(),
+            *(nullable(v, pa.float64()) for v in (mean, std, sem, mean - Z_95 * sem, mean + Z_95 * sem)),
+            pa.array(n.astype(np.int32)),
+            pa.array(shards.astype(np.int32)),
+            pa.array(rank, mask=unmeasured),
+            nullable(np.where(unmeasured, np.nan, _ratio(agreeing, shards)), pa.float64()),
+        ]
+        if kind == "node_scores":
+            ids = np.asarray([id_ for id_, _ in self.keys or []], dtype=np.int32)
+            names = dictionary(ids, [node.name for node in graph.senders])
+            return pa.table([pa.array(ids), names, *pooled], schema=schema.NODE_AGGREGATE)
+        columns = edge_columns(graph)
+        if self.keys is not None:
+            taken = pa.array([id_ for id_, _ in self.keys], pa.int32())
+            columns = [column.take(taken) for column in columns]
+        return pa.table(
+            [*columns, *pooled, nullable(_ratio(kept, decided), pa.float64())], schema=schema.AGGREGATE
+        )
+
+
+def _spread(moments: Moments, rows: list[int], n_rows: int) -> Moments:
+    """Moments on more rows; the new ones measured nothing."""
+    n = np.zeros(n_rows, dtype=np.int64)
+    mean, std = np.full(n_rows, np.nan), np.full(n_rows, np.nan)
+    n[rows], mean[rows], std[rows] = moments.n, moments.mean, moments.std
+    return Moments(n, mean, std)
+
+
+def _ratio(part: Any, whole: Any) -> Float[np.ndarray, " row"]:
+    """Part by whole, NaN where there is no whole."""
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

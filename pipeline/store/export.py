@@ -1,0 +1,89 @@
+"""Scores and circuits in other people's formats.
+
+Knows the files of EAP-IG and of the MIB leaderboard, and CSV. Does not know how scores are computed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.circuit import Circuit
+from pipeline.core.documents import suggest
+from pipeline.core.errors import CircuitsError
+from pipeline.store.atomic import write_atomic, write_json
+from pipeline.store.results import Run
+
+FORMATS = ("mib", "csv")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files that were written, and what their reader has to know."""
+
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def export(
+    run: Run,
+    format: str,  # noqa: A002 - the option's name
+    folder: str | Path,
+    *,
+    task: str | None = None,
+    method: str | None = None,
+    top: int | None = None,
+) -> Exported:
+    """Writes the merged scores of the run, or of one task or method, under `folder`.
+
+    `csv`: `{task}/{method}.csv` with the columns of `load_scores`. `mib`: `{method}/{task}_{model}/importances.json`, the
+    leaderboard's layout; in the circuit are the `top` edges, else what the method kept, else none.
+    """
+    if format not in FORMATS:
+        raise CircuitsError(f"format {format!r} is unknown{suggest(format, FORMATS)}")
+    tasks = run.tasks if task is None else (task,)
+    methods = run.methods if method is None else (method,)
+    if format == "mib":
+        methods = tuple(m for m in methods if method is not None or run.level(m) == "edge")
+    write = _write_csv if format == "csv" else _write_mib
+    paths = tuple(write(run, Path(folder), t, m, top) for t in tasks for m in methods)
+    return Exported(paths, _notes(run, methods) if format == "mib" else ())
+
+
+def _write_csv(run: Run, folder: Path, task: str, method: str, top: int | None) -> Path:
+    frame = run.scores(method=method, task=task)
+    if top is not None:
+        frame = frame.nsmallest(top, "rank")
+    path = folder / task / f"{method}.csv"
+    write_atomic(path, frame.to_csv(index=False))
+    return path
+
+
+def _write_mib(run: Run, folder: Path, task: str, method: str, top: int | None) -> Path:
+    scores = run.edge_scores(method, task)
+    if top is not None or scores.kept is not None:
+        circuit = Circuit.from_scores(scores, top=top)
+    else:
+        circuit = Circuit(scores.graph, np.zeros(scores.graph.n_edges, dtype=bool), np.asarray(scores.score))
+    path = folder / method / f"{task}_{_model_name(run)}" / "importances.json"
+    write_json(path, circuit.to_mib_json())
+    return path
+
+
+def _model_name(run: Run) -> str:
+    """The last part of the model's name in the characters that a folder may have."""
+    last = str(run.manifest["model"]["name"]).rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", last).strip("-.") or "model"
+
+
+def _notes(run: Run, methods: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the numbers differ from those that EAP-IG would write."""
+    notes = ["scores are positive where the edge helps; EAP-IG has the same sign with loss=True"]
+    parameters = [run.manifest["methods"][method]["parameters"] for method in methods]
+    if ablations := sorted({p["ablation"] for p in parameters} - {"corrupted"}):
+        notes.append(
+            f"under {', '.join(ablations)} our `input` holds token and position embeddings, EAP-IG's the former "
+            "alone: scores of input->* edges differ"
+        )
+    return tuple(notes)

@@ -1,0 +1,101 @@
+"""The table of faithfulness and the circuits beside it: how they are written, and whether they are still true.
+
+Knows their columns, names and footers. Does not know how a circuit is evaluated.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.circuit import Circuit
+from pipeline.store.atomic import make_folder, write_json
+from pipeline.store.files import DamagedFileError, read_footer, write_parquet
+
+FILE = "faithfulness.parquet"
+FOLDER = "circuits"
+MOST_EDGES = 50_000  # a larger circuit is not written as JSON: it is a share of the scores, which are there
+
+SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("edge_fraction", pa.float64()),  # null: the kept set of a method that decides
+        pa.field("n_edges", pa.int64(), nullable=False),
+        pa.field("n_edges_pruned", pa.int64(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("metric_full", pa.float64(), nullable=False),
+        pa.field("metric_empty", pa.float64(), nullable=False),
+        pa.field("metric_circuit", pa.float64(), nullable=False),
+        pa.field("faithfulness", pa.float64()),  # null where full and empty do not differ
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One circuit and what it does: a row of the table."""
+
+    task: str
+    method: str
+    edge_fraction: float | None
+    n_edges: int
+    n_edges_pruned: int
+    metric: str
+    metric_full: float
+    metric_empty: float
+    metric_circuit: float
+    faithfulness: float | None
+
+    @property
+    def label(self) -> str:
+        """Names the circuit within its method: the nominal share of edges, or `kept`."""
+        return "kept" if self.edge_fraction is None else f"{self.edge_fraction:g}"
+
+
+def is_current(folder: Path, key: Mapping[str, Any]) -> bool:
+    """Whether the table is there, undamaged, and was made from exactly this."""
+    try:
+        footer = read_footer(folder / FILE, SCHEMA)
+    except (DamagedFileError, FileNotFoundError):
+        return False
+    return all(footer.get(name) == value for name, value in key.items())
+
+
+def scores_digest(folder: Path) -> str:
+    """sha256 over all aggregated scores: what circuits are selected from."""
+    total = hashlib.sha256()
+    for path in sorted((folder / "aggregate").rglob("*.parquet")):
+        with path.open("rb") as file:
+            total.update(
+                f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            )
+    return total.hexdigest()
+
+
+def write(folder: Path, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping[str, Any]) -> None:
+    """Writes every circuit that is small enough, then the table; circuits of an earlier table go."""
+    make_folder(folder / FOLDER)
+    written = set()
+    for row, circuit in rows:
+        if circuit.pruned.n_edges <= MOST_EDGES:
+            path = folder / FOLDER / f"{row.task}--{row.method}--{row.label}.json"
+            write_json(path, {**asdict(row), "edges": _edges(circuit.pruned)})
+            written.add(path)
+    for path in set((folder / FOLDER).glob("*.json")) - written:
+        path.unlink()
+    table = pa.Table.from_pylist([asdict(row) for row, _ in rows], schema=SCHEMA)
+    write_parquet(folder / FILE, table, key)
+
+
+def _edges(circuit: Circuit) -> list[dict[str, Any]]:
+    """The edges by falling |score|; the score is null where the method measured none."""
+    score = np.full(circuit.graph.n_edges, np.nan) if circuit.score is None else circuit.score
+    ids = np.flatnonzero(circuit.mask)
+    ids = ids[np.argsort(-np.nan_to_num(np.abs(score[ids]), nan=-1.0), kind="stable")]
+    names = circuit.graph.edge_names
+    return [{"edge": names[i], "score": None if np.isnan(score[i]) else float(score[i])} for i in ids]

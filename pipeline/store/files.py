@@ -1,0 +1,146 @@
+"""Parquet and safetensors files with a footer of facts, written so that damage shows, and checked.
+
+Knows formats, checksums and the `circuits.` keys. Does not know what the columns mean or where files lie.
+
+Parquet pages carry checksums, which cover the values; the footer's own facts are covered by a digest among
+them, and a tensor file by a digest of its tensors.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from pipeline.core.items import digest
+from pipeline.store.atomic import write_atomic
+from pipeline.store.schema import mismatch
+
+PREFIX = "circuits."
+ROW_GROUP = 1 << 20
+
+Footer = dict[str, str]
+
+
+class DamagedFileError(Exception):
+    """A file is torn, flipped, or not what its footer says; the message is the reason alone."""
+
+
+def write_parquet(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> None:
+    """Writes a table atomically; `footer` keys come without their prefix. Equal input, equal bytes."""
+    kinds = {field.name: field.type for field in table.schema}
+    facts = _seal({**footer, "rows": table.num_rows})
+
+    def write(target: Path) -> None:
+        with pq.ParquetWriter(
+            target,
+            table.schema,
+            compression="zstd",
+            use_dictionary=[name for name, kind in kinds.items() if pa.types.is_dictionary(kind)],
+            use_byte_stream_split=[name for name, kind in kinds.items() if pa.types.is_floating(kind)],
+            write_page_checksum=True,
+            store_schema=True,
+        ) as writer:
+            writer.write_table(table, row_group_size=ROW_GROUP)
+            writer.add_key_value_metadata(facts)
+
+    write_atomic(path, write)
+
+
+def read_footer(path: Path, schema: pa.Schema | None = None) -> Footer:
+    """The facts of a Parquet footer; reads no page. Raises DamagedFileError, FileNotFoundError."""
+    try:
+        metadata = pq.read_metadata(path)
+        found = metadata.schema.to_arrow_schema()
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedFileError(_reason(error)) from None
+    footer = _unseal({_text(key): _text(value) for key, value in (metadata.metadata or {}).items()})
+    if footer.get("rows") != str(metadata.num_rows):
+        raise DamagedFileError(f"{metadata.num_rows} rows where {footer.get('rows')} were written")
+    if schema is not None and (problem := mismatch(found, schema)):
+        raise DamagedFileError(problem)
+    return footer
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The table, with the checksum of every page compared. Raises DamagedFileError, FileNotFoundError.
+
+    Opened as a single file: a name such as `task=ioi/x.parquet` adds no partition columns.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(columns=columns)
+        table.validate(full=True)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedFileError(_reason(error)) from None
+    return table.replace_schema_metadata(None)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], footer: Mapping[str, Any]) -> None:
+    """Writes named arrays atomically as safetensors, with the facts in its header."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
+    write_atomic(path, save(arrays, _seal({**footer, "sha256": _tensor_digest(arrays)})))
+
+
+def read_tensor_footer(path: Path) -> Footer:
+    """The facts in a safetensors header. Raises DamagedFileError, FileNotFoundError."""
+    return _read_tensors(path)[1]
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays, compared with the digest in the header. Raises DamagedFileError, FileNotFoundError."""
+    tensors, footer = _read_tensors(path, load=True)
+    if _tensor_digest(tensors) != footer.get("sha256"):
+        raise DamagedFileError("the tensors are not those that were written")
+    return tensors
+
+
+def _read_tensors(path: Path, *, load: bool = False) -> tuple[dict[str, np.ndarray], Footer]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            footer = _unseal(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in sorted(file.keys())} if load else {}, footer
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise DamagedFileError(_reason(error)) from None
+
+
+def _tensor_digest(tensors: Mapping[str, np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for name, array in sorted(tensors.items()):
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _seal(footer: Mapping[str, Any]) -> Footer:
+    """Facts as text under their prefix, with a digest over them."""
+    facts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in footer.items()}
+    return {PREFIX + key: value for key, value in sorted({**facts, "digest": digest(facts)}.items())}
+
+
+def _unseal(metadata: Mapping[str, str]) -> Footer:
+    facts = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
+    if facts.pop("digest", None) != digest(facts):
+        raise DamagedFileError("the facts in its footer are not those that were written")
+    return facts
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", errors="replace")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160]

@@ -1,0 +1,44 @@
+"""Whether two runs are the same, one a part of the other, or how they differ, in words.
+
+Knows the identity that a manifest holds, as plain data. Does not know files.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def holds(larger: Mapping[str, Any], smaller: Mapping[str, Any]) -> bool:
+    """Whether a run with the identity `larger` computes all that one with `smaller` does."""
+    for key in {*larger, *smaller}:
+        if key in ("tasks", "methods"):
+            if any(larger[key].get(id_) != entry for id_, entry in smaller[key].items()):
+                return False
+        elif larger.get(key) != smaller.get(key):
+            return False
+    return True
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first difference of two identities, in words: `methods.acdc.threshold is 0.1 there, 0.2 here`."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    for key in sorted({*before, *after}, key=lambda key: (key not in before or key not in after, key)):
+        if before.get(key) == after.get(key):
+            continue
+        entry = ".".join(key.split(".")[:2])
+        if not any(other == entry or other.startswith(f"{entry}.") for other in after):
+            return f"{entry} is there and not in this config"
+        if not any(other == entry or other.startswith(f"{entry}.") for other in before):
+            return f"{entry} is not there"
+        if key.endswith(("sha256", "fingerprint", ".graph")):
+            return f"{entry.removesuffix('.fingerprint').removesuffix('.graph')} has other contents there"
+        return f"{key} is {before.get(key)} there, {after.get(key)} here"
+    return "nothing that is named"
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, json.dumps(value)

@@ -1,0 +1,289 @@
+"""A run as its readers see it: status, scores as frames, circuits. Loads without torch and without ray.
+
+Knows what files hold. Does not know how they came about, nor how to write any.
+"""
+
+import json
+from collections import Counter
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+
+from pipeline.core.circuit import Circuit
+from pipeline.core.documents import suggest
+from pipeline.core.errors import CircuitsError, RunDirectoryError
+from pipeline.core.graph import Graph
+from pipeline.core.prompts import TokenPair
+from pipeline.core.scores import EdgeScores
+from pipeline.store.aggregate import aggregate_path
+from pipeline.store.files import DamagedFileError, Footer, read_parquet
+from pipeline.store.lock import is_free, read_owner, this_process
+from pipeline.store.run_dir import SUCCESS, RunDirectory
+from pipeline.store.scores import dictionary, floats
+
+Level = Literal["aggregate", "shard"]
+
+_NULLABLE = {pa.bool_(): pd.BooleanDtype()}
+
+
+def open_run(path: str | Path) -> "Run":
+    """The run in a directory; RunDirectoryError when there is none."""
+    return Run(RunDirectory.open(path))
+
+
+def load_scores(
+    path: str | Path, level: Level = "aggregate", task: str | None = None, method: str | None = None
+) -> pd.DataFrame:
+    """The edge scores of a run: merged, a row per task, method and edge; or shard by shard.
+
+    Choose one task or method by id. A method that scores nodes is read when it is named.
+    """
+    return open_run(path).scores(method=method, task=task, level=level)
+
+
+def edge_scores(run: "Run", task: str, method: str) -> EdgeScores:
+    """The merged scores of one task and method, as a method returns them."""
+    return run.edge_scores(method=method, task=task)
+
+
+class Run:
+    """A run directory, read when asked."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    # --- facts -------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        return self.directory.path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run is, resolved: name, run_key, model, methods, metrics, identity."""
+        return self.directory.manifest
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """run.yaml as plain data."""
+        config: dict[str, Any] = yaml.safe_load(self.directory.run_yaml)
+        return config
+
+    @property
+    def graph(self) -> Graph:
+        return self.directory.graph
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.manifest["identity"]["tasks"])
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(self.manifest["methods"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every item was there when the shards were merged."""
+        return (self.path / SUCCESS).is_file()
+
+    def status(self) -> dict[str, Any]:
+        """What is done, from the files alone: counts, a row per task and method, who is at work.
+
+        Reads footers and renames nothing; a damaged file counts as missing.
+        """
+        done = self.directory.done(rename=False)
+        failed = Counter(record["name"] for record in self.failures())
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for item in self.directory.items:
+            key = (item.task, item.method or item.kind)
+            row = rows.setdefault(
+                key, {"task": key[0], "method": key[1], "items": 0, "done": 0, "failed": 0, "missing": []}
+            )
+            row["items"] += 1
+            if item in done:
+                row["done"] += 1
+            else:
+                row["failed"] += item.name in failed
+                row["missing"].append(item.name)
+        return {
+            "run": self.path.name,
+            "path": str(self.path),
+            "run_key": self.manifest["run_key"],
+            "items": len(self.directory.items),
+            "done": len(done),
+            "failed": sum(row["failed"] for row in rows.values()),
+            "missing": len(self.directory.items) - len(done),
+            "complete": self.is_complete and len(done) == len(self.directory.items),
+            "running": self._running(),
+            "rows": list(rows.values()),
+        }
+
+    def _running(self) -> str | None:
+        """`process 123 on host` when a live process owns the directory."""
+        held = read_owner(self.path)
+        if held is None or is_free(*held, this_process()):
+            return None
+        return f"process {held[0].pid} on {held[0].host}"
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Every failure record, by item and attempt."""
+        return self.directory.failures()
+
+    def footers(self) -> pd.DataFrame:
+        """A row per finished item with the facts of its footer: attempt, device, seconds, passes ..."""
+        rows = []
+        for item in self.directory.items:
+            try:
+                footer = self.directory.check(item)
+            except (FileNotFoundError, DamagedFileError):
+                continue
+            rows.append({**item.to_dict(), "item": item.name, **_numbers(footer)})
+        return pd.DataFrame(rows)
+
+    def prompts(self, task: str) -> list[TokenPair]:
+        """The prompts of a task, in order."""
+        return self.directory.prompts(_one(task, self.tasks, "task"))
+
+    def baseline(self, task: str) -> pd.DataFrame:
+        """A row per prompt and metric: prompt_id metric clean corrupted."""
+        _one(task, self.tasks, "task")
+        items = [i for i in self.directory.items if i.kind == "baseline" and i.task == task]
+        return self._frame([(item.path, {}) for item in items], f"baseline of task {task}")
+
+    # --- scores ------------------------------------------------------------------------------------------
+
+    def level(self, method: str) -> str:
+        """What a method scores: "edge" or "node"."""
+        level: str = self.manifest["methods"][_one(method, self.methods, "method")]["level"]
+        return level
+
+    def scores(
+        self, method: str | None = None, task: str | None = None, level: Level = "aggregate"
+    ) -> pd.DataFrame:
+        """Scores with task and method columns: merged, or with `level="shard"` as the shards hold them.
+
+        Without `method`, all methods that score edges; node methods have other rows and are named one by one.
+        Raises RunDirectoryError when there is nothing (yet), CircuitsError for an unknown task or method.
+        """
+        if level not in ("aggregate", "shard"):
+            raise CircuitsError(f"level={level!r} is unknown; use aggregate or shard")
+        tasks = self.tasks if task is None else (_one(task, self.tasks, "task"),)
+        kind = "scores" if method is None or self.level(method) == "edge" else "node_scores"
+        methods = [m for m in self.methods if m == method or (method is None and self.level(m) == "edge")]
+        sources: list[tuple[PurePath, dict[str, str]]] = []
+        for task_id in tasks:
+            for method_id in methods:
+                labels = {"task": task_id, "method": method_id}
+                if level == "aggregate":
+                    sources.append((aggregate_path(kind, task_id, method_id), labels))
+                else:
+                    wanted = (kind, task_id, method_id)
+                    items = [i for i in self.directory.items if (i.kind, i.task, i.method) == wanted]
+                    sources += [(item.path, labels) for item in items]
+        return self._frame(sources, "merged scores" if level == "aggregate" else "scores")
+
+    def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
+        """The merged scores of one method and task, which may be left out where there is one."""
+        method_id, task_id = self._choose(method, task)
+        table = self._read(self.path / aggregate_path("scores", task_id, method_id))
+        if table["span"].null_count < len(table):
+            raise CircuitsError(f"{method_id} scores spans of positions; read them with scores(method=...)")
+        n = table["n_prompts"].to_numpy().astype(np.int64)
+        kept = None
+        if table["kept_fraction"].null_count < len(table):
+            kept = np.nan_to_num(floats(table["kept_fraction"])) >= 0.5  # a tie keeps
+        population = np.sqrt(np.maximum(n - 1, 0) / np.maximum(n, 1))  # the file's std is the sample's
+        std = np.where(n == 1, 0.0, floats(table["score_std"]) * population)
+        return EdgeScores(self.graph, floats(table["score"]), std, n, kept=kept)
+
+    def circuit(
+        self,
+        method: str | None = None,
+        task: str | None = None,
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+        rank: str = "absolute",
+    ) -> Circuit:
+        """The `top` edges, those above `threshold`, or what a method that decides has kept."""
+        return Circuit.from_scores(self.edge_scores(method, task), top=top, threshold=threshold, rank=rank)
+
+    def faithfulness(self) -> pd.DataFrame:
+        """What was evaluated: a row per task, method and size of the circuit."""
+        return self._read(self.path / "faithfulness.parquet").to_pandas()
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def _choose(self, method: str | None, task: str | None) -> tuple[str, str]:
+        edge_methods = tuple(m for m in self.methods if self.level(m) == "edge")
+        if method is not None and self.level(method) == "node":
+            raise CircuitsError(f"{method} scores nodes, not edges; read them with scores(method={method!r})")
+        if method is None:
+            if len(edge_methods) != 1:
+                raise CircuitsError(f"name a method; this run has: {', '.join(edge_methods)}")
+            method = edge_methods[0]
+        if task is None:
+            if len(self.tasks) != 1:
+                raise CircuitsError(f"name a task; this run has: {', '.join(self.tasks)}")
+            task = self.tasks[0]
+        return method, _one(task, self.tasks, "task")
+
+    def _frame(self, sources: list[tuple[PurePath, dict[str, str]]], what: str) -> pd.DataFrame:
+        """The rows of all files that are there, each labelled; RunDirectoryError when there is none."""
+        tables = []
+        for relative, labels in sources:
+            if (self.path / relative).exists():
+                table = self._read(self.path / relative)
+                for position, (name, label) in enumerate(labels.items()):
+                    column = dictionary(np.zeros(len(table), dtype=np.int32), [label])
+                    table = table.add_column(position, name, column)
+                tables.append(table)
+        if not tables:
+            done, total = len(self.directory.done(rename=False)), len(self.directory.items)
+            raise RunDirectoryError(
+                f"{self.path}: has no {what} yet ({done} of {total} items done); compute the rest with "
+                f"`circuits resume {self.path}`"
+            )
+        frame = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
+        return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
+
+    def _read(self, path: Path) -> pa.Table:
+        try:
+            return read_parquet(path)
+        except FileNotFoundError:
+            name = path.relative_to(self.path)
+            raise RunDirectoryError(
+                f"{self.path}: has no {name} yet; `circuits status {self.path}` says what is missing and "
+                f"`circuits resume {self.path}` computes it"
+            ) from None
+        except DamagedFileError as error:
+            raise RunDirectoryError(
+                f"{path}: damaged ({error}); `circuits resume {self.path}` computes it anew"
+            ) from None
+
+
+def _one(name: str, known: tuple[str, ...], what: str) -> str:
+    if name not in known:
+        raise CircuitsError(f"this run has no {what} {name!r}{suggest(name, known)}")
+    return name
+
+
+def _numbers(footer: Footer) -> dict[str, Any]:
+    """Facts with numbers as numbers; the rest stays text."""
+    facts: dict[str, Any] = {}
+    for key, value in footer.items():
+        try:
+            number = json.loads(value)
+        except ValueError:
+            number = None
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        facts[key] = number if is_number and not key.endswith(("key", "revision", "fingerprint")) else value
+    return facts

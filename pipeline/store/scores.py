@@ -1,0 +1,210 @@
+"""Scores, graphs and prompts to and from tables.
+
+Knows the meaning of columns. Does not know paths, footers or runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+
+from pipeline.core.errors import RunDirectoryError
+from pipeline.core.graph import Graph, Node
+from pipeline.core.prompts import PromptPair, Text, TokenPair
+from pipeline.core.scores import EdgeScores, NodeScores
+from pipeline.store import schema
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def edge_table(scores: EdgeScores, shard: int) -> pa.Table:
+    """A row per edge, by edge id; what was not measured is null."""
+    graph = scores.graph
+    kept = pa.nulls(graph.n_edges, pa.bool_()) if scores.kept is None else pa.array(scores.kept)
+    return pa.table(
+        [
+            *edge_columns(graph),
+            pa.nulls(graph.n_edges, schema.SCORES.field("span").type),
+            nullable(scores.score, pa.float32()),
+            nullable(scores.std, pa.float32()),
+            pa.array(scores.n_prompts, pa.int32()),
+            kept,
+            pa.array(np.full(graph.n_edges, shard, dtype=np.int32)),
+        ],
+        schema=schema.SCORES,
+    )
+
+
+def node_table(scores: NodeScores, shard: int) -> pa.Table:
+    """A row per node and span, by node id and span."""
+    order = sorted(range(len(scores.node)), key=lambda i: (int(scores.node[i]), span_order(scores.span[i])))
+    node = np.asarray(scores.node)[order].astype(np.int32)
+    return pa.table(
+        [
+            pa.array(node),
+            dictionary(node, [n.name for n in scores.graph.senders]),
+            pa.array([scores.span[i] for i in order], pa.string()).dictionary_encode(),
+            nullable(np.asarray(scores.score)[order], pa.float32()),
+            nullable(np.asarray(scores.std)[order], pa.float32()),
+            pa.array(np.asarray(scores.n_prompts)[order], pa.int32()),
+            pa.array(np.full(len(node), shard, dtype=np.int32)),
+        ],
+        schema=schema.NODE_SCORES,
+    )
+
+
+def edge_columns(graph: Graph) -> list[pa.Array]:
+    """edge_id, sender and receiver of every edge."""
+    return [
+        pa.array(np.arange(graph.n_edges, dtype=np.int32)),
+        dictionary(graph.edge_senders, [node.name for node in graph.senders]),
+        dictionary(graph.edge_receivers, [node.name for node in graph.receivers]),
+    ]
+
+
+def span_order(span: str | None) -> tuple[bool, int, str]:
+    """Sorts spans: all positions first, then positions by number, then names."""
+    return (span is not None, int(span) if span and span.isdecimal() else -1, span or "")
+
+
+def dictionary(codes: Int[np.ndarray, " row"], values: Sequence[str]) -> pa.DictionaryArray:
+    """A column of names, given as indices into `values`."""
+    return pa.DictionaryArray.from_arrays(
+        pa.array(np.asarray(codes, dtype=np.int32)), pa.array(values, pa.string())
+    )
+
+
+def nullable(values: Float[np.ndarray, " row"], kind: pa.DataType) -> pa.Array:
+    """An array in which NaN is null."""
+    values = np.asarray(values)
+    return pa.array(values.astype(kind.to_pandas_dtype()), kind, mask=np.isnan(values))
+
+
+def floats(column: pa.ChunkedArray) -> Float[np.ndarray, " row"]:
+    """A column of numbers as float64, in which null is NaN."""
+    return np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+# --- baseline ----------------------------------------------------------------------------------------------
+
+
+def metrics_table(prompt_ids: Sequence[int], values: Mapping[str, tuple[Any, Any]]) -> pa.Table:
+    """A row per metric and prompt, from {metric: (clean, corrupted)} with one number per prompt each."""
+    ids, names, clean, corrupted = [], [], [], []
+    for name, (on_clean, on_corrupted) in values.items():
+        ids.append(np.asarray(prompt_ids, dtype=np.int64))
+        names += [name] * len(prompt_ids)
+        clean.append(np.asarray(on_clean, dtype=np.float64))
+        corrupted.append(np.asarray(on_corrupted, dtype=np.float64))
+    return pa.table(
+        [
+            pa.array(np.concatenate(ids)),
+            pa.array(names, pa.string()).dictionary_encode(),
+            nullable(np.concatenate(clean), pa.float64()),
+            nullable(np.concatenate(corrupted), pa.float64()),
+        ],
+        schema=schema.PROMPT_METRICS,
+    )
+
+
+# --- graph -------------------------------------------------------------------------------------------------
+
+
+def graph_table(graph: Graph) -> pa.Table:
+    """A row per edge with the kind, layer and head of both ends, and the port of the receiver."""
+    senders, receivers = graph.edge_senders, graph.edge_receivers
+    columns = [
+        *edge_columns(graph),
+        *(column.take(pa.array(senders)) for column in _node_columns(graph.senders)),
+        *(column.take(pa.array(receivers)) for column in _node_columns(graph.receivers)),
+        _names([node.port for node in graph.receivers]).take(pa.array(receivers)),
+    ]
+    return pa.table(columns, schema=schema.GRAPH)
+
+
+def nodes_table(graph: Graph) -> pa.Table:
+    """A row per node: the senders by index, then logits."""
+    ids = pa.array(np.arange(len(graph.nodes), dtype=np.int32))
+    names = pa.array([node.name for node in graph.nodes])
+    return pa.table([ids, names, *_node_columns(graph.nodes)], schema=schema.NODES)
+
+
+def _node_columns(nodes: Sequence[Node]) -> list[pa.Array]:
+    return [
+        _names([node.kind for node in nodes]),
+        pa.array([node.layer for node in nodes], pa.int32()),
+        pa.array([node.head for node in nodes], pa.int32()),
+    ]
+
+
+def _names(values: Sequence[str | None]) -> pa.DictionaryArray:
+    return pa.array(values, pa.string()).dictionary_encode()
+
+
+# --- prompts -----------------------------------------------------------------------------------------------
+
+
+def prompts_table(prompts: Mapping[str, Sequence[Sequence[TokenPair]]]) -> pa.Table:
+    """A row per prompt from {task: shards of prompts}. What was given as token ids has no text."""
+    rows = [
+        {
+            "task": task,
+            "shard": shard,
+            "prompt_id": token.prompt_id,
+            "clean": _words(token.pair.clean),
+            "corrupted": _words(token.pair.corrupted),
+            "answers": [_words(answer) for answer in token.pair.answers],
+            "wrong_answers": [_words(answer) for answer in token.pair.wrong_answers],
+            "clean_ids": list(token.clean),
+            "corrupted_ids": list(token.corrupted),
+            "answer_ids": list(token.answers),
+            "wrong_answer_ids": list(token.wrong_answers),
+            "source": token.pair.source,
+        }
+        for task, shards in prompts.items()
+        for shard, tokens in enumerate(shards)
+        for token in tokens
+    ]
+    plain = pa.schema([pa.field("task", pa.string()), *list(schema.PROMPTS)[1:]])
+    table = pa.Table.from_pylist(rows, schema=plain)
+    return table.set_column(0, "task", table["task"].dictionary_encode()).cast(schema.PROMPTS)
+
+
+def prompts_of(table: pa.Table) -> list[TokenPair]:
+    """The prompts of rows of such a table, in tokens, as they were written."""
+    return [_prompt(row) for row in table.to_pylist()]
+
+
+def _prompt(row: dict[str, Any]) -> TokenPair:
+    if row.get("clean_ids") is None:
+        raise RunDirectoryError(
+            f"prompt {row['prompt_id']} of task {row['task']} has no token ids; plan the run again"
+        )
+    ids = {
+        key: tuple(row[key] or ()) for key in ("clean_ids", "corrupted_ids", "answer_ids", "wrong_answer_ids")
+    }
+    pair = PromptPair(
+        clean=_text_or_ids(row["clean"], ids["clean_ids"]),
+        corrupted=_text_or_ids(row["corrupted"], ids["corrupted_ids"]),
+        answers=_answers(row["answers"], ids["answer_ids"]),
+        wrong_answers=_answers(row["wrong_answers"], ids["wrong_answer_ids"]),
+        source=row["source"] or "",
+    )
+    return TokenPair(row["prompt_id"], *ids.values(), pair)
+
+
+def _words(value: Text | str | int) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _text_or_ids(text: str | None, ids: tuple[int, ...]) -> Text:
+    return ids if text is None else text
+
+
+def _answers(words: list[str | None], ids: tuple[int, ...]) -> tuple[str | int, ...]:
+    """The answers as given: words, or ids where there were no words."""
+    if any(word is None for word in words):
+        return ids
+    return tuple(word for word in words if word is not None)
