@@ -17,6 +17,7 @@ from pipeline.core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.engine.ablated import Ablated
     from pipeline.engine.batch import Batch
     from pipeline.engine.patchable import PatchableModel
     from pipeline.engine.senders import SenderValues
@@ -136,3 +137,33 @@ def ablated_values(
 
     z, mlp = mean(statistics["z"], 1), mean(statistics["mlp"], 1)
     return clean.filled(mean(statistics["input"], 0), tuple(z), tuple(mlp))
+
+
+def ablate(
+    model: "PatchableModel",
+    batch: "Batch",
+    name: str,
+    statistics: Statistics | None = None,
+    *,
+    direction: str = "noising",
+) -> "Ablated":
+    """Records the runs that `name` needs (the corrupted one only where it is used) and takes the difference.
+
+    `denoising` exchanges the two runs, and exists for `corrupted` alone.
+    """
+    from pipeline.engine.ablated import Ablated
+    from pipeline.engine.senders import SenderValues
+
+    clean = model.capture(batch, "clean")
+    corrupted = model.capture(batch, "corrupted") if name == "corrupted" else None
+    clean_values = SenderValues.of(clean)
+    other = None if corrupted is None else SenderValues.of(corrupted)
+    ablated = ablated_values(name, clean_values, other, statistics, batch)
+    base = clean
+    if direction == "denoising":
+        if corrupted is None:
+            raise ConfigError("denoising restores clean values in the corrupted run: set ablation: corrupted")
+        base, clean_values, ablated = corrupted, ablated, clean_values
+    deltas = ablated.minus(clean_values, batch.real)
+    executor = model.executor(base, batch)
+    return Ablated(batch, base, executor.answer_hidden(clean), deltas, executor)

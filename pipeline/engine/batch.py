@@ -107,7 +107,9 @@ def from_ids(
     """A batch from ids. `answers` is [prompt] or [prompt, answer] padded with -1; `attention_mask` is [prompt, pos]
     (nonzero where real, padding on one side) or an additive mask [prompt or 1, 1, pos, pos]."""
     if clean.shape != corrupted.shape:
-        raise PromptError(f"clean has shape {tuple(clean.shape)} and corrupted {tuple(corrupted.shape)}; make them equal")
+        raise PromptError(
+            f"clean has shape {tuple(clean.shape)} and corrupted {tuple(corrupted.shape)}; make them equal"
+        )
     n_prompts, length = clean.shape
     mask_4d = None
     real = torch.ones(n_prompts, length, dtype=torch.bool)

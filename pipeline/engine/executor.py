@@ -62,7 +62,12 @@ class Executor:
     # --- one head ----------------------------------------------------------------------------------------
 
     def project(
-        self, layer: int, port: Port, heads: Sequence[int], normed: Float[Tensor, "head variant prompt row d_model"], rows: Rows
+        self,
+        layer: int,
+        port: Port,
+        heads: Sequence[int],
+        normed: Float[Tensor, "head variant prompt row d_model"],
+        rows: Rows,
     ) -> Float[Tensor, "head variant prompt row d_head"]:
         """q, k or v (rotary included) of some query heads, each from its own input or all from one ([1, ...])."""
         block = self.parts.blocks[layer]
@@ -74,7 +79,7 @@ class Executor:
         if bias is not None:
             projected = projected + bias[index][:, None]
         projected = projected.view(-1, *normed.shape[1:-1], projected.shape[-1])
-        return projected if port == "v" else _rotate(block, projected, rows, unsqueeze_dim=0)
+        return projected if port == "v" else rotate(block, projected, rows, unsqueeze_dim=0)
 
     def head_outputs(
         self, layer: int, heads: Sequence[int], z: Float[Tensor, "head variant prompt row d_head"]
@@ -93,6 +98,10 @@ class Executor:
         """Final hidden states of a residual."""
         return self.parts.final_norm(x)
 
+    def answer_hidden(self, run: Capture) -> Float[Tensor, "prompt d_model"]:
+        """Final hidden states at the answer of a recorded run."""
+        return self.read_out(at_answer(run.final, self.answer_pos)).squeeze(-2)
+
     # --- the rest of the network -------------------------------------------------------------------------
 
     def block(
@@ -103,11 +112,11 @@ class Executor:
         every = self.every[layer]
         rows = self.answer[layer] if answer_only else every
         normed = block.norm1(x)
-        k = _rotate(block, _all_heads(block, "k", normed), every, unsqueeze_dim=1)
+        k = rotate(block, _all_heads(block, "k", normed), every, unsqueeze_dim=1)
         v = _all_heads(block, "v", normed)
         if answer_only:
             normed, x = at_answer(normed, self.answer_pos), at_answer(x, self.answer_pos)
-        q = _rotate(block, _all_heads(block, "q", normed), rows, unsqueeze_dim=1)
+        q = rotate(block, _all_heads(block, "q", normed), rows, unsqueeze_dim=1)
         if block.kv_group > 1:
             k, v = k.repeat_interleave(block.kv_group, -3), v.repeat_interleave(block.kv_group, -3)
         mask = None if rows.mask is None else rows.mask[:, None]
@@ -151,8 +160,9 @@ def _all_heads(
     return flat.view(*normed.shape[:-1], *weight.shape[:2]).transpose(-2, -3)
 
 
-def _rotate(block: Block, x: Tensor, rows: Rows, *, unsqueeze_dim: int) -> Tensor:
+def rotate(block: Block, x: Tensor, rows: Rows, *, unsqueeze_dim: int) -> Tensor:
     if rows.rotary is None or block.rotary is None:
         return x
-    rotated, _ = block.rotary(x, x[:0], *rows.rotary, unsqueeze_dim=unsqueeze_dim)
+    no_heads = x.narrow(0 if unsqueeze_dim == 0 else -3, 0, 0)  # the function rotates a pair; one is enough
+    rotated, _ = block.rotary(x, no_heads, *rows.rotary, unsqueeze_dim=unsqueeze_dim)
     return rotated

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.core.graph import Graph, KvGrouping
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.engine.batch import Attention, Batch, collate, from_ids
-from pipeline.engine.capture import Capture, capture, run_base
+from pipeline.engine.capture import Capture, capture, recording, run_base
 from pipeline.engine.executor import Executor
 from pipeline.engine.readout import Objective, Unembedding
-from pipeline.engine.senders import at_answer
+from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.adapters import Parts, find_parts
 from pipeline.models.load import context_length, graph_of, load_tokenizer, load_weights, resolve_model
 from pipeline.models.tokens import tokenise
@@ -87,7 +88,9 @@ class PatchableModel:
         prompt_ids: Sequence[int] | None = None,
     ) -> Batch:
         """A batch of token ids: [prompt, pos]; answers [prompt] or [prompt, answer] padded with -1."""
-        return from_ids(clean, corrupted, answers, wrong_answers, attention_mask, prompt_ids, device=self.device)
+        return from_ids(
+            clean, corrupted, answers, wrong_answers, attention_mask, prompt_ids, device=self.device
+        )
 
     # --- runs --------------------------------------------------------------------------------------------
 
@@ -96,11 +99,26 @@ class PatchableModel:
         self.counters.forward_passes += batch.n_prompts
         return capture(self.hf, self.parts, getattr(batch, which), batch)
 
-    def answer_hidden(self, batch: Batch, which: Literal["clean", "corrupted"]) -> Float[Tensor, "prompt d_model"]:
+    def answer_hidden(
+        self, batch: Batch, which: Literal["clean", "corrupted"]
+    ) -> Float[Tensor, "prompt d_model"]:
         """Final hidden states at the answer of a plain stock run, with the model's own attention kernel."""
         self.counters.forward_passes += batch.n_prompts
         hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
         return at_answer(hidden, batch.answer_pos).squeeze(-2)
+
+    @torch.no_grad()
+    def senders(
+        self, batch: Batch, which: Literal["clean", "corrupted"]
+    ) -> tuple[SenderValues, Float[Tensor, "prompt d_model"]]:
+        """What every sender writes in a stock run with a fast attention kernel, and final hidden states at the answer.
+
+        For attribution, which needs no masks and no projections; patching needs `capture`.
+        """
+        self.counters.forward_passes += batch.n_prompts
+        with recording(self.hf, self.parts, exact=False) as records:
+            hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
+        return senders_of(records[:-1], self.graph.n_heads), at_answer(hidden, batch.answer_pos).squeeze(-2)
 
     def executor(self, run: Capture, batch: Batch) -> Executor:
         return Executor.for_run(self.parts, run, batch.answer_pos)
@@ -111,14 +129,15 @@ class PatchableModel:
     def unembedding(self) -> Unembedding:
         return Unembedding(self.parts.unembedding, self.parts.unembedding_bias)
 
-    def objective(self, metric: "Metric", batch: Batch, clean: Capture | None = None) -> Objective:
-        """The metric bound to a batch; metrics that compare with the clean run need its capture."""
+    def objective(
+        self, metric: "Metric", batch: Batch, clean_hidden: Float[Tensor, "prompt d_model"] | None = None
+    ) -> Objective:
+        """The metric bound to a batch; metrics that compare with the clean run need its hidden states at the answer."""
         reference = None
         if metric.needs_reference:
-            if clean is None:
+            if clean_hidden is None:
                 raise ValueError(f"{metric.name} needs the clean run")
-            residual = at_answer(clean.final, batch.answer_pos)
-            reference = self.unembedding.reference(self.parts.final_norm(residual).squeeze(-2))
+            reference = self.unembedding.reference(clean_hidden)
         return Objective(metric.compute, metric.sign, self.unembedding, batch, reference)
 
 

@@ -58,7 +58,9 @@ class Unembedding:
     weight: Float[Tensor, "vocab d_model"]
     bias: Float[Tensor, " vocab"] | None
 
-    def logits(self, hidden: Float[Tensor, "*variant prompt d_model"]) -> Float[Tensor, "*variant prompt vocab"]:
+    def logits(
+        self, hidden: Float[Tensor, "*variant prompt d_model"]
+    ) -> Float[Tensor, "*variant prompt vocab"]:
         return torch.nn.functional.linear(hidden, self.weight, self.bias)
 
     def logits_at(

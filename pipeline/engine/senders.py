@@ -6,11 +6,13 @@ projected when they are needed: all of them at d_model would be the largest tens
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline.core.graph import Node
 from pipeline.engine.capture import Capture
 from pipeline.models.adapters import Parts
 
@@ -56,7 +58,24 @@ class SenderValues:
         )
 
     def prompts(self, rows: slice) -> "SenderValues":
-        return SenderValues(self.input[rows], tuple(z[rows] for z in self.z), tuple(m[rows] for m in self.mlp))
+        return SenderValues(
+            self.input[rows], tuple(z[rows] for z in self.z), tuple(m[rows] for m in self.mlp)
+        )
+
+    def at_answer(self, answer_pos: Int[Tensor, " prompt"]) -> "SenderValues":
+        """The values of the one row at which each prompt's answer is read."""
+        z = tuple(at_answer(z.flatten(2), answer_pos).unflatten(-1, z.shape[2:]) for z in self.z)
+        return SenderValues(
+            at_answer(self.input, answer_pos), z, tuple(at_answer(m, answer_pos) for m in self.mlp)
+        )
+
+    def written_by(self, sender: Node, parts: Parts) -> Float[Tensor, "prompt pos d_model"]:
+        """What one sender adds to the residual stream."""
+        if sender.layer is None:
+            return self.input
+        if sender.kind == "mlp":
+            return self.mlp[sender.layer]
+        return self.z[sender.layer][:, :, sender.head] @ parts.blocks[sender.layer].out_weight[sender.head]
 
     def written(self, parts: Parts) -> Float[Tensor, "prompt sender pos d_model"]:
         """What each sender adds to the residual stream, in sender order."""
@@ -77,3 +96,12 @@ def at_answer(
     """The row of each prompt at which its answer is read."""
     prompts = torch.arange(x.shape[-3], device=x.device)
     return x[..., prompts, answer_pos, :].unsqueeze(-2)
+
+
+def senders_of(records: Sequence[dict[str, Any]], n_heads: int) -> SenderValues:
+    """What every sender wrote, from the dicts of `pipeline.engine.capture.recording`."""
+    return SenderValues(
+        records[0]["resid"].detach(),
+        tuple(record["z"].detach().unflatten(-1, (n_heads, -1)) for record in records),
+        tuple(record["mlp"].detach() for record in records),
+    )

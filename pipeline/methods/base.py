@@ -6,20 +6,24 @@ Knows config values. Does not know how any method computes; `score` of each meth
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+import numpy as np
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.ablations import get_ablation
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
-from pipeline.core.scores import EdgeScores, NodeScores
+from pipeline.core.scores import EdgeScores, Moments, NodeScores
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
     from pipeline.ablations import Statistics
     from pipeline.engine.batch import Batch
     from pipeline.engine.patchable import PatchableModel
+
+M = TypeVar("M", bound="Method")
 
 ID_PATTERN = re.compile(r"^[a-z0-9._-]{1,80}$")
 
@@ -54,9 +58,13 @@ class Method(BaseModel):
     default_metric: ClassVar[str | None] = None  # None: the config's
 
     name: str
-    as_: str | None = Field(default=None, alias="as", description="id of this entry, instead of the derived one")
+    as_: str | None = Field(
+        default=None, alias="as", description="id of this entry, instead of the derived one"
+    )
     metric: str | None = Field(default=None, description="what is measured; default: the config's metric")
-    ablation: str | None = Field(default=None, description="what an ablated sender writes; default: the config's")
+    ablation: str | None = Field(
+        default=None, description="what an ablated sender writes; default: the config's"
+    )
 
     @property
     def id(self) -> str:
@@ -72,7 +80,7 @@ class Method(BaseModel):
                 parts.append(_slug(value))
         return "-".join(parts)[:80]
 
-    def resolved(self, metric: str, ablation: str) -> Self:
+    def resolved(self: M, metric: str, ablation: str) -> M:
         """A copy with metric and ablation written out: its own, else its kind's default, else the given ones."""
         values = {
             "metric": self.metric or self.default_metric or metric,
@@ -114,4 +122,32 @@ def _slug(value: Any) -> str:
 def require_gradient(method: str, metric: str) -> None:
     """Gradient methods need a metric that has one."""
     if not get_metric(metric).has_gradient:
-        raise ConfigError(f"{method} needs a gradient and {metric} has none; use logit_diff, prob_diff or nll")
+        raise ConfigError(
+            f"{method} needs a gradient and {metric} has none; use logit_diff, prob_diff or nll"
+        )
+
+
+def captures(ablation: str | None) -> int:
+    """Recorded runs per prompt: the clean one, and the corrupted one where it is what ablates."""
+    return 2 if ablation in (None, "corrupted") else 1
+
+
+class PromptTable:
+    """Collects per-prompt scores batch by batch into moments, and keeps the rows themselves where asked to."""
+
+    def __init__(self, n_entries: int, *, keep: bool) -> None:
+        empty = np.zeros(n_entries)
+        self.moments = Moments(np.zeros(n_entries, dtype=np.int64), np.full(n_entries, np.nan), empty)
+        self._rows: list[np.ndarray] | None = [] if keep else None
+
+    def add(self, rows: Float[np.ndarray, "prompt entry"]) -> None:
+        """Rows of prompts that were not added before."""
+        part = Moments.of(rows)
+        self.moments = part if not self.moments.n.any() else Moments.merge([self.moments, part])
+        if self._rows is not None:
+            self._rows.append(rows)
+
+    @property
+    def rows(self) -> Float[np.ndarray, "prompt entry"] | None:
+        """All rows in the order added, or None where they were not kept."""
+        return None if self._rows is None else np.concatenate(self._rows)

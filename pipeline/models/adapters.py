@@ -74,9 +74,13 @@ def find_parts(model: PreTrainedModel) -> Parts:
         modules = list(base.get_submodule(family.blocks).children())
         blocks = tuple(_block(family, model, layer, module) for layer, module in enumerate(modules))
         head = model.get_output_embeddings()
-        return Parts(base, blocks, base.get_submodule(family.final_norm), head.weight, getattr(head, "bias", None))
+        return Parts(
+            base, blocks, base.get_submodule(family.final_norm), head.weight, getattr(head, "bias", None)
+        )
     except AttributeError as error:
-        raise ModelError(f"{model.config.model_type}: the modules are not where they are expected ({error})") from None
+        raise ModelError(
+            f"{model.config.model_type}: the modules are not where they are expected ({error})"
+        ) from None
 
 
 def _block(family: Family, model: PreTrainedModel, layer: int, module: nn.Module) -> Block:
@@ -126,5 +130,7 @@ def _dense(module: nn.Module) -> tuple[Float[Tensor, "out in"], Float[Tensor, " 
             "without quantisation, adapters and offloading"
         )
     if weight.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-        raise ModelError(f"projection weights are {weight.dtype}; load the model as float32, bfloat16 or float64")
+        raise ModelError(
+            f"projection weights are {weight.dtype}; load the model as float32, bfloat16 or float64"
+        )
     return (weight.t() if isinstance(module, Conv1D) else weight), module.bias

@@ -42,9 +42,13 @@ def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = F
     path = str(toy_path(name)) if name.startswith("toy:") else name
     is_local = Path(path).is_dir()
     if is_local and not (Path(path) / "config.json").is_file():
-        raise ModelError(f"model folder {name!r} holds no config.json; give a folder saved by save_pretrained")
+        raise ModelError(
+            f"model folder {name!r} holds no config.json; give a folder saved by save_pretrained"
+        )
     if not is_local and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
-        raise ModelError(f"model {name!r}: no such folder; give an existing folder or a hub name such as 'gpt2'")
+        raise ModelError(
+            f"model {name!r}: no such folder; give an existing folder or a hub name such as 'gpt2'"
+        )
     config = _load_config(name, path, revision, trust_remote_code)
     family_of(config)
     if is_local:
@@ -78,7 +82,9 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
             resolved.path, revision=_revision(resolved), trust_remote_code=resolved.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"model {resolved.name!r}: its tokenizer does not load ({_first_line(error)})") from None
+        raise ModelError(
+            f"model {resolved.name!r}: its tokenizer does not load ({_first_line(error)})"
+        ) from None
 
 
 def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: Any = "cpu") -> Any:
@@ -123,7 +129,9 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
-            raise ModelError(f"model {name!r} runs its own code; set model.trust_remote_code: true to allow it") from None
+            raise ModelError(
+                f"model {name!r} runs its own code; set model.trust_remote_code: true to allow it"
+            ) from None
         raise ModelError(
             f"model {name!r} is unknown: no such folder, and not found on the hub or not reachable "
             f"({_first_line(error)})"

@@ -39,7 +39,9 @@ def answer_token(tokenizer: Any, prompt: str, answer: str, where: str) -> int:
     after = encode(tokenizer, prompt + glue + answer)
     if len(after) == len(before) + 1 and after[: len(before)] == before:
         if after[-1] == tokenizer.unk_token_id:
-            raise PromptError(f"{where}: the tokenizer does not know the answer {answer!r}; use one of its words")
+            raise PromptError(
+                f"{where}: the tokenizer does not know the answer {answer!r}; use one of its words"
+            )
         return after[-1]
     if after[: len(before)] == before:
         pieces = tokenizer.convert_ids_to_tokens(list(after[len(before) :]))
@@ -100,7 +102,9 @@ def _answer(tokenizer: Any, prompt: Text, answer: str | int, where: str, vocab_s
         return answer_token(tokenizer, prompt, answer, where)
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        raise PromptError(f"{where}: the answer {answer!r} is {len(ids)} tokens; beside prompts of ids, give its id")
+        raise PromptError(
+            f"{where}: the answer {answer!r} is {len(ids)} tokens; beside prompts of ids, give its id"
+        )
     return int(ids[0])
 
 

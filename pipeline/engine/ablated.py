@@ -1,0 +1,27 @@
+"""A batch made ready for patching: its recorded run, and the difference that ablation makes to every sender.
+
+Knows nothing about which ablation it was (`pipeline.ablations` makes these) nor what is done with it.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.engine.batch import Batch
+from pipeline.engine.capture import Capture
+from pipeline.engine.executor import Executor
+from pipeline.engine.senders import SenderValues
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """`base` is the run that is patched (clean under noising, corrupted under denoising), `deltas` what a patched
+    sender writes minus what it writes in `base`, `clean_hidden` final hidden states
+    at the answer of the clean run, with which divergences compare."""
+
+    batch: Batch
+    base: Capture
+    clean_hidden: Float[Tensor, "prompt d_model"]
+    deltas: SenderValues
+    executor: Executor

@@ -1,0 +1,197 @@
+"""Gradients of a metric with respect to every receiver's input, and their products with what ablation changes.
+
+One stock forward and backward gives the gradient at the outputs of q, k and v (head size) and of the norms; the gradient
+at a receiver's own input is that times its projection, through the Jacobian of the norm at the residual it read. Norms
+are live, not frozen. The scores of all edges into a block of receivers are then one matrix product per prompt.
+
+Knows captures, graph and norms. Does not know integration paths or methods.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.core.graph import Graph
+from pipeline.engine.batch import Batch
+from pipeline.engine.capture import LayerContext, recording, run_base
+from pipeline.engine.executor import Rows, rotate
+from pipeline.engine.patchable import PatchableModel
+from pipeline.engine.readout import Objective
+from pipeline.engine.senders import SenderValues, at_answer, senders_of
+from pipeline.models.adapters import Block, Parts, Port
+
+# Bytes that gradients of all receivers, or differences of all senders, may take while a chunk of prompts is scored.
+_CHUNK_BYTES = 2**28
+# Receivers that one matrix product scores at least, where there are so many: narrow products waste most of a CPU.
+_COLUMNS = 128
+
+
+@dataclass(frozen=True)
+class LayerGradients:
+    """What one layer read, and the gradients at its projections (before the rotary embedding) and norms."""
+
+    resid: Float[Tensor, "prompt pos d_model"]
+    mid: Float[Tensor, "prompt pos d_model"]
+    ports: dict[Port, Float[Tensor, "prompt head pos d_head"]]
+    normed2: Float[Tensor, "prompt pos d_model"]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """One backward pass of a metric, at head size. `values` are the metric's values at that point."""
+
+    layers: tuple[LayerGradients, ...]
+    final: Float[Tensor, "prompt pos d_model"]
+    values: Float[Tensor, " prompt"]
+
+
+def gradients(
+    model: PatchableModel,
+    batch: Batch,
+    objective: Objective,
+    embeddings: Float[Tensor, "prompt pos d_model"] | None = None,
+) -> tuple[Gradients, SenderValues]:
+    """Gradients at the clean prompt, or with `embeddings` in place of block 0's input, and what every sender wrote."""
+    parts = model.parts
+    with (
+        torch.enable_grad(),
+        recording(model.hf, parts, exact=False) as records,
+        _leaf_input(parts, embeddings),
+    ):
+        hidden = run_base(model.hf, parts, batch.clean, batch)
+        values = objective(at_answer(hidden, batch.answer_pos).squeeze(-2))
+        layers, last = records[:-1], records[-1]
+        wanted = [record[name] for record in layers for name in ("q", "k", "v", "normed2")] + [last["final"]]
+        found = torch.autograd.grad(values.sum(), wanted)
+    model.counters.forward_passes += batch.n_prompts
+    model.counters.backward_passes += batch.n_prompts
+    out = []
+    for layer, (block, record) in enumerate(zip(parts.blocks, layers, strict=True)):
+        q, k, v, normed2 = found[4 * layer : 4 * layer + 4]
+        ports: dict[Port, Tensor] = {
+            "q": _unrotate(block, record, q),
+            "k": _unrotate(block, record, k),
+            "v": v,
+        }
+        out.append(LayerGradients(record["resid"].detach(), record["mid"].detach(), ports, normed2))
+    return Gradients(tuple(out), found[-1], values.detach()), senders_of(layers, model.graph.n_heads)
+
+
+def _leaf_input(parts: Parts, embeddings: Tensor | None) -> "_LeafInput":
+    return _LeafInput(parts.blocks[0].module, embeddings)
+
+
+class _LeafInput:
+    """While open, block 0 reads a leaf that needs a gradient: the graph starts there, weights stay frozen."""
+
+    def __init__(self, block: nn.Module, embeddings: Tensor | None) -> None:
+        self._block, self._embeddings = block, embeddings
+
+    def __enter__(self) -> None:
+        def replace(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            x = args[0] if self._embeddings is None else self._embeddings
+            return (x.detach().requires_grad_(), *args[1:])
+
+        self._handle = self._block.register_forward_pre_hook(replace)
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+def _unrotate(block: Block, record: dict[str, object], gradient: Tensor) -> Tensor:
+    """The gradient before the rotary embedding, a linear map: its adjoint."""
+    rotary = record["rotary"]
+    if rotary is None:
+        return gradient
+    rows = Rows.all(LayerContext(None, rotary, 1.0))  # type: ignore[arg-type]  # (cos, sin) as the model made them
+    _, adjoint = torch.func.vjp(lambda x: rotate(block, x, rows, unsqueeze_dim=1), torch.zeros_like(gradient))
+    return adjoint(gradient)[0]
+
+
+def edge_scores(
+    parts: Parts, graph: Graph, deltas: SenderValues, steps: Sequence[Gradients]
+) -> Iterator[Float[Tensor, "prompt edge"]]:
+    """Sum over positions of difference times mean gradient over `steps`, for every prompt and edge, in chunks of prompts.
+
+    The gradients are averaged at the receivers' inputs, not at head size: every step has its own norms.
+    """
+    n_prompts, length, d_model = deltas.input.shape
+    per_prompt = max(graph.n_senders, graph.n_receivers) * length * d_model * deltas.input.element_size()
+    size = max(1, _CHUNK_BYTES // per_prompt)
+    for start in range(0, n_prompts, size):
+        rows = slice(start, min(start + size, n_prompts))
+        differences = deltas.prompts(rows).written(parts).flatten(2)
+        yield _score_chunk(parts, graph, differences, rows, steps)
+
+
+def _score_chunk(
+    parts: Parts,
+    graph: Graph,
+    differences: Float[Tensor, "prompt sender width"],
+    rows: slice,
+    steps: Sequence[Gradients],
+) -> Float[Tensor, "prompt edge"]:
+    n_prompts, _, width = differences.shape
+    scores = differences.new_empty(n_prompts, graph.n_edges)
+    layers_at_once = max(1, -(-_COLUMNS // graph.receivers_per_layer))
+    starts = list(range(0, graph.n_layers, layers_at_once))
+    for first in starts:
+        last = min(first + layers_at_once, graph.n_layers)
+        receiver = graph.head_receiver(first, "q")
+        stop = graph.n_receivers if last == graph.n_layers else graph.head_receiver(last, "q")
+        block = differences.new_zeros(n_prompts, stop - receiver, width)
+        for step in steps:
+            for layer in range(first, last):
+                at = graph.head_receiver(layer, "q") - receiver
+                at_inputs = _receiver_gradients(parts.blocks[layer], graph, step.layers[layer], rows).flatten(
+                    2
+                )
+                block[:, at : at + at_inputs.shape[1]] += at_inputs
+            if last == graph.n_layers:
+                block[:, -1] += step.final[rows].flatten(1)
+        n_senders = int(graph.senders_read[stop - 1])
+        products = torch.bmm(block, differences[:, :n_senders].transpose(1, 2)) / len(steps)
+        for r in _equal_prefixes(graph, receiver, stop):
+            n = int(graph.senders_read[r.start])
+            edges = slice(int(graph.first_edge[r.start]), int(graph.first_edge[r.stop]))
+            scores[:, edges] = products[:, r.start - receiver : r.stop - receiver, :n].flatten(1)
+    return scores
+
+
+def _equal_prefixes(graph: Graph, start: int, stop: int) -> Iterator[range]:
+    """Runs of receivers that read the same senders."""
+    first = start
+    for receiver in range(start + 1, stop + 1):
+        if receiver == stop or graph.senders_read[receiver] != graph.senders_read[first]:
+            yield range(first, receiver)
+            first = receiver
+
+
+def _receiver_gradients(
+    block: Block, graph: Graph, layer: LayerGradients, rows: slice
+) -> Float[Tensor, "prompt receiver pos d_model"]:
+    """Gradients at the inputs of all receivers of a layer, in receiver order."""
+    normed = []
+    for port, gradient in layer.ports.items():
+        g, weight = gradient[rows], block.weights[port]
+        if port != "q" and graph.n_ports == graph.n_heads and block.kv_group > 1:
+            weight = weight.repeat_interleave(block.kv_group, 0)
+        elif port != "q" and block.kv_group > 1:
+            g = g.unflatten(1, (graph.n_ports, block.kv_group)).sum(2)
+        normed.append(torch.matmul(g, weight))
+    heads = _through_norm(block.norm1, layer.resid[rows], torch.cat(normed, 1))
+    mlp = _through_norm(block.norm2, layer.mid[rows], layer.normed2[rows][:, None])
+    return torch.cat([heads, mlp], 1)
+
+
+def _through_norm(
+    norm: nn.Module,
+    x: Float[Tensor, "prompt pos d_model"],
+    gradient: Float[Tensor, "prompt receiver pos d_model"],
+) -> Float[Tensor, "prompt receiver pos d_model"]:
+    """Gradients at the input of a norm, for many receivers that all read `x` through it."""
+    _, backward = torch.func.vjp(norm, x)
+    return torch.vmap(lambda g: backward(g)[0], in_dims=1, out_dims=1)(gradient)

@@ -1,0 +1,110 @@
+"""Faithfulness: how much of the behaviour a circuit keeps when all other edges are ablated.
+
+    faithfulness = (m(circuit) - m(empty)) / (m(full) - m(empty)),  each m averaged over prompts first
+
+As CPR/CMD of the MIB benchmark; not clipped. For a divergence m(full) is 0, so this is 1 - D(circuit) / D(empty).
+Exact: every receiver has its own input, everything is recomputed. Knows circuits and metrics, not methods or files.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from pipeline.ablations import Statistics, ablate
+from pipeline.core.circuit import Circuit
+from pipeline.core.scores import EdgeScores
+from pipeline.metrics import get_metric
+
+if TYPE_CHECKING:
+    from pipeline.engine.batch import Batch
+    from pipeline.engine.patchable import PatchableModel
+
+# Bytes that one batch's sender outputs may take while circuits run; larger batches are split.
+_BATCH_BYTES = 2**28
+_NO_DENOMINATOR = 1e-9
+
+
+def circuit_values(
+    model: "PatchableModel",
+    batches: "Sequence[Batch]",
+    masks: Bool[np.ndarray, "circuit edge"],
+    metric: str = "logit_diff",
+    ablation: str = "corrupted",
+    statistics: Statistics | None = None,
+) -> Float[np.ndarray, "circuit+2 prompt"]:
+    """The metric of every prompt in the full graph, in the empty one, and in each circuit.
+
+    float64 [2 + circuits, prompt]; prompts follow each other as in the batches.
+    """
+    from pipeline.engine.circuit_run import run_circuit
+
+    graph = model.graph
+    columns = []
+    empty = np.zeros((1, graph.n_edges), dtype=bool)
+    for batch in (part for whole in batches for part in whole.split(_prompts_at_once(model, whole))):
+        ablated = ablate(model, batch, ablation, statistics)
+        objective = model.objective(get_metric(metric), batch, ablated.clean_hidden)
+        values = [objective(ablated.clean_hidden)]
+        for mask in np.concatenate([empty, masks]):
+            hidden = run_circuit(model.parts, graph, ablated.executor, ablated.base, ablated.deltas, mask)
+            values.append(objective(hidden))
+            model.counters.evaluations += batch.n_prompts
+        columns.append(np.stack([value.cpu().numpy() for value in values]))
+    return np.concatenate(columns, axis=1)
+
+
+def _prompts_at_once(model: "PatchableModel", batch: "Batch") -> int:
+    per_prompt = model.graph.n_senders * batch.length * model.config.hidden_size * 4
+    return max(1, _BATCH_BYTES // per_prompt)
+
+
+def faithfulness(full: float, empty: float, circuit: float) -> float | None:
+    """(circuit - empty) / (full - empty) of mean metrics; None where the denominator vanishes."""
+    if not abs(full - empty) >= _NO_DENOMINATOR:
+        return None
+    return (circuit - empty) / (full - empty)
+
+
+def selections(
+    fractions: Sequence[float], scores: EdgeScores, rank: str = "absolute"
+) -> list[tuple[float | None, Circuit]]:
+    """The circuits at which scores are evaluated: the kept set of a method that decides, else the top edges.
+
+    For a fraction k the circuit has floor(k x edges) edges, by |score| unless `rank` is signed.
+    """
+    if scores.kept is not None:
+        return [(None, Circuit.from_scores(scores))]
+    n_edges = scores.graph.n_edges
+    # 0.1 * 30 is 3.0000000000000004 or 2.9999999999999996: the product is rounded before it is floored
+    tops = [(fraction, math.floor(round(fraction * n_edges, 9))) for fraction in fractions]
+    return [(fraction, Circuit.from_scores(scores, top=top, rank=rank)) for fraction, top in tops]
+
+
+def evaluate(
+    circuit: Circuit,
+    model: "PatchableModel",
+    batches: "Sequence[Batch]",
+    metric: str = "logit_diff",
+    ablation: str = "corrupted",
+    statistics: Statistics | None = None,
+) -> pd.DataFrame:
+    """One row: n_edges n_edges_pruned metric metric_full metric_empty metric_circuit faithfulness."""
+    values = circuit_values(model, batches, circuit.mask[None], metric, ablation, statistics)
+    return pd.DataFrame([measured(circuit, metric, *values.mean(axis=1))])
+
+
+def measured(circuit: Circuit, metric: str, full: float, empty: float, value: float) -> dict[str, object]:
+    """The row of one circuit from mean metrics."""
+    return {
+        "n_edges": circuit.n_edges,
+        "n_edges_pruned": circuit.pruned.n_edges,
+        "metric": metric,
+        "metric_full": full,
+        "metric_empty": empty,
+        "metric_circuit": value,
+        "faithfulness": faithfulness(full, empty, value),
+    }

@@ -1,0 +1,118 @@
+"""Activation patching of every node: its whole output is exchanged and everything downstream recomputed.
+
+By node, or by node and position. Noising and denoising as for edges (arXiv 2404.15255). Positions count from the start
+of the prompt ("0", "1", ...) or from the position of the answer backwards ("-1" is that position), padding left out; a
+position that only some prompts have is averaged over those.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from pipeline.ablations import Statistics, ablate
+from pipeline.core.graph import Graph
+from pipeline.core.scores import Moments, NodeScores
+from pipeline.methods.base import Cost, Method, captures
+from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
+from pipeline.metrics import get_metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.engine.batch import Batch
+    from pipeline.engine.patchable import PatchableModel
+
+
+class NodePatching(Method):
+    """The exact effect of each node's output, at all positions together or one by one."""
+
+    level: ClassVar[Literal["edge", "node"]] = "node"
+
+    name: Literal["node_patching"] = "node_patching"
+    direction: Direction = Field(
+        default="noising", description="ablate in the clean run, or restore in the corrupted"
+    )
+    positions: Literal["all", "from_start", "from_end"] = Field(
+        default="all",
+        description="all at once, or one by one, counted from the start or back from the answer",
+    )
+
+    def check(self, metric: str, ablation: str) -> None:
+        super().check(metric, ablation)
+        check_direction(self.direction, ablation)
+
+    def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
+        n = len(lengths)
+        patched = n if self.positions == "all" else sum(lengths)
+        spans = 1 if self.positions == "all" else max(lengths, default=0)
+        rows = graph.n_senders * spans
+        return Cost(captures(self.ablation) * n, 0, graph.n_senders * patched, rows)
+
+    def score(
+        self,
+        model: "PatchableModel",
+        batches: "Sequence[Batch]",
+        *,
+        metric: str | None = None,
+        ablation: str | None = None,
+        statistics: Statistics | None = None,
+        per_prompt: bool = False,  # noqa: ARG002 - node scores have no per-prompt table
+    ) -> NodeScores:
+        """A row per node, or per node and position that at least one prompt has."""
+        from pipeline.engine.paths import Patcher
+
+        this = self.resolved(metric or "logit_diff", ablation or "corrupted")
+        this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
+        row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
+        n_spans = 1 if self.positions == "all" else max(int(b.position_ids.max()) + 1 for b in batches)
+        parts: list[Moments] = []
+        for batch in batches:
+            ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            patcher = Patcher.of(
+                model.parts, graph, ablated, model.objective(row, batch, ablated.clean_hidden)
+            )
+            positions = self._positions(batch, n_spans)
+            base, sign = patcher.base_values(), harm_sign(row.sign, self.direction)
+            scores = [((values - base) * sign).cpu().numpy() for _, values in patcher.nodes(positions)]
+            exists = (
+                np.ones((n_spans, batch.n_prompts), dtype=bool)
+                if positions is None
+                else (positions >= 0).cpu().numpy()
+            )
+            parts.append(_masked_moments(np.stack(scores), exists))
+            model.counters.evaluations += graph.n_senders * int(exists.sum())
+        moments = Moments.merge(parts)
+        measured = moments.n > 0
+        span = self._spans(n_spans)
+        node = np.repeat(np.arange(graph.n_senders), n_spans)[measured]
+        names = tuple(name for name, there in zip(span * graph.n_senders, measured, strict=True) if there)
+        return NodeScores(
+            graph, node, names, moments.mean[measured], moments.std[measured], moments.n[measured]
+        )
+
+    def _spans(self, n_spans: int) -> list[str | None]:
+        if self.positions == "all":
+            return [None]
+        return [str(i) if self.positions == "from_start" else str(-1 - i) for i in range(n_spans)]
+
+    def _positions(self, batch: "Batch", n_spans: int) -> "Tensor | None":
+        """[span, prompt]: the column of the batch that each span means in each prompt, -1 where there is none."""
+        if self.positions == "all":
+            return None
+        length = batch.real.sum(1)
+        first = batch.answer_pos - length + 1
+        steps = torch.arange(n_spans, device=length.device)[:, None]
+        column = first + steps if self.positions == "from_start" else batch.answer_pos - steps
+        return torch.where(steps < length, column, -1)
+
+
+def _masked_moments(scores: np.ndarray, exists: np.ndarray) -> Moments:
+    """Moments over the prompts that have a span. scores [node, span, prompt], exists [span, prompt]."""
+    n = np.broadcast_to(exists.sum(-1), scores.shape[:2])
+    safe = np.maximum(n, 1)
+    mean = np.where(exists, scores, 0.0).sum(-1) / safe
+    squares = np.where(exists, np.square(scores - mean[..., None]), 0.0).sum(-1) / safe
+    return Moments(n.reshape(-1).astype(np.int64), mean.reshape(-1), np.sqrt(squares).reshape(-1))
