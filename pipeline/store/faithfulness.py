@@ -1,4 +1,4 @@
-"""The table of faithfulness and the circuits beside it: how they are written, and whether they are still true.
+"""The table of faithfulness and the circuits beside it: how they are written, whether they are still true.
 
 Knows their columns, names and footers. Does not know how a circuit is evaluated.
 """

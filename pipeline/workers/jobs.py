@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -107,7 +107,7 @@ class Pool(Protocol):
 
     def run(
         self, jobs: Sequence[Any], *, attempts: int = 1, tried: Mapping[Any, int] | None = None
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """Outcomes as they come. A job gets up to `attempts` attempts, numbered from `tried[job] + 1`.
 
         Closing the iterator early gives up what is under way. Raises CircuitsError when no worker can start.

@@ -3,7 +3,7 @@
 Knows how to try a job again. Does not know what a job is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from pipeline.workers.jobs import Budget, Opener, Outcome, Queue, Work, attempt, place_of
@@ -20,7 +20,7 @@ class LocalPool:
 
     def run(
         self, jobs: Sequence[Any], *, attempts: int = 1, tried: Mapping[Any, int] | None = None
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """See `Pool.run`. An exception of the opener is raised as it is."""
         budget, queue, place = Budget(attempts, tried), Queue(jobs), None
         while queue:

@@ -7,7 +7,7 @@ the actor's own queue would be charged an attempt when the actor dies on the fir
 import logging
 import os
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported anywhere: nothing is reported
@@ -65,7 +65,7 @@ class RayPool:
 
     def run(
         self, jobs: Sequence[Any], *, attempts: int = 1, tried: Mapping[Any, int] | None = None
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """See `Pool.run`."""
         budget, queue = Budget(attempts, tried), Queue(jobs)
         try:

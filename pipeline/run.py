@@ -1,0 +1,381 @@
+"""A run from config to report: plan, compute what is missing, aggregate, evaluate, report.
+
+Knows the order of these steps and what a failure means for the rest. Does not know Ray, Prefect, or how an
+item is computed. The run directory is the truth: whatever is killed between two lines goes on where it was.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.ablations import needs_statistics
+from pipeline.config import RunConfig
+from pipeline.core.errors import RunDirectoryError
+from pipeline.core.items import Item
+from pipeline.planning import Plan, make_plan
+from pipeline.store import faithfulness as faithfulness_files
+from pipeline.store.aggregate import aggregate as aggregate_run
+from pipeline.store.results import Run, open_run
+from pipeline.store.run_dir import SUCCESS, RunDirectory
+from pipeline.workers.jobs import Failure, Opener, Outcome, Pool, failure_kind
+
+WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
+ROUNDS = 3  # how often damaged files are computed again before the storage itself is blamed
+REPORT = "report.html"
+RESERVE = ".reserve"  # gives way when the disk is full, so that the record of that still fits
+RESERVE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a person may want to see. `done` and `failed` count items of `total` at that moment."""
+
+    kind: Literal["begin", "item", "circuits", "retry", "failed", "step", "note"]
+    text: str
+    seconds: float = 0.0
+    done: int = 0
+    failed: int = 0
+    total: int = 0
+
+
+OnEvent = Callable[[Event], None]
+Step = Callable[..., Any]  # (title, function, *args) -> function(*args), shown as one step
+
+
+def ignore(event: Event) -> None:
+    """Shows nothing."""
+
+
+def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ARG001 - the title is for others
+    """Takes a step without showing it anywhere."""
+    return function(*args)
+
+
+class Session:
+    """A run directory that this process owns, with what is done and what has failed. Close it to let go."""
+
+    def __init__(self, plan: Plan, directory: RunDirectory, lock: ExitStack) -> None:
+        self.plan = plan
+        self.directory = directory
+        self._lock = lock
+        self.done: set[Item] = directory.done(plan.items)
+        self.tried: dict[Item, int] = {}
+        self.failed: set[Item] = set()  # given up; of earlier runs: what another attempt would not help
+        for record in directory.failures():
+            if "failure" not in record:  # unreadable
+                continue
+            item = Item.from_dict(record)
+            self.tried[item] = max(self.tried.get(item, 0), record["attempt"])
+            if record["final"] and record["failure"] in ("input", "error"):
+                self.failed.add(item)
+        self.failed -= self.done
+        self.stopped: str | None = None  # why nothing further is computed
+        self.problems: list[str] = []  # what is incomplete besides items
+
+    @property
+    def config(self) -> RunConfig:
+        return self.plan.config
+
+    @property
+    def path(self) -> Path:
+        return self.directory.path
+
+    @property
+    def pending(self) -> list[Item]:
+        """What is neither done nor failed, in the order of the plan."""
+        return [item for item in self.plan.items if item not in self.done and item not in self.failed]
+
+    @property
+    def missing(self) -> list[Item]:
+        """What is not done, for whatever reason."""
+        return [item for item in self.plan.items if item not in self.done]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing, in items or in evaluation."""
+        return not self.missing and not self.problems
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything is there from earlier: items, evaluation by these settings, report."""
+        there = all((self.path / name).is_file() for name in (SUCCESS, REPORT))
+        return there and not self.missing and faithfulness_files.is_current(self.path, self.evaluation_key)
+
+    @property
+    def evaluation_key(self) -> dict[str, str]:
+        """What the table of faithfulness depends on: the run, the settings, the scores as they are now."""
+        return {
+            "run_key": self.plan.run_key,
+            "evaluate_key": self.config.evaluate.key,
+            "scores_digest": faithfulness_files.scores_digest(self.path),
+            "incomplete": "[]",
+        }
+
+    def event(self, kind: Any, text: str, seconds: float = 0.0) -> Event:
+        return Event(kind, text, seconds, len(self.done), len(self.failed), len(self.plan.items))
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+# --- steps -------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    config: RunConfig,
+    run_dir: str | Path | None = None,
+    extend: str | Path | None = None,
+    *,
+    retry_failed: bool = False,
+) -> Session:
+    """Plans the run and takes its directory, new or to be continued.
+
+    `extend` names a run that gets the tasks and methods of `config` which it lacks. `retry_failed` forgets
+    that items had failed for good. Raises a CircuitsError before anything is computed.
+    """
+    if extend is not None:
+        config = RunConfig.load(Path(extend) / "run.yaml").extended_by(config)
+    plan = make_plan(config)
+    path = Path(extend or run_dir or plan.path)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(RunDirectory(path).lock())
+            directory = plan.write(path, extend=extend is not None)
+            if directory.manifest["run_key"] != plan.run_key:  # extended since: go on with all of it
+                plan = make_plan(RunConfig.load(path / "run.yaml"))
+            if retry_failed:
+                directory.clear_failures()
+            session = Session(plan, directory, stack)
+            if not session.is_finished:
+                directory.mark_incomplete()
+                (path / RESERVE).write_bytes(bytes(RESERVE_BYTES))
+        except OSError as error:
+            if failure_kind(error) != "storage":
+                raise
+            raise RunDirectoryError(f"{path}: no space left on the device; free some and run again") from None
+        session._lock = stack.pop_all()  # noqa: SLF001 - the session owns it from here on
+    return session
+
+
+def waves(session: Session, workers: int) -> Iterator[list[Item]]:
+    """Pending items in portions. Statistics come first: ablations by a mean wait for them."""
+    first = [item for item in session.pending if item.kind == "statistics"]
+    yield from _portions(session, first, WAVE * workers)
+    rest = [item for item in session.pending if not _is_blocked(session, item)]
+    yield from _portions(session, rest, WAVE * workers)
+
+
+def run_wave(session: Session, items: Sequence[Item], pool: Pool, on_event: OnEvent = ignore) -> None:
+    """Computes items and enters done and failed ones into the session, failures into the directory too."""
+    attempts = 1 + session.config.failures.retries
+    with closing(pool.run(items, attempts=attempts, tried=session.tried)) as outcomes:
+        for outcome in outcomes:
+            _enter(session, outcome, on_event)
+            if session.stopped is not None:
+                on_event(session.event("note", session.stopped))
+                return
+
+
+def aggregate(session: Session) -> list[Item]:
+    """Merges the shards of every method; returns the items whose files turned out to be damaged."""
+    damaged = aggregate_run(session.directory)
+    session.directory.mark_incomplete()  # until `finish`: evaluation and report are still to come
+    session.done -= set(damaged)
+    return damaged
+
+
+def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
+    """Writes faithfulness.parquet and circuits/, unless they are there for these scores and settings."""
+    from pipeline.workers.evaluation import evaluate_circuits
+
+    key = session.evaluation_key
+    if faithfulness_files.is_current(session.path, key):
+        return
+
+    def show(outcome: Outcome) -> None:
+        if outcome.failure is None:
+            on_event(session.event("circuits", outcome.job.name, outcome.seconds))
+        else:
+            text = f"{outcome.job.name}: {outcome.failure.message}"
+            on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
+
+    rows, incomplete = evaluate_circuits(session.path, session.config, session.done, pool, show)
+    session.problems += [f"the circuits of task {task} could not be evaluated" for task in incomplete]
+    faithfulness_files.write(session.path, rows, {**key, "incomplete": json.dumps(incomplete)})
+
+
+def report(session: Session) -> None:
+    """Writes report.html."""
+    from pipeline.report.html import write_report
+
+    write_report(open_run(session.path), session.path / REPORT)
+
+
+def finish(session: Session) -> None:
+    """Marks a complete run as such."""
+    if session.is_complete:
+        session.directory.mark_complete()
+    (session.path / RESERVE).unlink(missing_ok=True)
+
+
+# --- all of them -------------------------------------------------------------------------------------------
+
+
+def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step = plainly) -> None:
+    """Everything that is left to do, by `step`. What fails stays in the session; a full disk ends it."""
+    on_event(session.event("begin", str(session.path)))
+    try:
+        for _ in range(ROUNDS):
+            for number, wave in enumerate(waves(session, pool.size), start=1):
+                step(f"wave {number}", run_wave, session, wave, pool, on_event)
+            if session.stopped is not None and _is_full(session.stopped):
+                return
+            on_event(session.event("step", "aggregate"))
+            if not step("aggregate", aggregate, session):
+                break
+        on_event(session.event("step", "evaluate"))
+        step("evaluate", evaluate, session, pool, on_event)
+        on_event(session.event("step", "report"))
+        step("report", report, session)
+        finish(session)
+    except OSError as error:
+        if failure_kind(error) != "storage":
+            raise
+        session.stopped = _full(session)
+        on_event(session.event("note", session.stopped))
+
+
+def discover(
+    config: RunConfig,
+    *,
+    local: bool = False,
+    on_event: OnEvent = ignore,
+    run_dir: str | Path | None = None,
+    extend: str | Path | None = None,
+) -> Run:
+    """Runs what the config asks for, or continues it, and returns the run, also when items have failed.
+
+    On Ray, or with `local` in this process. Prefect plays no part here; `flows` shows the same steps in it.
+    """
+    with closing(prepare(config, run_dir, extend)) as session:
+        if not session.is_finished:
+            with closing(open_pool(session, local=local)) as pool:
+                conduct(session, pool, on_event)
+        return open_run(session.path)
+
+
+def open_pool(session: Session, *, local: bool = False) -> Pool:
+    """The workers that the config asks for; with `local` one, in this process."""
+    return start_pool(worker_opener(session), session.config, local=local)
+
+
+def start_pool(opener: Opener, config: RunConfig, *, local: bool) -> Pool:
+    """A pool of workers that open with `opener`. Imports Ray unless `local`."""
+    if local:
+        from pipeline.workers.local import LocalPool
+
+        return LocalPool(opener)
+    from pipeline.workers.pool import RayPool
+
+    cluster = config.cluster
+    return RayPool(
+        opener,
+        workers=cluster.workers,
+        gpus_per_worker=cluster.gpus_per_worker,
+        threads=cluster.threads,
+        address=cluster.address,
+    )
+
+
+def worker_opener(session: Session) -> Opener:
+    """What a worker does first: opens the directory and loads the model that was planned with."""
+    from pipeline.workers.execute import Settings, opener
+
+    config, model = session.config, session.plan.model
+    is_folder = model.is_local and not config.model.name.startswith("toy:")
+    return opener(
+        Settings(
+            run_path=str(session.path.absolute()),
+            model_name=str(Path(model.path).absolute()) if is_folder else config.model.name,
+            batch_size=config.cluster.batch_size,
+            threads=config.cluster.threads,
+            device_map=config.model.device_map if config.cluster.gpus_per_worker else "cpu",
+        )
+    )
+
+
+# --- details -----------------------------------------------------------------------------------------------
+
+
+def _portions(session: Session, items: list[Item], size: int) -> Iterator[list[Item]]:
+    for start in range(0, len(items), size):
+        if session.stopped is not None:
+            return
+        yield items[start : start + size]
+
+
+def _is_blocked(session: Session, item: Item) -> bool:
+    """Whether an item waits for means that are not there: their own item has failed."""
+    if item.method is None or not needs_statistics(str(session.config.method_ids[item.method].ablation)):
+        return False
+    return Item("statistics", item.task, None, 0) not in session.done
+
+
+def _enter(session: Session, outcome: Outcome, on_event: OnEvent) -> None:
+    item, failure = outcome.job, outcome.failure
+    session.tried[item] = outcome.attempt
+    if failure is None:
+        session.done.add(item)
+        on_event(session.event("item", item.name, outcome.seconds))
+        return
+    if outcome.final:
+        session.failed.add(item)
+    _record(session, outcome, failure)
+    text = f"{item.name}: {failure.message}" if item.name not in failure.message else failure.message
+    on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
+    if failure.kind == "storage":
+        session.stopped = _full(session)
+    elif len(session.failed) > ceil(session.config.failures.tolerate * len(session.plan.items)):
+        session.stopped = (
+            f"{len(session.failed)} of {len(session.plan.items)} items have failed, more than "
+            "failures.tolerate: nothing further is computed"
+        )
+
+
+def _record(session: Session, outcome: Outcome, failure: Failure) -> None:
+    """The failure's record. On a full disk the reserve gives way to it."""
+    info = {
+        **{"failure" if name == "kind" else name: value for name, value in asdict(failure).items()},
+        "seconds": round(outcome.seconds, 3),
+        "final": outcome.final,
+        "next_step": _next_step(session, failure) if outcome.final else "tried again in the same run",
+    }
+    try:
+        session.directory.record_failure(outcome.job, outcome.attempt, info)
+    except OSError as error:
+        if failure_kind(error) != "storage":
+            raise
+        (session.path / RESERVE).unlink(missing_ok=True)
+        session.directory.record_failure(outcome.job, outcome.attempt, info)
+
+
+def _next_step(session: Session, failure: Failure) -> str:
+    path = session.path
+    return {
+        "input": f"mend what the message names, then: circuits resume --failed {path}",
+        "error": f"see the traceback; once mended: circuits resume --failed {path}",
+        "died": f"give the workers more memory or lower cluster.batch_size, then: circuits resume {path}",
+        "storage": f"free some space, then: circuits resume {path}",
+    }[failure.kind]
+
+
+def _full(session: Session) -> str:
+    return f"no space left on the device of {session.path}: free some, then: circuits resume {session.path}"
+
+
+def _is_full(reason: str) -> bool:
+    return reason.startswith("no space left")

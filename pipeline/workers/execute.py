@@ -1,0 +1,260 @@
+"""What a worker does with an item: prompts from the run directory, batches, scores, one committed file.
+
+Knows the order of these steps, in plain calls. Does not know Ray, pools or retries. An exception leaves
+no file.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from pipeline.ablations import collect_statistics
+from pipeline.config import RunConfig
+from pipeline.core.errors import CircuitsError, ScoreError
+from pipeline.core.items import Item
+from pipeline.core.prompts import bucket_by_length
+from pipeline.metrics import METRICS
+from pipeline.store.run_dir import Payload, RunDirectory
+from pipeline.store.scores import metrics_table
+from pipeline.workers.circuits import CircuitJob, Selection, select, values_of
+from pipeline.workers.jobs import Opener, process_peak_memory
+
+if TYPE_CHECKING:
+    from pipeline.engine.batch import Batch
+    from pipeline.engine.patchable import PatchableModel
+
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a worker computes. None of it is part of the run's identity."""
+
+    run_path: str
+    model_name: str  # absolute for a folder: workers may start in another directory
+    batch_size: int
+    threads: int
+    device_map: str
+
+
+@dataclass(frozen=True)
+class ItemReport:
+    """What an item cost; passes and evaluations are counted in prompts."""
+
+    item: Item
+    attempt: int
+    seconds: float
+    rows: int
+    forward_passes: int
+    backward_passes: int
+    evaluations: int
+    peak_memory_bytes: int
+
+
+class Bench:
+    """What one worker has at hand: the run, the model, and the batches of the shard it is at."""
+
+    def __init__(
+        self, directory: RunDirectory, config: RunConfig, model: "PatchableModel", batch_size: int
+    ) -> None:
+        self.directory = directory
+        self.config = config
+        self.model = model
+        self.batch_size = batch_size
+        self._batches: tuple[tuple[str, int], list[Batch]] | None = None
+        self._circuits: tuple[CircuitJob, dict[str, Selection]] | None = None
+
+    def __call__(self, job: Item | CircuitJob, attempt: int) -> Any:
+        return self._evaluate(job) if isinstance(job, CircuitJob) else execute(job, self, attempt)
+
+    @property
+    def device(self) -> str:
+        """Where the model is, as `cpu` or `cuda:0 (NVIDIA H200)`."""
+        device = self.model.device
+        if device.type != "cuda":
+            return str(device)
+        import torch
+
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+
+    def batches(self, task: str, shard: int) -> "list[Batch]":
+        """The shard's prompts in batches of similar lengths; kept until another shard is asked for."""
+        if self._batches is None or self._batches[0] != (task, shard):
+            self._batches = None  # let go of the old ones before making new ones
+            self._batches = ((task, shard), self._collate(task, shard))
+        return self._batches[1]
+
+    def task_batches(self, task: str) -> "list[Batch]":
+        """All prompts of a task in batches."""
+        return self._collate(task, None)
+
+    def _evaluate(self, job: CircuitJob) -> dict[str, np.ndarray]:
+        """The job's values; its circuits are kept while jobs differ in the shard only."""
+        key = replace(job, shard=0)
+        if self._circuits is None or self._circuits[0] != key:
+            self._circuits = (key, select(self.directory.path, job))
+        batches, statistics = self.batches(job.task, job.shard), self.directory.statistics(job.task)
+        return values_of(job, self._circuits[1], self.config.method_ids, self.model, batches, statistics)
+
+    def _collate(self, task: str, shard: int | None) -> "list[Batch]":
+        attention = self.config.task_ids[task].attention
+        prompts = self.directory.prompts(task, shard)
+        buckets = bucket_by_length(prompts, self.batch_size)
+        return [self.model.batch(bucket, attention=attention) for bucket in buckets]
+
+
+def opener(settings: Settings) -> Opener:
+    """A picklable function that opens the bench in the worker's own process."""
+    return partial(open_bench, settings)
+
+
+def open_bench(settings: Settings) -> Bench:
+    """The bench with the model loaded; the number of threads is forced before anything is computed."""
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    from pipeline.engine.patchable import load_model
+
+    directory = RunDirectory.open(Path(settings.run_path))
+    config = RunConfig.load(directory.path / "run.yaml")
+    revision = directory.manifest["model"][
+        "revision"
+    ]  # what planning saw, even if the branch has moved since
+    model = load_model(
+        settings.model_name,
+        dtype=config.model.dtype,
+        device_map=settings.device_map,
+        revision="main" if revision == "local" else revision,
+        kv=config.model.kv,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    return Bench(directory, config, model, settings.batch_size)
+
+
+def execute(item: Item, bench: Bench, attempt: int) -> ItemReport:
+    """Computes an item and commits its file. ScoreError, and no file, for numbers that are no scores."""
+    start = time.perf_counter()
+    counters = bench.model.counters
+    counters.reset()
+    _reset_peak_memory(bench)
+    try:
+        payload, facts = compute(item, bench)
+    except CircuitsError as error:
+        raise type(error)(f"{item.name}: {error}") from error
+    report = ItemReport(
+        item=item,
+        attempt=attempt,
+        seconds=time.perf_counter() - start,
+        rows=_rows(payload),
+        forward_passes=counters.forward_passes,
+        backward_passes=counters.backward_passes,
+        evaluations=counters.evaluations,
+        peak_memory_bytes=_peak_memory(bench),
+    )
+    bench.directory.commit(item, payload, footer(report, bench, facts))
+    return report
+
+
+def compute(item: Item, bench: Bench) -> tuple[Payload, dict[str, Any]]:
+    """What goes into the item's file, and what its method wants recorded beside it."""
+    if item.kind == "statistics":
+        return _statistics(item, bench), {}
+    batches = bench.batches(item.task, item.shard)
+    if item.method is None:
+        return _baseline(bench.model, batches, bench.config.metrics), {}
+    method = bench.config.method_ids[item.method]
+    scores = method.score(bench.model, batches, statistics=bench.directory.statistics(item.task))
+    return scores, scores.facts
+
+
+def footer(report: ItemReport, bench: Bench, facts: dict[str, Any]) -> dict[str, Any]:
+    """How the item was computed; what was computed is known to the run directory."""
+    return {
+        "attempt": report.attempt,
+        "batch_size": bench.batch_size,
+        "device": bench.device,
+        "seconds": round(report.seconds, 6),
+        "peak_memory_bytes": report.peak_memory_bytes,
+        "forward_passes": report.forward_passes,
+        "backward_passes": report.backward_passes,
+        "evaluations": report.evaluations,
+        "versions": library_versions(),
+        "facts": facts,
+    }
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of whatever the numbers depend on."""
+    return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
+
+
+def _statistics(item: Item, bench: Bench) -> dict[str, np.ndarray]:
+    batches = bench.task_batches(item.task)
+    statistics = collect_statistics(bench.model, batches)
+    if bad := [name for name, values in statistics.items() if not np.isfinite(values).all()]:
+        raise ScoreError(
+            f"the means of {', '.join(bad)} are not finite; look at the model on the corrupted prompts"
+        )
+    return statistics
+
+
+def _baseline(model: "PatchableModel", batches: "Sequence[Batch]", metrics: Sequence[str]) -> pa.Table:
+    """Every metric on the clean and the corrupted side of every prompt, prompts in order."""
+    parts = [_baseline_values(model, batch, metrics) for batch in batches]
+    prompt_ids = np.concatenate([batch.prompt_ids for batch in batches])
+    values = np.concatenate(parts, axis=-1)
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ScoreError(f"{bad} of {values.size} metric values are not finite; look at the model's logits")
+    order = np.argsort(prompt_ids)
+    by_metric = {name: (on[0][order], on[1][order]) for name, on in zip(metrics, values, strict=True)}
+    return metrics_table(prompt_ids[order].tolist(), by_metric)
+
+
+def _baseline_values(
+    model: "PatchableModel", batch: "Batch", metrics: Sequence[str]
+) -> Float[np.ndarray, "metric side prompt"]:
+    import torch
+
+    from pipeline.engine.readout import Objective
+
+    values = []
+    with torch.no_grad():
+        clean, corrupted = model.answer_hidden(batch, "clean"), model.answer_hidden(batch, "corrupted")
+        for name in metrics:
+            metric = METRICS[name]
+            reference = model.unembedding.reference(clean) if metric.needs_reference else None
+            objective = Objective(metric.compute, metric.sign, model.unembedding, batch, reference)
+            values.append([objective(clean).cpu().numpy(), objective(corrupted).cpu().numpy()])
+    return np.asarray(values, dtype=np.float64)
+
+
+def _rows(payload: Payload) -> int:
+    if isinstance(payload, pa.Table):
+        return int(payload.num_rows)
+    return 0 if isinstance(payload, dict) else len(payload.score)
+
+
+def _reset_peak_memory(bench: Bench) -> None:
+    if bench.model.device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(bench.model.device)
+
+
+def _peak_memory(bench: Bench) -> int:
+    """Largest memory of this item on a GPU, else of this process so far, in bytes."""
+    if bench.model.device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(bench.model.device))
+    return process_peak_memory()
