@@ -37,8 +37,8 @@ def export(
 ) -> Exported:
     """Writes the merged scores of the run, or of one task or method, under `folder`.
 
-    `csv`: `{task}/{method}.csv` with the columns of `load_scores`. `mib`: `{method}/{task}_{model}/importances.json`, the
-    leaderboard's layout; in the circuit are the `top` edges, else what the method kept, else none.
+    `csv`: `{task}/{method}.csv` with the columns of `load_scores`, `top` rows by rank. `mib`: the leaderboard's
+    `{method}/{task}_{model}/importances.json`; in the circuit are the `top` edges, else the kept ones, else none.
     """
     if format not in FORMATS:
         raise CircuitsError(f"format {format!r} is unknown{suggest(format, FORMATS)}")
@@ -83,7 +83,7 @@ def _notes(run: Run, methods: tuple[str, ...]) -> tuple[str, ...]:
     parameters = [run.manifest["methods"][method]["parameters"] for method in methods]
     if ablations := sorted({p["ablation"] for p in parameters} - {"corrupted"}):
         notes.append(
-            f"under {', '.join(ablations)} our `input` holds token and position embeddings, EAP-IG's the former "
+            f"under {', '.join(ablations)} our `input` is token and position embeddings, EAP-IG's the former "
             "alone: scores of input->* edges differ"
         )
     return tuple(notes)

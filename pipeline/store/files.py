@@ -35,7 +35,7 @@ class DamagedFileError(Exception):
 def write_parquet(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> None:
     """Writes a table atomically; `footer` keys come without their prefix. Equal input, equal bytes."""
     kinds = {field.name: field.type for field in table.schema}
-    facts = _seal({**footer, "rows": table.num_rows})
+    facts = _seal({**footer, "rows": table.num_rows, "columns": _columns(table.schema)})
 
     def write(target: Path) -> None:
         with pq.ParquetWriter(
@@ -65,6 +65,8 @@ def read_footer(path: Path, schema: pa.Schema | None = None) -> Footer:
     footer = _unseal({_text(key): _text(value) for key, value in (metadata.metadata or {}).items()})
     if footer.get("rows") != str(metadata.num_rows):
         raise DamagedFileError(f"{metadata.num_rows} rows where {footer.get('rows')} were written")
+    if footer.get("columns") != _columns(found):
+        raise DamagedFileError("its columns are not those that were written")
     if schema is not None and (problem := mismatch(found, schema)):
         raise DamagedFileError(problem)
     return footer
@@ -135,6 +137,11 @@ def _unseal(metadata: Mapping[str, str]) -> Footer:
     if facts.pop("digest", None) != digest(facts):
         raise DamagedFileError("the facts in its footer are not those that were written")
     return facts
+
+
+def _columns(schema: pa.Schema) -> str:
+    """Names and types as text, for a fact that a flipped bit cannot change unseen."""
+    return ", ".join(f"{field.name} {field.type}{'' if field.nullable else ' required'}" for field in schema)
 
 
 def _text(value: bytes) -> str:

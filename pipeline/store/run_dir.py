@@ -210,7 +210,7 @@ class RunDirectory:
         """Writes the item's file atomically and returns its path.
 
         `payload`: scores, a table, or for statistics named arrays. `footer`: facts without the `circuits.`
-        prefix (attempt, device, seconds ...); what the manifest knows is added. OSError when the disk is full.
+        prefix (attempt, device, seconds ...); what the manifest knows is added. Raises OSError (disk full).
         """
         path = self.path / item.path
         facts = {**self.facts(item), **(footer or {})}

@@ -1,0 +1,118 @@
+"""Who may have a run directory."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+
+from pipeline.core.errors import RunDirectoryError
+from pipeline.store.lock import LOCK_NAME, Owner, is_free, locked, process_start, read_owner, this_process
+
+DEAD_PID = 2**22 + 1  # above the largest process id of Linux
+
+
+def place(folder, owner, silence=0.0):
+    path = folder / LOCK_NAME
+    path.write_text(json.dumps(asdict(owner)))
+    touched = path.stat().st_mtime - silence
+    os.utime(path, (touched, touched))
+
+
+def test_the_lock_is_held_and_given_back(tmp_path):
+    with locked(tmp_path / "new") as me:
+        owner, silence = read_owner(tmp_path / "new")
+        assert owner == me
+        assert owner.pid == os.getpid()
+        assert 0 <= silence < 60
+    assert read_owner(tmp_path / "new") is None
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        _ = 1 / 0
+    assert read_owner(tmp_path) is None
+
+
+def test_a_live_owner_is_named_and_refused(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(RunDirectoryError) as caught, locked(tmp_path):
+            pass
+        message = str(caught.value)
+        assert str(os.getpid()) in message
+        assert this_process().host in message
+        assert "\n" not in message
+        assert read_owner(tmp_path)[0].pid == os.getpid()  # the refused one has not taken it away
+
+
+def test_another_live_process_of_this_machine_is_refused(tmp_path):
+    sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        place(tmp_path, replace(this_process(), pid=sleeper.pid, pid_start=process_start(sleeper.pid)), silence=9999)
+        with pytest.raises(RunDirectoryError, match=str(sleeper.pid)), locked(tmp_path):
+            pass
+    finally:
+        sleeper.communicate(b"\n")
+
+
+@pytest.mark.parametrize("gone", [{"pid": DEAD_PID}, {"pid_start": "1"}], ids=["pid", "pid given to another program"])
+def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path, gone):
+    place(tmp_path, replace(this_process(), **gone))
+    with locked(tmp_path) as me:
+        assert read_owner(tmp_path)[0] == me
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "another-host"}, {"boot_id": "before the reboot"}])
+def test_another_machine_is_replaced_after_a_minute_of_silence(tmp_path, elsewhere):
+    other = replace(this_process(), **elsewhere)
+    place(tmp_path, other, silence=30)
+    with pytest.raises(RunDirectoryError, match="try again in|wait for it"), locked(tmp_path):
+        pass
+    place(tmp_path, other, silence=61)
+    with locked(tmp_path) as me:
+        assert read_owner(tmp_path)[0] == me
+
+
+@pytest.mark.parametrize(
+    ("change", "silence", "free"),
+    [
+        ({}, 10_000.0, False),  # this very process lives, however silent
+        ({"pid": DEAD_PID}, 0.0, True),
+        ({"pid_start": "1"}, 0.0, True),
+        ({"host": "x", "pid": DEAD_PID}, 59.0, False),
+        ({"host": "x"}, 61.0, True),
+    ],
+)
+def test_when_a_lock_is_free(change, silence, free):
+    me = this_process()
+    assert is_free(replace(me, **change), silence, me) is free
+
+
+def test_an_unreadable_lock_counts_by_its_age(tmp_path):
+    (tmp_path / LOCK_NAME).write_text("{")
+    with pytest.raises(RunDirectoryError), locked(tmp_path):
+        pass
+    long_ago = (tmp_path / LOCK_NAME).stat().st_mtime - 61
+    os.utime(tmp_path / LOCK_NAME, (long_ago, long_ago))
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_that_was_taken_over_is_not_removed_by_its_old_owner(tmp_path):
+    other = Owner("another-host", "b", 1, "1", "token")
+    with locked(tmp_path):
+        place(tmp_path, other)
+    assert read_owner(tmp_path)[0] == other
+
+
+def test_the_start_of_processes():
+    assert process_start(os.getpid()) == process_start(os.getpid()) != ""
+    assert process_start(DEAD_PID) is None
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match="cannot be locked"), locked(tmp_path / "file"):
+        pass
