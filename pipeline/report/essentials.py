@@ -1,0 +1,226 @@
+"""What a person wants to know of a run first, as plain data: the page and `circuits show` say the same.
+
+Knows how to read a run. Does not know how anything is drawn or printed.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.circuit import Circuit
+from pipeline.core.graph import Graph
+from pipeline.core.prompts import Text, TokenPair
+from pipeline.core.scores import rank_order
+from pipeline.report.svg import number, percent
+from pipeline.store.aggregate import aggregate_path
+from pipeline.store.faithfulness import FILE, SCHEMA
+from pipeline.store.results import Run
+
+EXAMPLES = 3
+TOP = 20
+# The smallest circuit that restores this much is the one shown: the bar of Hanna et al. 2024 (EAP-IG).
+FAITHFUL = 0.85
+
+
+def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
+    """Facts, tasks, methods, and per task and method a circuit and its `top` strongest edges (or nodes).
+
+    Values are plain and fit for JSON: what is unknown is None, never NaN. `results` lists what has scores, in
+    the order of the plan; `faithfulness` holds the rows of `run.faithfulness()`.
+    """
+    manifest, graph = run.manifest, run.graph
+    identity, model = manifest["identity"], manifest["model"]
+    methods = [_method(id_, method) for id_, method in manifest["methods"].items()]
+    footers = run.footers()
+    there = set(footers["item"]) if len(footers) else set()
+    missing = [item.name for item in run.directory.items if item.name not in there]
+    curve = faithfulness(run)
+    results = []
+    for task in identity["tasks"]:
+        for method in methods:
+            frame = scores(run, task, method["method"])
+            if frame is not None:
+                results.append(
+                    {"task": task, **_result(run, method, frame, rows_of(curve, task, method["method"]), top)}
+                )
+    return {
+        "name": manifest["name"],
+        "run_key": manifest["run_key"],
+        "model": {key: str(model[key]) for key in ("name", "revision", "dtype")},
+        "graph": graph.describe(),
+        "metric": identity["metric"],
+        "ablation": identity["ablation"],
+        "versions": _versions(footers),
+        "complete": not missing,
+        "missing": missing,
+        "n_items": len(run.directory.items),
+        "tasks": [_task(task, run.prompts(task)) for task in identity["tasks"]],
+        "methods": methods,
+        "results": results,
+        "faithfulness": _plain(curve),
+    }
+
+
+def scores(run: Run, task: str, method: str) -> pd.DataFrame | None:
+    """The merged scores of one task and method, None where no item of it has landed."""
+    kind = "scores" if run.level(method) == "edge" else "node_scores"
+    if not (run.path / aggregate_path(kind, task, method)).exists():
+        return None
+    return run.scores(task=task, method=method)
+
+
+def faithfulness(run: Run) -> pd.DataFrame:
+    """`run.faithfulness()`, or no rows where nothing was evaluated yet."""
+    if not (run.path / FILE).exists():
+        return SCHEMA.empty_table().to_pandas()
+    return run.faithfulness()
+
+
+def rows_of(curve: pd.DataFrame, task: str, method: str) -> pd.DataFrame:
+    """The rows of one task and method."""
+    return curve[(curve["task"] == task) & (curve["method"] == method)]
+
+
+def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[Circuit, dict[str, Any]]:
+    """The circuit to show for one task and method, and what to say of it.
+
+    The kept set of a method that decides; else the smallest evaluated selection with a faithfulness of at
+    least 0.85; else the largest evaluated one that is not the whole graph; else a twentieth of the edges.
+    `frame` is the aggregate, `curve` the rows of `run.faithfulness()` for this task and method.
+    """
+    graph = run.graph
+    score = by_edge(frame, "score", graph)
+    if decides(frame):
+        kept = np.nan_to_num(by_edge(frame, "kept_fraction", graph)) >= 0.5
+        circuit, row = Circuit(graph, kept, score), _first(curve[curve["edge_fraction"].isna()])
+        share = percent(circuit.n_edges / graph.n_edges)
+        why = f"{circuit.n_edges:,} of {graph.n_edges:,} edges ({share}), kept by the method"
+        return circuit, _about(circuit, row, why)
+    rows = curve[curve["edge_fraction"].notna() & (curve["n_edges"] > 0)].sort_values(
+        "n_edges", kind="stable"
+    )
+    enough = rows[rows["faithfulness"] >= FAITHFUL]
+    row = _first(enough) or _first(rows[rows["edge_fraction"] < 1.0].iloc[::-1])
+    n_edges = int(row["n_edges"]) if row else max(1, graph.n_edges // 20)
+    why = f"the strongest {n_edges:,} of {graph.n_edges:,} edges ({percent(n_edges / graph.n_edges)})"
+    if n_edges == graph.n_edges:
+        why = f"all {n_edges:,} edges"
+    if len(enough):
+        why += f", the smallest evaluated circuit with a faithfulness of {FAITHFUL} or more"
+    elif row:
+        why += f", as no evaluated circuit but the whole graph has a faithfulness of {FAITHFUL} or more"
+    mask = np.zeros(graph.n_edges, dtype=bool)
+    mask[rank_order(score, run.config.get("evaluate", {}).get("rank", "absolute"))[:n_edges]] = True
+    circuit = Circuit(graph, mask & ~np.isnan(score), score)
+    return circuit, _about(circuit, row, why)
+
+
+def decides(frame: pd.DataFrame) -> bool:
+    """Whether the scores come from a method that keeps and drops edges itself."""
+    return "kept_fraction" in frame and bool(frame["kept_fraction"].notna().any())
+
+
+def _about(circuit: Circuit, row: Mapping[str, Any] | None, why: str) -> dict[str, Any]:
+    value = _value(row["faithfulness"]) if row else None
+    pruned = circuit.pruned.n_edges
+    words = f"{why[0].upper()}{why[1:]}; {pruned:,} remain without dangling nodes."
+    if row:
+        words += f" Faithfulness {number(value)}."
+    return {
+        "n_edges": circuit.n_edges,
+        "n_edges_pruned": pruned,
+        "edge_fraction": _value(row["edge_fraction"]) if row else None,
+        "faithfulness": value,
+        "words": words,
+    }
+
+
+def _result(
+    run: Run, method: Mapping[str, Any], frame: pd.DataFrame, curve: pd.DataFrame, top: int
+) -> dict[str, Any]:
+    found: dict[str, Any] = {key: method[key] for key in ("method", "level", "metric", "ablation")}
+    measured = frame[frame["score"].notna()]
+    found["n_prompts"] = int(frame["n_prompts"].max())
+    found["n_shards"] = int(frame["n_shards"].max())
+    columns = ["score", "score_sem", "ci_low", "ci_high", "sign_agreement"]
+    if method["level"] == "node":
+        by_size = measured.iloc[np.argsort(-measured["score"].abs().to_numpy(), kind="stable")]
+        return found | {"top": _plain(by_size.head(top)[["node", "span", *columns]])}
+    strongest = measured.sort_values("rank", kind="stable").head(top)
+    names = [run.graph.edge_name(int(i)) for i in strongest["edge_id"]]
+    shown = strongest[["edge_id", "rank", *columns, "kept_fraction"]]
+    return found | {
+        "decides": decides(frame),
+        "circuit": choose_circuit(run, frame, curve)[1],
+        "top": [{"edge": name, **row} for name, row in zip(names, _plain(shown), strict=True)],
+    }
+
+
+def _method(id_: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = dict(entry["parameters"])
+    metric, ablation = parameters.pop("metric", None), parameters.pop("ablation", None)
+    return {
+        "method": id_,
+        "level": entry["level"],
+        "metric": metric,
+        "ablation": ablation,
+        "parameters": parameters,
+    }
+
+
+def _task(task: str, pairs: list[TokenPair]) -> dict[str, Any]:
+    examples = [
+        {
+            "clean": _words(pair.pair.clean),
+            "corrupted": _words(pair.pair.corrupted),
+            "answers": list(pair.pair.answers),
+            "wrong_answers": list(pair.pair.wrong_answers),
+        }
+        for pair in pairs[:EXAMPLES]
+    ]
+    return {"task": task, "prompts": len(pairs), "examples": examples}
+
+
+def _words(prompt: Text) -> str:
+    return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
+
+
+def _versions(footers: pd.DataFrame) -> dict[str, str]:
+    """Library versions of the workers; all of them where items were computed by different ones."""
+    found: dict[str, list[str]] = {}
+    for text in footers["versions"].dropna().unique() if "versions" in footers else ():
+        for name, version in json.loads(text).items():
+            found.setdefault(name, [])
+            if version not in found[name]:
+                found[name].append(version)
+    return {name: " and ".join(versions) for name, versions in found.items()}
+
+
+def by_edge(frame: pd.DataFrame, column: str, graph: Graph) -> np.ndarray:
+    """A column by edge id, NaN where the frame has no row or no value."""
+    values = np.full(graph.n_edges, np.nan)
+    values[frame["edge_id"].to_numpy()] = pd.to_numeric(frame[column]).to_numpy(dtype=float, na_value=np.nan)
+    return values
+
+
+def _first(rows: pd.DataFrame) -> dict[str, Any] | None:
+    return rows.iloc[0].to_dict() if len(rows) else None
+
+
+def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): _value(value) for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _value(value: Any) -> Any:
+    """A plain value: None for what is missing, Python's numbers for numpy's."""
+    if (
+        value is None
+        or value is pd.NA
+        or (isinstance(value, float | np.floating) and not math.isfinite(value))
+    ):
+        return None
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,109 @@
+"""One offline page per run: facts, circuits, curves, tables. No script, nothing loaded from anywhere.
+
+Knows what goes where. Does not know the numbers (`essentials`) nor how a figure is drawn (`figures`).
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report.circuit_figure import circuit_svg, strongest_part
+from pipeline.report.essentials import by_edge, choose_circuit, essentials, faithfulness, rows_of, scores
+from pipeline.report.faithfulness_figure import faithfulness_svg
+from pipeline.report.interval_figure import interval_svg
+from pipeline.report.node_figure import node_heatmap_svg
+from pipeline.report.svg import number, percent
+from pipeline.store.atomic import write_atomic
+from pipeline.store.results import Run
+
+
+def write_report(run: Run, path: str | Path) -> Path:
+    """Writes the page of a run to `path` and returns the path. Works on a run with missing items too."""
+    path = Path(path)
+    write_atomic(path, render(run))
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as HTML. Its content security policy admits its own style sheet and nothing else."""
+    facts = essentials(run)
+    curve = faithfulness(run)
+    sections = [
+        _section(run, facts, task["task"], curve[curve["task"] == task["task"]]) for task in facts["tasks"]
+    ]
+    style = _style(max((section["most_boxes"] for section in sections), default=0))
+    environment = Environment(
+        loader=PackageLoader("pipeline", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "share": lambda value: "–" if value is None else percent(value),
+        "interval": _interval,
+        "whisker": lambda row, reach: interval_svg(row["score"], row["ci_low"], row["ci_high"], reach),
+        "quoted": lambda pieces: ", ".join(f"“{p}”" if isinstance(p, str) else str(p) for p in pieces),
+    }
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    template = environment.get_template("template.html")
+    sheet = Markup(style)  # noqa: S704 - our own files, and a quote escaped would not match the hash
+    return template.render(run=facts, sections=sections, style=sheet, style_hash=f"sha256-{digest}")
+
+
+def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame) -> dict[str, Any]:
+    results, most = [], 0
+    for result in facts["results"]:
+        if result["task"] != task:
+            continue
+        frame = scores(run, task, result["method"])
+        reach = max((_reach(row) for row in result["top"]), default=1.0)
+        shown = dict(result, reach=reach, left_out=None)
+        if result["level"] == "node":
+            shown["figure"] = node_heatmap_svg(frame)
+        else:
+            circuit, _ = choose_circuit(run, frame, rows_of(curve, task, result["method"]))
+            part = strongest_part(circuit, by_edge(frame, "score", run.graph))
+            shown["figure"] = circuit_svg(part if part.n_edges else circuit, frame)
+            shown["left_out"] = _left_out(part.n_edges, circuit.pruned.n_edges)
+            most = max(most, shown["figure"].count('class="box '))
+        results.append(shown)
+    figure = faithfulness_svg(curve) if len(curve) else None
+    return {"task": task, "results": results, "faithfulness": figure, "most_boxes": most}
+
+
+def _left_out(drawn: int, whole: int) -> str | None:
+    if drawn == whole:
+        return None
+    others = f"the other {whole - drawn:,} of the circuit are left out"
+    return f"Drawn are the strongest {drawn} edges that lead from input to logits; {others}."
+
+
+def _reach(row: Mapping[str, Any]) -> float:
+    return max(abs(row[key]) for key in ("score", "ci_low", "ci_high") if row[key] is not None)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    if row["ci_low"] is None or row["ci_high"] is None:
+        return "–"
+    return f"{number(row['ci_low'], sign=True)} to {number(row['ci_high'], sign=True)}"
+
+
+def _style(boxes: int) -> str:
+    """All style of the page. Hovering a node of a circuit fades the edges that are not its own."""
+    sheets: Iterable[str] = (
+        files("pipeline.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", "figures.css")
+    )
+    fade = "".join(
+        f"svg.circuit:has(.b{i}:hover) .edges path:not(.n{i}){{opacity:.06}}\n" for i in range(boxes)
+    )
+    return "\n".join([*sheets, fade])
