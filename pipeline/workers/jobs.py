@@ -14,7 +14,7 @@ import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pipeline.core.errors import CircuitsError
 
@@ -99,6 +99,7 @@ class Outcome:
     final: bool = True
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Workers that hold a model each. `LocalPool` and `RayPool` are the two kinds."""
 
