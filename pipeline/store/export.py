@@ -37,8 +37,9 @@ def export(
 ) -> Exported:
     """Writes the merged scores of the run, or of one task or method, under `folder`.
 
-    `csv`: `{task}/{method}.csv` with the columns of `load_scores`, `top` rows by rank. `mib`: the leaderboard's
-    `{method}/{task}_{model}/importances.json`; in the circuit are the `top` edges, else the kept ones, else none.
+    `csv`: `{task}/{method}.csv` with the columns of `load_scores`, the first `top` rows by rank. `mib`: the
+    layout of the leaderboard, `{method}/{task}_{model}/importances.json`; in the circuit are the `top` edges,
+    else those that the method kept, else none.
     """
     if format not in FORMATS:
         raise CircuitsError(f"format {format!r} is unknown{suggest(format, FORMATS)}")

@@ -2,11 +2,10 @@
 
 Knows formats, checksums and the `circuits.` keys. Does not know what the columns mean or where files lie.
 
-Parquet pages carry checksums, which cover the values; the footer's own facts are covered by a digest among
-them, and a tensor file by a digest of its tensors.
+Pages of Parquet carry checksums; a hash of the values covers what they leave out, and a digest among the
+footer's facts covers these. A tensor file has the same hash and digest in its header.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.numpy import save
 
 from pipeline.core.items import digest
 from pipeline.store.atomic import write_atomic
+from pipeline.store.content import arrays_digest, table_digest
 from pipeline.store.schema import mismatch
 
 PREFIX = "circuits."
@@ -35,7 +35,14 @@ class DamagedFileError(Exception):
 def write_parquet(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> None:
     """Writes a table atomically; `footer` keys come without their prefix. Equal input, equal bytes."""
     kinds = {field.name: field.type for field in table.schema}
-    facts = _seal({**footer, "rows": table.num_rows, "columns": _columns(table.schema)})
+    facts = _seal(
+        {
+            **footer,
+            "rows": table.num_rows,
+            "columns": _columns(table.schema),
+            "sha256": table_digest(table),
+        }
+    )
 
     def write(target: Path) -> None:
         with pq.ParquetWriter(
@@ -72,26 +79,29 @@ def read_footer(path: Path, schema: pa.Schema | None = None) -> Footer:
     return footer
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """The table, with the checksum of every page compared. Raises DamagedFileError, FileNotFoundError.
+def read_parquet(path: Path) -> pa.Table:
+    """The table, pages and values compared with their checksums. Raises DamagedFileError, FileNotFoundError.
 
     Opened as a single file: a name such as `task=ioi/x.parquet` adds no partition columns.
     """
+    footer = read_footer(path)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns=columns)
+            table = file.read().replace_schema_metadata(None)
         table.validate(full=True)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedFileError(_reason(error)) from None
-    return table.replace_schema_metadata(None)
+    if table_digest(table) != footer.get("sha256"):
+        raise DamagedFileError("the values are not those that were written")
+    return table
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], footer: Mapping[str, Any]) -> None:
     """Writes named arrays atomically as safetensors, with the facts in its header."""
     arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
-    write_atomic(path, save(arrays, _seal({**footer, "sha256": _tensor_digest(arrays)})))
+    write_atomic(path, save(arrays, _seal({**footer, "sha256": arrays_digest(arrays)})))
 
 
 def read_tensor_footer(path: Path) -> Footer:
@@ -102,7 +112,7 @@ def read_tensor_footer(path: Path) -> Footer:
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays, compared with the digest in the header. Raises DamagedFileError, FileNotFoundError."""
     tensors, footer = _read_tensors(path, load=True)
-    if _tensor_digest(tensors) != footer.get("sha256"):
+    if arrays_digest(tensors) != footer.get("sha256"):
         raise DamagedFileError("the tensors are not those that were written")
     return tensors
 
@@ -116,14 +126,6 @@ def _read_tensors(path: Path, *, load: bool = False) -> tuple[dict[str, np.ndarr
         raise
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(_reason(error)) from None
-
-
-def _tensor_digest(tensors: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
-    for name, array in sorted(tensors.items()):
-        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
 
 
 def _seal(footer: Mapping[str, Any]) -> Footer:

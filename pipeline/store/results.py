@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from pipeline.store.lock import is_free, read_owner, this_process
 from pipeline.store.run_dir import SUCCESS, RunDirectory
 from pipeline.store.scores import dictionary, floats
 
-Level = Literal["aggregate", "shard"]
+LEVELS = ("aggregate", "shard")
 
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()}
 
@@ -37,7 +37,7 @@ def open_run(path: str | Path) -> "Run":
 
 
 def load_scores(
-    path: str | Path, level: Level = "aggregate", task: str | None = None, method: str | None = None
+    path: str | Path, level: str = "aggregate", task: str | None = None, method: str | None = None
 ) -> pd.DataFrame:
     """The edge scores of a run: merged, a row per task, method and edge; or shard by shard.
 
@@ -166,15 +166,15 @@ class Run:
         return level
 
     def scores(
-        self, method: str | None = None, task: str | None = None, level: Level = "aggregate"
+        self, method: str | None = None, task: str | None = None, level: str = "aggregate"
     ) -> pd.DataFrame:
         """Scores with task and method columns: merged, or with `level="shard"` as the shards hold them.
 
         Without `method`, all methods that score edges; node methods have other rows and are named one by one.
         Raises RunDirectoryError when there is nothing (yet), CircuitsError for an unknown task or method.
         """
-        if level not in ("aggregate", "shard"):
-            raise CircuitsError(f"level={level!r} is unknown; use aggregate or shard")
+        if level not in LEVELS:
+            raise CircuitsError(f"level={level!r} is unknown{suggest(level, LEVELS)}")
         tasks = self.tasks if task is None else (_one(task, self.tasks, "task"),)
         kind = "scores" if method is None or self.level(method) == "edge" else "node_scores"
         methods = [m for m in self.methods if m == method or (method is None and self.level(m) == "edge")]

@@ -9,6 +9,8 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
+_TEXTS = pa.list_(pa.field("element", pa.string()))  # "element" is how Parquet calls them
+_IDS = pa.list_(pa.field("element", pa.int32()))
 
 
 def _schema(**columns: pa.DataType | tuple[pa.DataType]) -> pa.Schema:
@@ -78,12 +80,12 @@ PROMPTS = _schema(
     prompt_id=pa.int64(),
     clean=(pa.string(),),
     corrupted=(pa.string(),),
-    answers=pa.list_(pa.string()),
-    wrong_answers=pa.list_(pa.string()),
-    clean_ids=(pa.list_(pa.int32()),),
-    corrupted_ids=(pa.list_(pa.int32()),),
-    answer_ids=(pa.list_(pa.int32()),),
-    wrong_answer_ids=(pa.list_(pa.int32()),),
+    answers=_TEXTS,
+    wrong_answers=_TEXTS,
+    clean_ids=(_IDS,),
+    corrupted_ids=(_IDS,),
+    answer_ids=(_IDS,),
+    wrong_answer_ids=(_IDS,),
     source=(pa.string(),),
 )
 

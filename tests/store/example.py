@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, digest
@@ -16,7 +17,9 @@ GRAPH = Graph(n_layers=2, n_heads=2, n_kv_heads=2, d_model=8)
 METHODS = {"eap": "edge", "acdc": "edge", "patch": "node"}
 
 
-def plan_of(tasks: dict[str, int], methods: dict[str, str], *, salt: str = "", statistics: bool = True) -> dict:
+def plan_of(
+    tasks: dict[str, int], methods: dict[str, str], *, salt: str = "", statistics: bool = True
+) -> dict:
     """Arguments of `RunDirectory.create` for `tasks` {id: number of shards of two prompts}."""
     identity = {
         "model": {"fingerprint": "f" + salt, "graph": GRAPH.fingerprint},
@@ -37,7 +40,9 @@ def plan_of(tasks: dict[str, int], methods: dict[str, str], *, salt: str = "", s
         "model": {"name": "models/tiny", "revision": "local", "fingerprint": "f", "dtype": "float32"},
         "graph": asdict(GRAPH),
         "graph_fingerprint": GRAPH.fingerprint,
-        "methods": {m: {"level": level, "parameters": identity["methods"][m]} for m, level in methods.items()},
+        "methods": {
+            m: {"level": level, "parameters": identity["methods"][m]} for m, level in methods.items()
+        },
         "metrics": ["logit_diff"],
         "identity": identity,
     }
@@ -56,7 +61,9 @@ def plan_of(tasks: dict[str, int], methods: dict[str, str], *, salt: str = "", s
 
 
 def token_pair(index: int) -> TokenPair:
-    pair = PromptPair(f"clean {index}", f"corrupted {index}", (" a",), (" b", " c"), f"file.jsonl:{index + 1}")
+    pair = PromptPair(
+        f"clean {index}", f"corrupted {index}", (" a",), (" b", " c"), f"file.jsonl:{index + 1}"
+    )
     return TokenPair(index, (index, 5, 6), (index, 7, 8), (1,), (2, 3), pair)
 
 
@@ -80,3 +87,17 @@ def payload_of(item: Item, seed: int = 0):
         std = np.where(n > 0, moments.std, np.nan)
         return EdgeScores(GRAPH, mean, std, n, kept=np.nan_to_num(mean) > 0)
     return EdgeScores.from_moments(GRAPH, moments)
+
+
+def flip_a_bit(path) -> None:
+    """Damages a value and leaves the footer as it is."""
+    content = bytearray(path.read_bytes())
+    position = len(content) - 1
+    if path.suffix == ".parquet":
+        names = pq.read_schema(path).names
+        column = (
+            pq.read_metadata(path).row_group(0).column(names.index("score" if "score" in names else "clean"))
+        )
+        position = column.data_page_offset + column.total_compressed_size - 3
+    content[position] ^= 0x10
+    path.write_bytes(content)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,8 +46,7 @@ def test_the_final_name_appears_only_after_the_content_is_on_disk(tmp_path, monk
     real_fsync = os.fsync
 
     def fsync(descriptor):
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        synced.append(os.path.isdir(path))
+        synced.append(Path(f"/proc/self/fd/{descriptor}").is_dir())
         seen.append(target.read_text())
         real_fsync(descriptor)
 

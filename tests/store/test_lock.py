@@ -50,14 +50,20 @@ def test_a_live_owner_is_named_and_refused(tmp_path):
 def test_another_live_process_of_this_machine_is_refused(tmp_path):
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        place(tmp_path, replace(this_process(), pid=sleeper.pid, pid_start=process_start(sleeper.pid)), silence=9999)
+        place(
+            tmp_path,
+            replace(this_process(), pid=sleeper.pid, pid_start=process_start(sleeper.pid)),
+            silence=9999,
+        )
         with pytest.raises(RunDirectoryError, match=str(sleeper.pid)), locked(tmp_path):
             pass
     finally:
         sleeper.communicate(b"\n")
 
 
-@pytest.mark.parametrize("gone", [{"pid": DEAD_PID}, {"pid_start": "1"}], ids=["pid", "pid given to another program"])
+@pytest.mark.parametrize(
+    "gone", [{"pid": DEAD_PID}, {"pid_start": "1"}], ids=["pid", "pid given to another program"]
+)
 def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path, gone):
     place(tmp_path, replace(this_process(), **gone))
     with locked(tmp_path) as me:
@@ -68,7 +74,7 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path, gone):
 def test_another_machine_is_replaced_after_a_minute_of_silence(tmp_path, elsewhere):
     other = replace(this_process(), **elsewhere)
     place(tmp_path, other, silence=30)
-    with pytest.raises(RunDirectoryError, match="try again in|wait for it"), locked(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"try again in|wait for it"), locked(tmp_path):
         pass
     place(tmp_path, other, silence=61)
     with locked(tmp_path) as me:

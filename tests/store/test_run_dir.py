@@ -9,7 +9,7 @@ from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet
 from pipeline.store.run_dir import RunDirectory
-from tests.store.example import GRAPH, METHODS, payload_of, plan_of, token_pair
+from tests.store.example import GRAPH, METHODS, flip_a_bit, payload_of, plan_of, token_pair
 
 SCORES = Item("scores", "ioi", "eap", 1)
 NODES = Item("node_scores", "ioi", "patch", 0)
@@ -19,7 +19,14 @@ MEANS = Item("statistics", "ioi", None, 0)
 
 def test_planning_writes_everything_that_readers_need(run):
     written = sorted(path.name for path in run.path.iterdir())
-    assert written == ["graph.parquet", "manifest.json", "nodes.parquet", "plan.json", "prompts.parquet", "run.yaml"]
+    assert written == [
+        "graph.parquet",
+        "manifest.json",
+        "nodes.parquet",
+        "plan.json",
+        "prompts.parquet",
+        "run.yaml",
+    ]
     again = RunDirectory.open(run.path)
     assert again.graph == GRAPH
     assert again.items == run.items
@@ -35,7 +42,12 @@ def test_the_graph_tables_list_every_edge_and_node(run):
     assert tuple(names) == GRAPH.edge_names
     row = edges[names == "a0.h1->a1.h0<k>"].iloc[0]
     assert (row.sender_kind, row.sender_layer, row.sender_head) == ("head", 0, 1)
-    assert (row.receiver_kind, row.receiver_layer, row.receiver_head, row.receiver_input) == ("head", 1, 0, "k")
+    assert (row.receiver_kind, row.receiver_layer, row.receiver_head, row.receiver_input) == (
+        "head",
+        1,
+        0,
+        "k",
+    )
     nodes = read_parquet(run.path / "nodes.parquet").to_pandas()
     assert nodes["node"].tolist() == [node.name for node in GRAPH.nodes]
 
@@ -111,7 +123,7 @@ def test_an_item_outside_of_the_plan_is_refused(run):
         run.commit(stranger, payload_of(stranger))
 
 
-# --- damage ----------------------------------------------------------------------------------------------------
+# --- damage ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("item", [SCORES, BASELINE, MEANS], ids=lambda item: item.name)
@@ -140,16 +152,17 @@ def test_a_file_of_another_run_under_the_right_name_is_not_done(run, new_run):
     assert run.done() == set()
 
 
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("item", [BASELINE, MEANS], ids=["parquet", "safetensors"])
-def test_every_flipped_bit_is_found_or_changes_nothing_that_is_read(run, item):
-    """All bytes of a small file, one flipped bit each: either the deep check refuses the file, or values and facts
-    that come back are those that were written."""
+def test_a_flipped_bit_is_found_or_changes_nothing_that_is_read(run, item, step):
+    """Every seventh (slow: every) byte of a small file, one flipped bit each: either the deep check refuses the
+    file, or values and facts come back as they were written."""
     path = run.commit(item, payload_of(item))
     whole = path.read_bytes()
     facts = run.check(item, deep=True)
     values = _values(run, item)
     undetected = 0
-    for position in range(len(whole)):
+    for position in range(0, len(whole), step):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << (position % 8)
         path.write_bytes(damaged)
@@ -157,7 +170,7 @@ def test_every_flipped_bit_is_found_or_changes_nothing_that_is_read(run, item):
             undetected += 1
             assert run.check(item) == facts, position
             assert _values(run, item) == values, position
-    assert undetected < len(whole) / 2
+    assert undetected < len(whole) / step / 2  # what passes is padding, page statistics and the like
     path.write_bytes(whole)
     assert run.done([item], deep=True) == {item}
 
@@ -171,27 +184,14 @@ def _values(run, item):
 
 def test_a_bit_flipped_in_a_page_passes_the_footer_and_fails_the_deep_check(run):
     path = run.commit(SCORES, payload_of(SCORES))
-    _flip_page(path)
+    flip_a_bit(path)
     assert run.done([SCORES]) == {SCORES}
     assert run.done([SCORES], deep=True) == set()
     assert not path.exists()
 
 
-def _flip_page(path):
-    import pyarrow.parquet as pq
-
-    names = pq.read_schema(path).names
-    column = pq.read_metadata(path).row_group(0).column(names.index("score"))
-    content = bytearray(path.read_bytes())
-    content[column.data_page_offset + column.total_compressed_size - 3] ^= 0x10
-    path.write_bytes(content)
-
-
 def test_damaged_statistics_are_set_aside_with_one_line(run):
-    path = run.commit(MEANS, payload_of(MEANS))
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip_a_bit(run.commit(MEANS, payload_of(MEANS)))
     with pytest.raises(RunDirectoryError, match="damaged"):
         run.statistics("ioi")
     assert run.statistics("ioi") is None
@@ -203,7 +203,7 @@ def test_temporaries_and_files_set_aside_are_no_items(run):
     assert run.done() == set()
 
 
-# --- which run it is -------------------------------------------------------------------------------------------
+# --- which run it is ---------------------------------------------------------------------------------------
 
 
 def test_the_same_run_is_taken_and_keeps_its_items(run):
@@ -239,7 +239,7 @@ def test_a_run_is_extended_by_tasks_and_methods_and_keeps_its_items(new_run):
     item = Item("scores", "ioi", "eap", 1)
     small.commit(item, payload_of(item))
     larger = plan_of({"ioi": 2, "gt": 1}, {"eap": "edge", "acdc": "edge"})
-    with pytest.raises(RunDirectoryError, match="methods.acdc is not there"):
+    with pytest.raises(RunDirectoryError, match=r"methods\.acdc is not there"):
         RunDirectory.create(small.path, **larger)
     extended = RunDirectory.create(small.path, **larger, extend=True)
     assert extended.done() == {item}
@@ -279,7 +279,7 @@ def test_no_run_and_a_run_of_another_version_are_one_line(run, tmp_path):
         RunDirectory.open(run.path)
 
 
-# --- failures --------------------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------
 
 
 def test_failures_are_recorded_listed_and_cleared(run):
@@ -287,7 +287,11 @@ def test_failures_are_recorded_listed_and_cleared(run):
     run.record_failure(SCORES, 1, {"error": "worker died", "host": "b"})
     run.record_failure(BASELINE, 1, {"error": "NaN", "peak": np.float32(1.0)})
     found = run.failures()
-    assert [(f["name"], f["attempt"]) for f in found] == [("gt/baseline/0", 1), ("ioi/eap/1", 1), ("ioi/eap/1", 2)]
+    assert [(f["name"], f["attempt"]) for f in found] == [
+        ("gt/baseline/0", 1),
+        ("ioi/eap/1", 1),
+        ("ioi/eap/1", 2),
+    ]
     assert Item.from_dict(found[1]) == SCORES
     run.clear_failures([SCORES])
     assert [f["name"] for f in run.failures()] == ["gt/baseline/0"]

@@ -1,0 +1,210 @@
+"""Shards merged: against plain statistics of all prompts at once."""
+
+import hashlib
+import json
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.items import Item
+from pipeline.core.scores import EdgeScores, Moments
+from pipeline.store.aggregate import _part, _Pool, aggregate, aggregate_path
+from pipeline.store.files import read_footer, read_parquet
+from pipeline.store.run_dir import SUCCESS
+from pipeline.store.scores import edge_table
+from tests.store.example import GRAPH, flip_a_bit, payload_of
+
+
+def commit_all(run, payload=payload_of, order=None, **footer):
+    for item in order or run.items:
+        run.commit(item, payload(item), footer)
+
+
+def merged(run, method="eap", task="ioi", kind="scores") -> pd.DataFrame:
+    return read_parquet(run.path / aggregate_path(kind, task, method)).to_pandas()
+
+
+def bytes_of(run) -> dict[str, str]:
+    files = [p for folder in ("aggregate", "node_aggregate") for p in (run.path / folder).rglob("*.parquet")]
+    return {str(p.relative_to(run.path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_merged_scores_are_the_statistics_of_all_prompts(new_run):
+    run = new_run(tasks={"ioi": 3}, methods={"eap": "edge"}, statistics=False)
+    rng = np.random.default_rng(0)
+    shards = [rng.normal(loc=rng.normal(size=GRAPH.n_edges), size=(n, GRAPH.n_edges)) for n in (5, 5, 2)]
+
+    def payload(item):
+        return (
+            payload_of(item)
+            if item.method is None
+            else EdgeScores.from_moments(GRAPH, Moments.of(shards[item.shard]))
+        )
+
+    commit_all(run, payload)
+    assert aggregate(run) == []
+    frame = merged(run)
+    every = np.concatenate(shards)
+    close = {"rtol": 1e-5, "atol": 1e-6}  # the shards hold float32
+    np.testing.assert_allclose(frame["score"], every.mean(axis=0), **close)
+    np.testing.assert_allclose(frame["score_std"], every.std(axis=0, ddof=1), **close)
+    np.testing.assert_allclose(frame["score_sem"], pd.DataFrame(every).sem(), **close)
+    half = (frame["ci_high"] - frame["ci_low"]) / 2
+    np.testing.assert_allclose(half, 1.959964 * frame["score_sem"], **close)
+    np.testing.assert_allclose((frame["ci_high"] + frame["ci_low"]) / 2, frame["score"], **close)
+    assert set(frame["n_prompts"]) == {12}
+    assert set(frame["n_shards"]) == {3}
+    by_rank = frame.sort_values("rank")
+    assert by_rank["rank"].tolist() == list(range(1, GRAPH.n_edges + 1))
+    assert all(a >= b for a, b in pairwise(by_rank["score"].abs()))
+    signs = np.sign([shard.mean(axis=0) for shard in shards])
+    np.testing.assert_allclose(frame["sign_agreement"], (signs == np.sign(every.mean(axis=0))).mean(axis=0))
+    assert frame["kept_fraction"].isna().all()
+    assert frame["edge_id"].tolist() == list(range(GRAPH.n_edges))
+
+
+def test_one_prompt_has_no_spread(new_run):
+    run = new_run(tasks={"ioi": 1}, methods={"eap": "edge"}, statistics=False)
+    one = EdgeScores.from_moments(GRAPH, Moments.of(np.ones((1, GRAPH.n_edges))))
+    commit_all(run, lambda item: payload_of(item) if item.method is None else one)
+    aggregate(run)
+    frame = merged(run)
+    assert (frame["score"] == 1).all()
+    for column in ("score_std", "score_sem", "ci_low", "ci_high"):
+        assert frame[column].isna().all()
+
+
+def test_edges_that_a_shard_did_not_measure_count_where_they_were(new_run):
+    run = new_run(tasks={"ioi": 2}, methods={"acdc": "edge"}, statistics=False)
+    n_edges = GRAPH.n_edges
+
+    def payload(item):
+        if item.method is None:
+            return payload_of(item)
+        mean, n = np.full(n_edges, 2.0 + item.shard), np.full(n_edges, 2)
+        mean[0], n[0] = np.nan, 0  # never measured
+        if item.shard == 1:
+            mean[1], n[1] = np.nan, 0  # measured by the other shard alone
+            mean[2] = -9.0
+        kept = np.arange(n_edges) % 2 == item.shard
+        return EdgeScores(GRAPH, mean, np.where(n > 0, 0.0, np.nan), n, kept=kept)
+
+    commit_all(run, payload)
+    aggregate(run)
+    frame = merged(run, "acdc")
+    assert frame["n_shards"].tolist()[:4] == [0, 1, 2, 2]
+    assert frame["n_prompts"].tolist()[:4] == [0, 2, 4, 4]
+    assert np.isnan(frame["score"][0])
+    assert frame["score"].tolist()[1:4] == [2.0, (2 - 9) / 2, 2.5]
+    assert np.isnan(frame["sign_agreement"][0])
+    assert frame["sign_agreement"].tolist()[1:4] == [1.0, 0.5, 1.0]
+    assert frame["kept_fraction"].tolist()[:4] == [0.5] * 4
+    assert np.isnan(frame["rank"][0])
+
+
+def test_a_score_of_zero_agrees_with_zero(new_run):
+    run = new_run(tasks={"ioi": 2}, methods={"eap": "edge"}, statistics=False)
+    zero = EdgeScores.from_moments(GRAPH, Moments.of(np.zeros((2, GRAPH.n_edges))))
+    commit_all(run, lambda item: payload_of(item) if item.method is None else zero)
+    aggregate(run)
+    assert (merged(run)["sign_agreement"] == 1).all()
+
+
+def test_nodes_merge_by_node_and_position_though_shards_differ_in_positions(complete):
+    aggregate(complete)
+    frame = merged(complete, "patch", kind="node_scores")
+    spans = [None, "0", "1", "2", "10"]  # "10" in every shard, the others in one each
+    keys = [(int(i), None if pd.isna(s) else s) for i, s in zip(frame["node_id"], frame["span"], strict=True)]
+    assert keys == [(node, span) for node in (0, 1, 3) for span in spans]
+    parts = [payload_of(Item("node_scores", "ioi", "patch", shard)).to_frame() for shard in range(3)]
+    every = pd.concat(parts)
+    for (node, span), n, score in zip(keys, frame["n_prompts"], frame["score"], strict=True):
+        same = every[
+            (every["node_id"] == node) & (every["span"].isna() if span is None else every["span"] == span)
+        ]
+        assert n == same["n_prompts"].sum()
+        np.testing.assert_allclose(score, np.average(same["score"], weights=same["n_prompts"]), rtol=1e-5)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_any_cut_into_shards_merges_to_the_same(sizes, seed):
+    """However the prompts are cut: mean and standard deviation of all of them."""
+    every = np.random.default_rng(seed).normal(size=(sum(sizes), GRAPH.n_edges))
+    pool, start = _Pool(), 0
+    for shard, size in enumerate(sizes):
+        scores = EdgeScores.from_moments(GRAPH, Moments.of(every[start : start + size]))
+        pool.add(_part(edge_table(scores, shard), GRAPH, "scores"))
+        start += size
+    frame = pool.table(GRAPH, "scores").to_pandas()
+    np.testing.assert_allclose(frame["score"], every.mean(axis=0), atol=1e-5)
+    if len(every) > 1:
+        np.testing.assert_allclose(frame["score_std"], every.std(axis=0, ddof=1), atol=1e-5)
+
+
+# --- what the files say, and when they are written ---------------------------------------------------------
+
+
+def test_equal_shards_give_equal_bytes_whatever_the_order_attempt_and_host(new_run):
+    first, second = new_run("first"), new_run("second")
+    commit_all(first, attempt=1, host="a", seconds=1.5)
+    commit_all(second, order=reversed(second.items), attempt=3, host="b", seconds=9.0)
+    assert aggregate(first) == aggregate(second) == []
+    assert bytes_of(first) == bytes_of(second)
+    assert len(bytes_of(first)) == 6
+    before = bytes_of(first)
+    aggregate(first)
+    assert bytes_of(first) == before
+
+
+def test_the_footer_knows_the_work_and_not_who_did_it(complete):
+    aggregate(complete)
+    footer = read_footer(complete.path / aggregate_path("scores", "ioi", "eap"))
+    assert json.loads(footer["missing"]) == []
+    assert json.loads(footer["method"])["name"] == "eap"
+    assert not footer.keys() & {"attempt", "host", "seconds", "device", "item_key"}
+
+
+def test_missing_items_are_listed_and_there_is_no_success(run):
+    for item in run.items:
+        if item != Item("scores", "ioi", "eap", 1):
+            run.commit(item, payload_of(item))
+    assert aggregate(run) == []
+    footer = read_footer(run.path / aggregate_path("scores", "ioi", "eap"))
+    assert json.loads(footer["missing"]) == ["ioi/eap/1"]
+    assert set(merged(run)["n_prompts"]) == {4}
+    assert not (run.path / SUCCESS).exists()
+    run.commit(Item("scores", "ioi", "eap", 1), payload_of(Item("scores", "ioi", "eap", 1)))
+    aggregate(run)
+    assert json.loads((run.path / SUCCESS).read_text())["items"] == len(run.items)
+
+
+@pytest.mark.parametrize("kind", ["scores", "node_scores", "baseline", "statistics"])
+def test_damage_inside_of_a_file_is_found_and_the_item_is_missing_again(complete, kind):
+    item = next(item for item in complete.items if item.kind == kind)
+    path = complete.path / item.path
+    flip_a_bit(path)
+    assert complete.done([item]) == {item}  # the footer alone does not show it
+    assert aggregate(complete) == [item]
+    assert not (complete.path / SUCCESS).exists()
+    assert not path.exists()
+    assert item not in complete.done()
+    complete.commit(item, payload_of(item))
+    assert aggregate(complete) == []
+    assert (complete.path / SUCCESS).exists()
+
+
+def test_what_has_no_shards_has_no_merged_file(run):
+    assert aggregate(run) == []
+    assert bytes_of(run) == {}
+
+
+def test_success_goes_when_an_item_goes(complete):
+    aggregate(complete)
+    item = complete.items[-1]
+    (complete.path / item.path).unlink()
+    aggregate(complete)
+    assert not (complete.path / SUCCESS).exists()
