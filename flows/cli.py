@@ -1,0 +1,267 @@
+"""The command line: words to calls of `pipeline`, results to stdout, progress to stderr, errors in one line.
+
+Knows options and exit codes. Holds no logic; imports torch, Ray and Prefect only for verbs that compute.
+
+Exit codes: 0 complete, 1 error, 2 usage or config, 3 some items are missing.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.core.errors import CircuitsError, ConfigError
+
+OK, ERROR, USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="circuits",
+    help="Finds circuits in transformer language models: plan, run, read.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(StrEnum):
+    """What `export` writes."""
+
+    mib = "mib"
+    csv = "csv"
+
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(help="run directory", show_default=False)]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a field of the config")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="data as JSON on stdout")]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", help="where the run lies, instead of by name")]
+Extend = Annotated[Path | None, typer.Option("--extend", help="a run that gets these tasks and methods too")]
+Local = Annotated[bool, typer.Option("--local", help="in this process: no Ray, no Prefect")]
+TaskId = Annotated[str | None, typer.Option("--task", help="only this task")]
+MethodId = Annotated[str | None, typer.Option("--method", help="only this method")]
+
+
+@app.command()
+def plan(config: ConfigFile, set_: Overrides = [], as_json: AsJson = False, run_dir: RunDir = None) -> None:  # noqa: B006
+    """Say what a run will do: items, prompts, edges, passes, rows, memory."""
+    from flows import tables
+    from pipeline.config import RunConfig
+    from pipeline.planning import make_plan
+
+    facts = tables.plan_facts(make_plan(RunConfig.load(config, set_)), run_dir)
+    _emit(facts, as_json, tables.print_plan)
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    set_: Overrides = [],  # noqa: B006
+    run_dir: RunDir = None,
+    extend: Extend = None,
+    local: Local = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a config, or continue its run: only what is missing is computed."""
+    from pipeline.config import RunConfig
+    from pipeline.run import prepare
+
+    if run_dir is not None and extend is not None:
+        raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
+    _conduct(prepare(RunConfig.load(config, set_), run_dir, extend), local, as_json)
+
+
+@app.command()
+def resume(
+    folder: RunFolder,
+    failed: Annotated[bool, typer.Option("--failed", help="also what had failed for good")] = False,
+    set_: Overrides = [],  # noqa: B006
+    local: Local = False,
+    as_json: AsJson = False,
+) -> None:
+    """Continue a run from its directory alone."""
+    from pipeline.config import RunConfig
+    from pipeline.run import prepare
+    from pipeline.store.results import open_run
+
+    config = RunConfig.load(open_run(folder).path / "run.yaml", set_)
+    _conduct(prepare(config, folder, retry_failed=failed), local, as_json)
+
+
+@app.command()
+def status(folder: RunFolder, as_json: AsJson = False) -> None:
+    """Say what is done, what is missing, and who is at work."""
+    from flows import tables
+    from pipeline.store.results import open_run
+
+    facts = open_run(folder).status()
+    _emit(facts, as_json, tables.print_status)
+    raise typer.Exit(MISSING if facts["missing"] else OK)
+
+
+@app.command()
+def failures(folder: RunFolder, as_json: AsJson = False) -> None:
+    """List failed attempts of missing items, and what to type next."""
+    from flows import tables
+    from pipeline.store.results import open_run
+
+    facts = tables.failure_facts(open_run(folder))
+    _emit(facts, as_json, tables.print_failures)
+    raise typer.Exit(MISSING if facts["missing"] else OK)
+
+
+@app.command()
+def show(
+    folder: RunFolder,
+    task: TaskId = None,
+    method: MethodId = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="edges per task and method")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Print a run's essentials: facts, strongest edges with error bars, faithfulness."""
+    from flows import tables
+    from pipeline.store.results import open_run
+
+    _emit(tables.show_facts(open_run(folder), task, method, top), as_json, tables.print_show)
+
+
+@app.command()
+def report(folder: RunFolder, as_json: AsJson = False) -> None:
+    """Write report.html anew, also of a run with missing items."""
+    from pipeline.report.html import write_report
+    from pipeline.store.results import open_run
+
+    run = open_run(folder)
+    path = write_report(run, run.path / "report.html")
+    _emit({"report": str(path)}, as_json, lambda facts: print(facts["report"]))
+
+
+@app.command()
+def export(
+    folder: RunFolder,
+    format_: Annotated[Format, typer.Option("--format", help="mib: for EAP-IG and the MIB leaderboard")],
+    out: Annotated[Path | None, typer.Option("--out", help="folder; default: export/ in the run")] = None,
+    task: TaskId = None,
+    method: MethodId = None,
+    top: Annotated[int | None, typer.Option("--top", min=0, help="edges of the circuit")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write scores and circuits in other people's formats."""
+    from flows import tables
+    from pipeline.store.export import export as write
+    from pipeline.store.results import open_run
+
+    run = open_run(folder)
+    done = write(run, format_.value, out or run.path / "export", task=task, method=method, top=top)
+    facts = {"files": [str(path) for path in done.paths], "notes": list(done.notes)}
+    _emit(facts, as_json, tables.print_export)
+
+
+@app.command(name="list")
+def list_(
+    folder: Annotated[Path | None, typer.Argument(help="folder with runs", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List methods, tasks, metrics, ablations and models; or the runs in a folder."""
+    from flows import tables
+
+    if folder is None:
+        _emit(tables.known_names(), as_json, tables.print_known_names)
+    else:
+        _emit(tables.runs_in(folder), as_json, tables.print_runs)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    from pipeline.config import RunConfig
+
+    print(json.dumps(RunConfig.json_schema(), indent=1))
+
+
+# --- running -----------------------------------------------------------------------------------------------
+
+
+def _conduct(session: Any, local: bool, as_json: bool) -> None:
+    """Does what is left of a session, and ends with the exit code that its state means."""
+    from flows import tables
+    from flows.progress import shown
+
+    with closing(session):
+        already = session.is_finished
+        if not already:
+            # Whatever a library prints must not get into the data on stdout.
+            with contextlib.redirect_stdout(sys.stderr), shown() as on_event:
+                _compute(session, on_event, local)
+        facts = tables.run_facts(session, already)
+    _emit(facts, as_json, tables.print_run)
+    raise typer.Exit(OK if facts["complete"] else MISSING)
+
+
+def _compute(session: Any, on_event: Any, local: bool) -> None:
+    if local:
+        from pipeline.run import conduct, open_pool
+
+        with closing(open_pool(session, local=True)) as pool:
+            conduct(session, pool, on_event)
+        return
+    from flows.environment import set_quiet_environment
+
+    set_quiet_environment()
+    from flows.discover import run_flow
+
+    run_flow(session, on_event)
+
+
+def _emit(facts: Any, as_json: bool, show: Any) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=1, default=str))
+    else:
+        show(facts)
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; errors that a person can mend are one line on stderr."""
+    try:
+        app(args=None if argv is None else list(argv), prog_name="circuits")
+    except SystemExit as end:
+        return int(end.code or OK)
+    except CircuitsError as error:
+        _complain(error, str(error))
+        return USAGE if isinstance(error, ConfigError) else ERROR
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on where it was")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - a bug: one line, the rest on request
+        _complain(error, f"unexpected {type(error).__name__}: {error} (CIRCUITS_DEBUG=1 keeps the traceback)")
+        return ERROR
+    return OK
+
+
+def _complain(error: BaseException, message: str) -> None:
+    _say(f"error: {' '.join(message.split())}")
+    if os.environ.get("CIRCUITS_DEBUG"):
+        path = Path(f"circuits-traceback-{os.getpid()}.txt")
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        _say(f"traceback: {path}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

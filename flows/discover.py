@@ -1,0 +1,77 @@
+"""The Prefect flow: a run from config to report, each step of `pipeline.run` one Prefect task.
+
+Knows Prefect and in which order things start. The command line prepares the session before, so that bad
+input is told at once; a deployment gives the flow its config alone.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow
+
+from flows import artifacts
+from flows.steps import as_task
+from pipeline.config import RunConfig
+from pipeline.run import OnEvent, Session, conduct, ignore, open_pool, prepare
+from pipeline.workers.jobs import Pool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the caller of the flow has in its hands already."""
+
+    session: Session
+    pool: "Future[Pool]"
+    on_event: OnEvent
+
+
+_prepared: ContextVar[Prepared | None] = ContextVar("prepared", default=None)
+
+
+def run_flow(session: Session, on_event: OnEvent = ignore) -> None:
+    """Runs the flow on a prepared session. Ray starts in a thread while Prefect starts here."""
+    with _starting(session) as pool:
+        token = _prepared.set(Prepared(session, pool, on_event))
+        try:
+            discover(session.config.to_mapping(), str(session.path))
+        finally:
+            _prepared.reset(token)
+
+
+@flow(name="discover", retries=0, persist_result=False, validate_parameters=False, log_prints=False)
+def discover(config: dict[str, Any], run_dir: str | None = None, extend: str | None = None) -> dict[str, Any]:
+    """Runs the config, or continues its run; returns what is missing. Deployments start here."""
+    prepared = _prepared.get()
+    if prepared is not None:
+        return _steps(prepared.session, prepared.pool, prepared.on_event)
+    with (
+        closing(prepare(RunConfig.from_mapping(config), run_dir, extend)) as session,
+        _starting(session) as pool,
+    ):
+        return _steps(session, pool, ignore)
+
+
+def _steps(session: Session, pool: "Future[Pool]", on_event: OnEvent) -> dict[str, Any]:
+    artifacts.show_plan(session)
+    progress = artifacts.ProgressArtifact(session, on_event)
+    conduct(session, pool.result(), progress, step=as_task)
+    progress.finish(session)
+    artifacts.show_failures(session)
+    artifacts.show_faithfulness(session)
+    return {"path": str(session.path), "missing": [item.name for item in session.missing]}
+
+
+@contextmanager
+def _starting(session: Session) -> "Iterator[Future[Pool]]":
+    """The pool, on its way; closed at the end."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="start-pool") as thread:
+        pool = thread.submit(open_pool, session)
+        try:
+            yield pool
+        finally:
+            if pool.exception() is None:
+                pool.result().close()
