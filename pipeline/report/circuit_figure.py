@@ -33,6 +33,7 @@ def circuit_svg(circuit: Circuit, frame: pd.DataFrame, limit: int = DRAWN_EDGES)
     drawing = lay_out(circuit.graph, edges.tolist(), size.tolist())
     top = float(size.max()) or 1.0
     used = {(arc.end, arc.port) for arc in drawing.arcs if arc.edge is not None}
+    thick = 5.1 if len(edges) <= 25 else 4.1  # many lines, thinner lines
     order = sorted(drawing.arcs, key=lambda arc: arc.strength)
     label = f"Circuit of {len(edges)} edges from input to logits, by layer"
     return figure(
@@ -41,9 +42,9 @@ def circuit_svg(circuit: Circuit, frame: pd.DataFrame, limit: int = DRAWN_EDGES)
         drawing.height + 34,
         label,
         _bands(drawing),
-        tag("g", *(_link(arc, circuit, score, sem, top) for arc in order), class_="edges"),
+        tag("g", *(_link(arc, circuit, score, sem, top, thick) for arc in order), class_="edges"),
         tag("g", *(_box(i, box, used) for i, box in enumerate(drawing.boxes)), class_="boxes"),
-        _legend(drawing, top),
+        _legend(drawing, top, thick),
     )
 
 
@@ -143,7 +144,7 @@ def _column(circuit: Circuit, frame: pd.DataFrame, name: str) -> np.ndarray:
     return values
 
 
-def _link(arc: Arc, circuit: Circuit, score: np.ndarray, sem: np.ndarray, top: float) -> Markup:
+def _link(arc: Arc, circuit: Circuit, score: np.ndarray, sem: np.ndarray, top: float, thick: float) -> Markup:
     x0, y0, c0, c1, x1, y1 = arc.points
     third = (y1 - y0) / 3
     path = f"M{x0:.1f} {y0:.0f}C{c0:.1f} {y0 + third:.1f} {c1:.1f} {y1 - third:.1f} {x1:.1f} {y1:.0f}"
@@ -158,7 +159,7 @@ def _link(arc: Arc, circuit: Circuit, score: np.ndarray, sem: np.ndarray, top: f
         tag("title", f"{name}  {number(value, sign=True)}{spread}"),
         class_=f"edge {'neg' if value < 0 else 'pos'} {ends}",
         d=path,
-        stroke_width=f"{0.9 + 5.1 * arc.strength / top:.2f}",
+        stroke_width=f"{0.9 + thick * arc.strength / top:.2f}",
         opacity=f"{0.55 + 0.4 * arc.strength / top:.2f}",
     )
 
@@ -190,7 +191,7 @@ def _bands(drawing: Drawing) -> Markup:
     return tag("g", *parts)
 
 
-def _legend(drawing: Drawing, top: float) -> Markup:
+def _legend(drawing: Drawing, top: float, thick: float) -> Markup:
     y = drawing.height + 16
     parts: list[Markup] = []
     x = 12.0
@@ -199,7 +200,7 @@ def _legend(drawing: Drawing, top: float) -> Markup:
         parts += [text(x + 37, y + 4, words, "small")]
         x += 158
     parts += [
-        tag("path", d=f"M{x:.0f} {y:.0f}h30", class_="edge pos", stroke_width="6"),
+        tag("path", d=f"M{x:.0f} {y:.0f}h30", class_="edge pos", stroke_width=f"{0.9 + thick:.1f}"),
         text(x + 37, y + 4, f"|score| {number(top)}", "small"),
     ]
     x += 142

@@ -24,6 +24,7 @@ EXAMPLES = 3
 TOP = 20
 # The smallest circuit that restores this much is the one shown: the bar of Hanna et al. 2024 (EAP-IG).
 FAITHFUL = 0.85
+NOISE = 1e-6  # scores below this share of the largest are rounding, and are not listed
 
 
 def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     return {
         "name": manifest["name"],
         "run_key": manifest["run_key"],
-        "model": {key: str(model[key]) for key in ("name", "revision", "dtype")},
+        "model": {key: str(model[key]) for key in ("name", "revision", "fingerprint", "dtype")},
         "graph": graph.describe(),
         "metric": identity["metric"],
         "ablation": identity["ablation"],
@@ -143,7 +144,8 @@ def _result(
     run: Run, method: Mapping[str, Any], frame: pd.DataFrame, curve: pd.DataFrame, top: int
 ) -> dict[str, Any]:
     found: dict[str, Any] = {key: method[key] for key in ("method", "level", "metric", "ablation")}
-    measured = frame[frame["score"].notna()]
+    size = frame["score"].abs()
+    measured = frame[size >= NOISE * size.max()]
     found["n_prompts"] = int(frame["n_prompts"].max())
     found["n_shards"] = int(frame["n_shards"].max())
     columns = ["score", "score_sem", "ci_low", "ci_high", "sign_agreement"]

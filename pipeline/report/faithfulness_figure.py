@@ -6,6 +6,7 @@ Knows the frame of exact evaluations. Does not know how a circuit was evaluated.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,7 @@ def faithfulness_svg(frame: pd.DataFrame) -> Markup:
         TOP + HIGH + (72 if undefined else 54),
         "Faithfulness against the number of edges kept, for " + ", ".join(s.method for s in series),
         _frame(axes),
-        *(_curve(s) for s in series),
+        *(_curve(s, _covered(s, series[i + 1 :])) for i, s in enumerate(series)),
         *_direct_labels(series),
         *(_legend_row(s, row) for row, s in enumerate(series)),
         text(LEFT, TOP + HIGH + 66, undefined, "muted small") if undefined else None,
@@ -159,13 +160,25 @@ def _frame(axes: Axes) -> Markup:
     return tag("g", *parts)
 
 
-def _curve(series: Series) -> Markup:
+def _covered(series: Series, later: Sequence[Series]) -> int:
+    """How many curves drawn later run over at least two neighbouring points of this one."""
+
+    def on_top(other: Series) -> bool:
+        there = {(round(p.x), round(p.y)) for p in other.points}
+        meets = [(round(p.x), round(p.y)) in there for p in series.points]
+        return other.joined and any(a and b for a, b in pairwise(meets))
+
+    return sum(on_top(other) for other in later)
+
+
+def _curve(series: Series, covered: int) -> Markup:
+    """Line and points; thicker by what will cover it, so that it shows on both sides."""
     parts = []
     if len(series.points) > 1 and series.joined:
         way = "M" + "L".join(f"{p.x:.1f} {p.y:.1f}" for p in series.points)
-        parts.append(tag("path", class_="curve", d=way))
+        parts.append(tag("path", class_="curve", d=way, stroke_width=2 + 3 * covered))
     for p in series.points:
-        shape = _mark(p.x, p.y, series.look, 4.6 if series.joined else 6.5)
+        shape = _mark(p.x, p.y, series.look, 4.6 + covered if series.joined else 6.5)
         parts.append(tag("path", tag("title", p.words), class_="mark", d=shape))
         if p.is_beyond:
             parts.append(text(p.x, p.below, number(p.value, digits=2), "small muted", "middle"))
@@ -225,7 +238,7 @@ def _legend_row(series: Series, row: int) -> Markup:
     x, y = LEFT + WIDE + 20, TOP + 14 + 21 * row
     name = series.method if series.metric is None else f"{series.method} ({series.metric})"
     short = name if len(name) <= 27 else f"{name[:26]}…"
-    stroke = tag("path", class_="curve", d=f"M{x} {y}h26") if series.joined else None
+    stroke = tag("path", class_="curve", d=f"M{x} {y}h26", stroke_width=2) if series.joined else None
     mark = tag("path", class_="mark", d=_mark(x + 13, y, series.look, 4.6 if series.joined else 6.5))
     words = tag("text", tag("title", name) if name != short else None, short, x=x + 34, y=y + 4)
     return tag("g", stroke, mark, words, class_=f"s{series.look}")

@@ -33,7 +33,8 @@ def lay_out(graph: Graph, edges: Sequence[int], strength: Sequence[float]) -> Dr
     rows = sorted({box.row for box in boxes})
     members = {row: [i for i, box in enumerate(boxes) if box.row == row] for row in rows}
     widest = max(len(m) for m in members.values())
-    width = float(max(610, min(1010, 110 * widest + 20 * len(rows) + 80), (HEAD_WIDTH + GAP_X) * widest))
+    wanted = 250 + 90 * widest + 10 * len(rows) + 6 * len(arcs)
+    width = float(max(610, min(1010, wanted), (HEAD_WIDTH + GAP_X) * widest))
     tops, bands, height = _rows(rows, boxes)
     centres = _columns(boxes, arcs, members, rows, width)
     placed = []
@@ -157,7 +158,7 @@ def _columns(
     free = np.flatnonzero(~bar)
     if len(free) > 1:  # use the width that there is
         extent = max(np.ptp(x[free]), 1.0)
-        stretch = min(1.7, (width - HEAD_WIDTH - 40) / extent)
+        stretch = min(2.2, (width - HEAD_WIDTH - 40) / extent)
         x[free] = width / 2 + (x[free] - (x[free].min() + x[free].max()) / 2) * max(stretch, 1.0)
         for lane in lanes:
             _separate(x, lane, width)

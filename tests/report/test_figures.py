@@ -193,6 +193,16 @@ def test_a_method_that_decides_is_a_point_and_each_method_is_named_in_the_legend
     assert {"eap", "acdc"} <= set(words(root))
 
 
+def test_a_curve_that_another_covers_is_drawn_thicker_below_it():
+    graph = Graph(12, 12, 12)
+    values = {0.01: 0.4, 0.1: 0.8, 1.0: 1.0}
+    same = [curve_rows(graph, "t", method, values) for method in ("first", "second")]
+    other = curve_rows(graph, "t", "other", {0.01: 0.1, 0.1: 0.2, 1.0: 1.0})
+    root = parse(faithfulness_svg(pd.concat([*same, other])))
+    curves = [p for p in root.iter(f"{SVG}path") if p.get("class") == "curve" and "L" in p.get("d")]
+    assert [p.get("stroke-width") for p in curves] == ["5", "2", "2"]
+
+
 def test_what_lies_far_outside_is_drawn_at_the_edge_with_its_value():
     frame = curve_rows(Graph(12, 12, 12), "t", "eap", {0.01: 7.0, 0.1: 0.8, 1.0: 1.0})
     assert "7.0" in words(parse(faithfulness_svg(frame)))

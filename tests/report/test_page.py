@@ -263,6 +263,19 @@ def test_essentials_show_the_smallest_faithful_circuit_and_the_kept_set(run):
     assert circuits["acdc"]["faithfulness"] == 0.77
 
 
+def test_rounding_is_not_listed_among_the_strongest_edges(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", Graph(2, 4, 4), evaluate=False)
+    read = Run.scores
+
+    def rounded(self, method=None, task=None):
+        frame = read(self, method=method, task=task)
+        frame.loc[frame["rank"] > 5, "score"] *= 1e-9
+        return frame
+
+    monkeypatch.setattr(Run, "scores", rounded)
+    assert [edge["rank"] for edge in essentials(run)["results"][0]["top"]] == [1, 2, 3, 4, 5]
+
+
 def test_essentials_are_plain_json_without_nan(run):
     assert json.loads(json.dumps(essentials(run), allow_nan=False))["model"]["name"] == "tiny"
 
