@@ -5,9 +5,8 @@ Knows sections, ids, and which part is the run's identity. Does not know models,
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -115,12 +114,12 @@ class RunConfig(Section):
     # --- in and out --------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
         """The config in a YAML file with `--set` overrides applied; ConfigError names file and key."""
         return cls.from_mapping(apply_overrides(read_yaml(path), overrides), where=str(path))
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "config") -> Self:
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "config") -> "RunConfig":
         """The config in plain data; every error is one ConfigError that starts with `where`."""
         try:
             return cls.model_validate(mapping)
@@ -151,13 +150,13 @@ class RunConfig(Section):
 
     # --- ids ---------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def task_ids(self) -> dict[str, Task]:
         """Every task by its id in this run, with that id written into `as`."""
         ids = _unique_ids(self.tasks, "tasks")
         return {id_: task.model_copy(update={"as_": id_}) for id_, task in zip(ids, self.tasks, strict=True)}
 
-    @cached_property
+    @property
     def method_ids(self) -> dict[str, Method]:
         """Every method by its id in this run, with id, metric and ablation written out."""
         ids = _unique_ids(self.methods, "methods")
@@ -211,11 +210,12 @@ class RunConfig(Section):
         new_tasks = [task for id_, task in other.task_ids.items() if id_ not in self.task_ids]
         new_methods = [m for id_, m in other.method_ids.items() if id_ not in self.method_ids]
         # ids are written out, so that no entry changes its name because of a new neighbour
-        update = {
+        entries = {
             "tasks": (*self.task_ids.values(), *new_tasks),
             "methods": (*self.method_ids.values(), *new_methods),
         }
-        return RunConfig.model_validate(other.model_copy(update={"name": self.name, **update}))
+        rest = {key: getattr(other, key) for key in RunConfig.model_fields if key not in entries}
+        return RunConfig(**{**rest, "name": self.name, **entries})
 
     # --- checks ------------------------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class RunConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _means_something(self) -> Self:
+    def _means_something(self) -> "RunConfig":
         """Names that exist, unique ids, and combinations that mean something."""
         _known("metric", self.metric, METRICS)
         _known("ablation", self.ablation, ABLATIONS)
@@ -267,7 +267,7 @@ def _unique_ids(entries: Sequence[Task] | Sequence[Method], section: str) -> lis
     for index, id_ in enumerate(unique):
         if not ID_PATTERN.fullmatch(id_) or not id_[0].isalnum():
             raise ConfigError(
-                f"{section}.{index}: the id {id_!r} must be of a-z 0-9 . _ - and begin with a letter or digit; "
+                f"{section}.{index}: id {id_!r} must be of a-z 0-9 . _ - and begin with a letter or digit; "
                 "give one, as: ..."
             )
         if id_ in RESERVED_IDS:

@@ -34,26 +34,26 @@ class Plan:
     graph: Graph
     tokens: dict[str, list[TokenPair]]
 
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """Every method by its id, with metric and ablation written out."""
+        return self.config.method_ids
+
     # --- items -------------------------------------------------------------------------------------------
 
     @cached_property
     def items(self) -> list[Item]:
         """All items in the order of execution: statistics; then, shard by shard, baseline and methods."""
         items = []
-        if self.statistics_ablations:
+        if any(needs_statistics(name) for name in self.config.ablations):
             items += [Item("statistics", task, None, 0) for task in self.tokens]
         for task, tokens in self.tokens.items():
             for shard in range(len(shard_ranges(len(tokens), self.config.shards.prompts))):
                 items.append(Item("baseline", task, None, shard))
-                for id_, method in self.config.method_ids.items():
+                for id_, method in self.methods.items():
                     kind = "scores" if method.level == "edge" else "node_scores"
                     items.append(Item(kind, task, id_, shard))
         return items
-
-    @property
-    def statistics_ablations(self) -> tuple[str, ...]:
-        """The ablations of this run that need means over the corrupted prompts of each task."""
-        return tuple(name for name in self.config.ablations if needs_statistics(name))
 
     def prompts(self, item: Item) -> list[TokenPair]:
         """The prompts that an item reads: its shard's, or for statistics the whole task's."""
@@ -113,8 +113,8 @@ class Plan:
             "seed": whole["seed"],
             "schema_version": SCHEMA_VERSION,
         }
-        if item.kind == "statistics":
-            return identity | {"ablations": self.statistics_ablations}
+        if item.kind == "statistics":  # the same sums serve every kind of mean
+            return identity
         if item.method is None:
             return identity | {"metrics": self.config.metrics}
         method = whole["methods"][item.method]
@@ -135,7 +135,7 @@ class Plan:
             return Cost(forward_passes=len(prompts))
         if item.method is None:
             return Cost(forward_passes=2 * len(prompts), rows=len(prompts) * len(self.config.metrics))
-        return self._method(item).cost(self.graph, [prompt.length for prompt in prompts])
+        return self.methods[str(item.method)].cost(self.graph, [prompt.length for prompt in prompts])
 
     @cached_property
     def total(self) -> Cost:
@@ -182,12 +182,7 @@ class Plan:
         return rows
 
     def _table_order(self, key: tuple[str, str]) -> tuple[int, int]:
-        return list(self.tokens).index(key[0]), ["statistics", "baseline", *self.config.method_ids].index(
-            key[1]
-        )
-
-    def _method(self, item: Item) -> Method:
-        return self.config.method_ids[str(item.method)]
+        return list(self.tokens).index(key[0]), ["statistics", "baseline", *self.methods].index(key[1])
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -208,7 +203,7 @@ class Plan:
         """manifest.json: what the run is, in resolved form; readers and footers take their facts from it."""
         methods = {
             id_: {"level": method.level, "parameters": self.identity["methods"][id_]}
-            for id_, method in self.config.method_ids.items()
+            for id_, method in self.methods.items()
         }
         return {
             "schema_version": SCHEMA_VERSION,

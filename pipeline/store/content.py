@@ -23,8 +23,9 @@ def table_digest(table: pa.Table) -> str:
         if pa.types.is_dictionary(array.type):
             _add_names(total, array)
         elif pa.types.is_primitive(array.type):
-            empty = pa.scalar(0).cast(array.type)
-            total.update(array.fill_null(empty).to_numpy(zero_copy_only=False).tobytes())
+            if array.null_count:  # what lies under a null is anything
+                array = array.fill_null(pa.scalar(0).cast(array.type))
+            total.update(array.to_numpy(zero_copy_only=False).tobytes())
         else:  # text and lists, which only small tables have
             total.update(canonical_json(array.to_pylist()).encode())
     return total.hexdigest()

@@ -130,8 +130,18 @@ def _read_tensors(path: Path, *, load: bool = False) -> tuple[dict[str, np.ndarr
 
 def _seal(footer: Mapping[str, Any]) -> Footer:
     """Facts as text under their prefix, with a digest over them."""
-    facts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in footer.items()}
+    facts = {
+        key: value if isinstance(value, str) else json.dumps(value, default=_plain)
+        for key, value in footer.items()
+    }
     return {PREFIX + key: value for key, value in sorted({**facts, "digest": digest(facts)}.items())}
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's scalars and arrays as plain numbers and lists; TypeError for what JSON does not know."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a footer cannot hold {type(value).__name__}")
 
 
 def _unseal(metadata: Mapping[str, str]) -> Footer:

@@ -1,0 +1,334 @@
+"""The config: what is accepted, what is refused and how, ids, identity."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline.config import RunConfig
+from pipeline.core.errors import ConfigError
+from pipeline.methods import METHODS
+from pipeline.methods.base import ID_PATTERN
+from pipeline.tasks import TASKS
+
+MINIMAL = {
+    "name": "demo",
+    "model": {"name": "toy:planted"},
+    "tasks": [{"name": "induction"}],
+    "methods": [{"name": "eap"}],
+}
+
+
+def config(**changes) -> RunConfig:
+    return RunConfig.from_mapping({**MINIMAL, **changes})
+
+
+def error_of(mapping) -> str:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_mapping(mapping, where="run.yaml")
+    message = str(caught.value)
+    assert message.startswith("run.yaml: ")
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_written_out(tmp_path):
+    text = config(methods=[{"name": "acdc"}]).to_yaml()
+    written = yaml.safe_load(text)
+    assert written["methods"][0]["scope"] == "shard"
+    assert written["shards"] == {"prompts": 100}
+    assert written["metric"] == "logit_diff"
+    assert written["cluster"] == {
+        "address": "local", "workers": 1, "gpus_per_worker": 0.0, "batch_size": 32, "threads": 1,
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(text)
+    assert RunConfig.load(tmp_path / "run.yaml") == config(methods=[{"name": "acdc"}])
+
+
+def test_overrides_and_the_file_name_in_errors(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "methods": [{"name": "eap_ig"}]}))
+    changed = RunConfig.load(path, ["methods.0.steps=10", "cluster.workers=3", "methods.0.as=x"])
+    assert changed.methods[0].steps == 10
+    assert changed.cluster.workers == 3
+    assert list(changed.method_ids) == ["x"]
+    with pytest.raises(
+        ConfigError, match=r"mine\.yaml: unknown key 'methods\.0\.stepz'; did you mean 'steps'"
+    ):
+        RunConfig.load(path, ["methods.0.stepz=10"])
+
+
+# --- refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metod": 1}, "unknown key 'metod'; did you mean 'methods'?"),
+        ({"model": {"name": "x", "dtyp": "float32"}}, "unknown key 'model.dtyp'; did you mean 'dtype'?"),
+        ({"methods": [{"name": "eap_ig", "step": 5}]}, "unknown key 'methods.0.step'; did you mean 'steps'?"),
+        ({"tasks": [{"name": "induction", "cont": 5}]}, "unknown key 'tasks.0.cont'; did you mean 'count'?"),
+        ({"shards": {"prompt": 5}}, "unknown key 'shards.prompt'; did you mean 'prompts'?"),
+        ({"methods": [{"name": "eapig"}]}, "methods.0.name: unknown name 'eapig'; did you mean 'eap_ig'?"),
+        (
+            {"tasks": [{"name": "inductoin"}]},
+            "tasks.0.name: unknown name 'inductoin'; did you mean 'induction'?",
+        ),
+        ({"methods": [{"steps": 5}]}, "methods.0: needs a name"),
+        ({"methods": ["eap"]}, "methods.0"),
+        ({"methods": []}, "methods: "),
+        ({"tasks": None}, "tasks: "),
+        ({"metric": "logit_dif"}, "metric: unknown metric 'logit_dif'; did you mean 'logit_diff'?"),
+        ({"ablation": "corupted"}, "ablation: unknown ablation 'corupted'; did you mean 'corrupted'?"),
+        (
+            {"methods": [{"name": "eap", "metric": "nl"}]},
+            "methods.0.metric: unknown metric 'nl'; did you mean 'nll'?",
+        ),
+        ({"methods": [{"name": "eap", "ablation": "zeros"}]}, "methods.0.ablation: unknown ablation 'zeros'"),
+        ({"methods": [{"name": "eap", "metric": "accuracy"}]}, "methods.0 (eap-accuracy): "),
+        ({"methods": [{"name": "eap", "metric": "kl_divergence"}]}, "methods.0 (eap-kl_divergence): "),
+        ({"metric": "accuracy"}, "methods.0 (eap): "),
+        ({"model": {"name": "x", "dtype": "float33"}}, "model.dtype: 'float33' is not allowed; did you mean"),
+        (
+            {"model": {"name": "x", "revision": 1234567}},
+            "model.revision: 1234567 is no text; put it in quotes",
+        ),
+        ({"model": {}}, "model.name is missing"),
+        ({"name": "../up"}, "name: "),
+        ({"name": ".."}, "name: "),
+        ({"name": "a/b"}, "name: "),
+        ({"name": "x" * 81}, "name: "),
+        ({"seed": -1}, "seed: "),
+        ({"seed": "ten"}, "seed: "),
+        ({"shards": {"prompts": 0}}, "shards.prompts: "),
+        ({"cluster": {"workers": 0}}, "cluster.workers: "),
+        ({"cluster": {"gpus_per_worker": 1.5}}, "whole number of devices (got 1.5)"),
+        ({"failures": {"tolerate": 2}}, "failures.tolerate"),
+        ({"evaluate": {"edge_fractions": [0.1, 0]}}, "evaluate.edge_fractions.1: "),
+        ({"evaluate": {"edge_fractions": [float("nan")]}}, "evaluate.edge_fractions.0: "),
+        ({"output": "s3://bucket/x"}, "object stores are not supported"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_with_the_key_and_the_mend(changes, words):
+    assert words in error_of({**MINIMAL, **changes})
+
+
+def test_several_mistakes_are_counted():
+    assert "(and 1 more" in error_of({**MINIMAL, "metod": 1, "seed": -1})
+
+
+def test_nothing_changes_a_config():
+    with pytest.raises(ValidationError):
+        config().seed = 3
+    with pytest.raises(ValidationError):
+        config().cluster.workers = 3
+
+
+rubbish = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(rubbish, st.sampled_from(sorted({*RunConfig.model_fields, "x"})))
+def test_any_rubbish_under_any_key_is_accepted_or_one_line(value, key):
+    try:
+        config(**{key: value})
+    except ConfigError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - both outcomes are fine, the line is not
+
+
+# --- ids ---------------------------------------------------------------------------------------------------
+
+
+def test_ids_name_what_differs_from_the_defaults():
+    methods = [
+        {"name": "eap_ig"},
+        {"name": "eap_ig", "steps": 10},
+        {"name": "eap", "metric": "prob_diff", "ablation": "mean"},
+        {"name": "eap", "as": "mine"},
+    ]
+    assert list(config(methods=methods).method_ids) == ["eap_ig", "eap_ig-10", "eap-prob_diff-mean", "mine"]
+
+
+def test_methods_are_resolved_with_acdc_keeping_its_metric():
+    ids = config(methods=[{"name": "eap"}, {"name": "acdc"}], metric="prob_diff", ablation="zero").method_ids
+    assert (ids["eap"].metric, ids["eap"].ablation, ids["eap"].id) == ("prob_diff", "zero", "eap")
+    assert (ids["acdc"].metric, ids["acdc"].ablation) == ("kl_divergence", "zero")
+
+
+def test_metrics_and_ablations_are_those_in_use():
+    c = config(methods=[{"name": "eap", "metric": "nll"}, {"name": "acdc", "ablation": "mean"}])
+    assert c.metrics == ("logit_diff", "kl_divergence", "nll")
+    assert c.ablations == ("corrupted", "mean")
+
+
+def test_derived_ids_that_clash_get_four_digits_each_whatever_their_order():
+    a, b = {"name": "file", "path": "one/x.jsonl"}, {"name": "file", "path": "two/x.jsonl"}
+    ids = list(config(tasks=[a, b]).task_ids)
+    assert len(set(ids)) == 2
+    assert all(id_.startswith("x-") and len(id_) == 6 for id_ in ids)
+    assert list(config(tasks=[b, a]).task_ids) == ids[::-1]
+
+
+def test_a_chosen_id_is_kept_when_a_derived_one_clashes():
+    c = config(methods=[{"name": "eap", "as": "eap_ig"}, {"name": "eap_ig"}])
+    first, second = c.method_ids
+    assert first == "eap_ig"
+    assert second.startswith("eap_ig-")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": [{"name": "eap"}, {"name": "eap"}]}, "methods.1: id"),
+        ({"methods": [{"name": "eap", "as": "x"}, {"name": "eap_ig", "as": "x"}]}, "methods.1: id 'x'"),
+        ({"methods": [{"name": "eap", "as": "../x"}]}, "as"),
+        ({"methods": [{"name": "eap", "as": ".."}]}, "methods.0: id '..'"),
+        ({"methods": [{"name": "eap", "as": "_bad"}]}, "methods.0: id '_bad'"),
+        ({"methods": [{"name": "eap", "as": "baseline"}]}, "taken by the pipeline"),
+        ({"tasks": [{"name": "induction", "as": "A b"}]}, "tasks.0.as: "),
+        ({"tasks": [{"name": "induction", "as": "t"}, {"name": "ioi", "as": "t"}]}, "tasks.1: id 't'"),
+    ],
+)
+def test_ids_that_cannot_name_a_folder_or_are_taken_are_refused(changes, words):
+    assert words in error_of({**MINIMAL, **changes})
+
+
+@given(st.lists(st.sampled_from([5, 6, 7, 8, 9]), min_size=1, max_size=5, unique=True), st.booleans())
+def test_ids_are_unique_and_valid_and_do_not_depend_on_order(steps, backwards):
+    methods = [{"name": "eap_ig", "steps": n} for n in steps]
+    ids = config(methods=methods[::-1] if backwards else methods).method_ids
+    assert len(ids) == len(steps)
+    assert all(ID_PATTERN.fullmatch(id_) for id_ in ids)
+    assert {m.steps: id_ for id_, m in ids.items()} == {
+        m.steps: id_ for id_, m in config(methods=methods).method_ids.items()
+    }
+
+
+# --- identity ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"evaluate": {"edge_fractions": [0.5]}},
+        {"cluster": {"workers": 9, "batch_size": 1}},
+        {"failures": {"retries": 0}},
+        {"output": "elsewhere"},
+        {"model": {"name": "toy:planted", "device_map": "cpu"}},
+    ],
+)
+def test_how_and_where_are_not_identity(changes):
+    assert config(**changes).identity() == config().identity()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metric": "nll"},
+        {"ablation": "zero"},
+        {"seed": 1},
+        {"shards": {"prompts": 7}},
+        {"methods": [{"name": "eap_ig"}]},
+        {"tasks": [{"name": "induction", "count": 7}]},
+        {"model": {"name": "toy:planted", "dtype": "float64"}},
+        {"model": {"name": "toy:planted", "kv": "kv_head"}},
+    ],
+)
+def test_what_changes_scores_is_identity(changes):
+    assert config(**changes).identity() != config().identity()
+    json.dumps(config(**changes).identity())
+
+
+def test_a_metric_written_out_is_the_metric_inherited():
+    written = config(methods=[{"name": "eap", "metric": "logit_diff", "as": "eap"}])
+    assert written.identity() == config().identity()
+
+
+def test_an_extension_adds_tasks_and_methods_and_renames_none():
+    base = config(tasks=[{"name": "file", "path": "one/x.jsonl"}])
+    other = config(
+        tasks=[{"name": "file", "path": "one/x.jsonl"}, {"name": "induction"}], methods=[{"name": "acdc"}]
+    )
+    both = base.extended_by(other)
+    assert list(both.task_ids) == ["x", "induction"]
+    assert list(both.method_ids) == ["eap", "acdc"]
+    assert RunConfig.from_mapping(yaml.safe_load(both.to_yaml())) == both
+    with pytest.raises(ConfigError, match="seed"):
+        base.extended_by(config(seed=3))
+    with pytest.raises(ConfigError, match="another id"):
+        base.extended_by(config(methods=[{"name": "eap_ig", "as": "eap"}]))
+
+
+# --- round trips -------------------------------------------------------------------------------------------
+
+configs = st.fixed_dictionaries(
+    {
+        "name": st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,20}", fullmatch=True),
+        "model": st.fixed_dictionaries(
+            {"name": st.sampled_from(["gpt2", "toy:planted", "on", "1e3", "null", "é/ü"])},
+            optional={
+                "dtype": st.sampled_from(["float32", "float64", "bfloat16"]),
+                "revision": st.sampled_from(["main", "0123456", "1e5", "true"]),
+                "kv": st.sampled_from(["query_head", "kv_head"]),
+            },
+        ),
+        "tasks": st.just([{"name": "induction", "as": "123"}, {"name": "file", "path": "a b: c.jsonl"}]),
+        "methods": st.lists(
+            st.sampled_from(
+                [
+                    {"name": "eap"},
+                    {"name": "eap_ig", "steps": 3},
+                    {"name": "acdc", "threshold": 1e-5},
+                    {"name": "acdc", "threshold": 0.1 + 0.2, "as": "1e3"},
+                    {"name": "eap", "metric": "nll"},
+                ]
+            ),
+            min_size=1,
+            unique_by=str,
+        ),
+    },
+    optional={
+        "seed": st.integers(0, 2**40),
+        "evaluate": st.fixed_dictionaries(
+            {"edge_fractions": st.lists(st.floats(0, 1, exclude_min=True), max_size=4)}
+        ),
+        "failures": st.fixed_dictionaries({"tolerate": st.floats(0, 1)}),
+        "output": st.sampled_from(["results", "a/b c", "~", "1"]),
+    },
+)
+
+
+@given(configs)
+def test_a_config_is_the_same_after_writing_and_reading(mapping):
+    one = RunConfig.from_mapping(mapping)
+    again = RunConfig.from_mapping(yaml.safe_load(one.to_yaml()))
+    assert again == one
+    assert again.to_yaml() == one.to_yaml()
+    assert again.identity() == one.identity()
+    assert list(again.method_ids) == list(one.method_ids)
+
+
+def test_the_schema_names_every_method_task_and_key():
+    schema = RunConfig.json_schema()
+    text = json.dumps(schema)
+    for kind in (*METHODS, *TASKS):
+        assert f'"{kind.model_fields["name"].default}"' in text
+    assert set(schema["properties"]) == set(RunConfig.model_fields)
+    assert schema["additionalProperties"] is False
+    assert '"as"' in text
+
+
+def test_config_loads_without_torch():
+    heavy = "{'torch', 'ray', 'prefect', 'transformers'}"
+    code = f"import sys, pipeline.config; print(sorted({heavy} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
