@@ -9,7 +9,6 @@ and is another measure.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
 
 from pipeline.ablations import Statistics, ablate
@@ -53,6 +52,8 @@ class EdgePatching(Method):
         per_prompt: bool = False,
     ) -> EdgeScores:
         """The exact effect of every edge, its mean and spread over prompts."""
+        import torch
+
         from pipeline.engine.paths import Patcher
 
         this = self.resolved(metric or "logit_diff", ablation or "corrupted")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from pipeline.ablations import Statistics, ablate
@@ -100,6 +99,8 @@ class NodePatching(Method):
 
     def _positions(self, batch: "Batch", n_spans: int) -> "Tensor | None":
         """[span, prompt]: the column of the batch that each span means in each prompt, -1 where there is none."""
+        import torch
+
         if self.positions == "all":
             return None
         length = batch.real.sum(1)
