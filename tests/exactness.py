@@ -22,7 +22,7 @@ LENGTHS = {"none": [6, 6, 6], "left": [6, 3, 5], "right": [6, 3, 5]}
 
 @dataclass(frozen=True)
 class Setting:
-    """The product's model and batch, the oracle's network and prompts, and both recorded runs of the oracle."""
+    """The product's model and batch, the oracle's network and prompts, and both runs of the oracle."""
 
     model: Any
     batch: Any

@@ -1,4 +1,4 @@
-"""Recomputing a run from parts gives the stock model's logits: all families, any padding, float64 and float32."""
+"""A run recomputed from parts has the stock logits: all families, any padding, float64 and float32."""
 
 import numpy as np
 import pytest

@@ -85,17 +85,16 @@ class Dense:
         owners = heads if port == "q" else groups  # how many heads the weights hold
         weight = weight.reshape(owners, self.d_head, self.d_model)
         bias = torch.zeros_like(weight[..., 0]) if bias is None else bias.reshape(owners, self.d_head)
-        index = torch.arange(len(x)) * owners // len(x)  # query heads read the weights of their group
-        return torch.einsum("pbtd,pcd->pbtc", x, weight[index]) + bias[index][:, None, None]
+        weight = weight.repeat_interleave(len(x) // owners, 0)  # query heads read the weights of their group
+        bias = bias.repeat_interleave(len(x) // owners, 0)
+        return x @ weight[:, None].transpose(-1, -2) + bias[:, None, None]
 
-    def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Rotary embedding of x [heads, b, T, d_head]; the angles are float32 as in the stock model."""
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [b, T, d_head / 2] of the rotary embedding, in float32 as in the stock model."""
         theta = self.config.rope_parameters["rope_theta"]
         inverse = 1.0 / (theta ** (torch.arange(0, self.d_head, 2).float() / self.d_head))
         angles = positions[..., None].float() * inverse
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        first, second = x.chunk(2, -1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+        return angles.cos().to(self.weights_dtype), angles.sin().to(self.weights_dtype)
 
     def _heads(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """Outputs of all heads [heads, b, T, d], without the output bias; k and v have one entry per port."""
@@ -106,13 +105,12 @@ class Dense:
             scale = 1.0
         if self.gpt2 and self.config.scale_attn_by_inverse_layer_idx:
             scale /= layer + 1
-        pattern = (torch.einsum("hbqc,hbkc->hbqk", q, k) * scale + mask).softmax(-1)
-        z = torch.einsum("hbqk,hbkc->hbqc", pattern, v)
+        z = (q @ k.transpose(-1, -2) * scale + mask).softmax(-1) @ v
         if self.gpt2:
             out = self.weights[f"transformer.h.{layer}.attn.c_proj.weight"]
         else:
             out = self.weights[f"model.layers.{layer}.self_attn.o_proj.weight"].T
-        return torch.einsum("hbtc,hcd->hbtd", z, out.reshape(self.graph.n_heads, self.d_head, self.d_model))
+        return z @ out.reshape(self.graph.n_heads, 1, self.d_head, self.d_model)
 
     def _attention_constant(self, layer: int) -> Tensor:
         name = f"transformer.h.{layer}.attn.c_proj.bias"
@@ -175,7 +173,8 @@ class Dense:
             table[graph.edge_receivers, graph.edge_senders] = kept
         share = torch.as_tensor(table, dtype=self.weights_dtype)
         batch, length = ids.shape
-        additive, positions = self._mask(mask, batch, length), position_ids(ids, mask)
+        additive = self._mask(mask, batch, length)
+        angles = None if self.gpt2 else self._angles(position_ids(ids, mask))
         outputs = [self.embed(ids, mask) if embeddings is None else embeddings]
         constant = torch.zeros(self.d_model, dtype=self.weights_dtype)
 
@@ -183,18 +182,22 @@ class Dense:
             n, rows = len(outputs), slice(first, first + count)
             if int(graph.senders_read[first]) != n:
                 raise AssertionError("receivers must read all senders so far")
-            x = constant + torch.einsum("rs,sbtd->rbtd", share[rows, :n], torch.stack(outputs))
+            x = share[rows, :n] @ torch.stack(outputs).flatten(1)
             if ablated is not None:
-                x = x + torch.einsum("rs,sbtd->rbtd", 1 - share[rows, :n], ablated[:n])
+                x = x + (1 - share[rows, :n]) @ ablated[:n].flatten(1)
+            x = x.reshape(count, batch, length, self.d_model) + constant
             return x if added is None else x + added[rows]
 
         for layer in range(graph.n_layers):
             norm = f"transformer.h.{layer}.ln_1" if self.gpt2 else f"model.layers.{layer}.input_layernorm"
-            qkv = []
-            for port, count in (("q", graph.n_heads), ("k", graph.n_ports), ("v", graph.n_ports)):
-                x = self._norm(inputs(graph.head_receiver(layer, port), count), norm)
-                projected = self._qkv(layer, port, x)
-                qkv.append(projected if self.gpt2 or port == "v" else self._rotate(projected, positions))
+            counts = {"q": graph.n_heads, "k": graph.n_ports, "v": graph.n_ports}
+            x = self._norm(inputs(graph.head_receiver(layer, "q"), sum(counts.values())), norm)
+            qkv = [
+                self._qkv(layer, port, part)
+                for port, part in zip(counts, x.split(list(counts.values())), strict=True)
+            ]
+            if angles is not None:
+                qkv[:2] = [rotated(part, *angles) for part in qkv[:2]]
             heads = self._heads(layer, *qkv, additive)
             outputs += list(heads)
             constant = constant + self._attention_constant(layer)
@@ -203,6 +206,12 @@ class Dense:
             inputs(graph.logits_receiver, 1)[0], "transformer.ln_f" if self.gpt2 else "model.norm"
         )
         return Forward(final @ self.weights["lm_head.weight"].T, torch.stack(outputs))
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Every pair (i, i + d_head / 2) of x [heads, b, T, d_head], turned by its angle."""
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 def position_ids(ids: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,0 +1,5 @@
+"""Models seen twice, by the product and by the oracles."""
+
+from tests.exactness import setting_of
+
+__all__ = ["setting_of"]

@@ -1,0 +1,121 @@
+"""The fast ACDC keeps exactly the edges of an ACDC that runs one full forward per edge."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from pipeline.methods import Acdc
+from tests.exactness import relative_error
+from tests.oracles.acdc import naive_acdc
+
+SHAPES = {
+    "gpt2": ("gpt2", {"layers": 3, "heads": 3, "width": 12, "padding": "right"}),
+    "llama": ("llama", {"layers": 3, "heads": 4, "kv_heads": 2, "width": 16, "padding": "left"}),
+    "llama-kv": (
+        "llama",
+        {"layers": 3, "heads": 4, "kv_heads": 2, "width": 16, "padding": "left", "kv": "kv_head"},
+    ),
+}
+THRESHOLDS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@pytest.fixture(scope="module")
+def naive(setting_of):
+    """The oracle's decisions, with harm averaged over prompts; each once, for it is slow."""
+
+    @functools.cache
+    def decide(shape, metric, threshold, rule="signed", ablation="corrupted"):
+        setting = setting_of(SHAPES[shape][0], **SHAPES[shape][1])
+        ablated, p = setting.ablated(ablation), setting.prompts
+
+        def harm(kept):
+            logits = setting.dense.forward(p.clean, p.mask, kept, ablated).logits
+            return float(setting.harm(metric, logits).mean())
+
+        return naive_acdc(harm, setting.graph, threshold, rule)
+
+    return decide
+
+
+def fast(setting, batches=None, **options):
+    ablation = options.pop("ablation", "corrupted")
+    metric = options.pop("metric", "kl_divergence")
+    return Acdc(**options).score(setting.model, batches or [setting.batch], metric=metric, ablation=ablation)
+
+
+def assert_same(found, expected, graph):
+    kept, delta = expected
+    assert 0 < kept.sum() < graph.n_edges
+    assert not [graph.edge_names[e] for e in np.flatnonzero(found.kept != kept)]
+    measured = found.n_prompts > 0
+    assert measured[kept].all()
+    np.testing.assert_allclose(found.score[measured], delta[measured], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(delta[~measured], 0.0)  # what was skipped had no effect at all
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kept_edges_are_those_of_naive_acdc(setting_of, naive, shape, threshold):
+    kind, options = SHAPES[shape]
+    setting = setting_of(kind, **options)
+    found = fast(setting, threshold=threshold)
+    assert_same(found, naive(shape, "kl_divergence", threshold), setting.graph)
+
+
+@pytest.mark.parametrize("rule", ["absolute", "signed"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama-kv"])
+def test_kept_edges_are_those_of_naive_acdc_for_a_metric_with_a_direction(setting_of, naive, shape, rule):
+    kind, options = SHAPES[shape]
+    setting = setting_of(kind, **options)
+    found = fast(setting, threshold=0.01, rule=rule, metric="logit_diff")
+    assert_same(found, naive(shape, "logit_diff", 0.01, rule), setting.graph)
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_kept_edges_are_those_of_naive_acdc_under_zero_ablation(setting_of, naive, shape):
+    kind, options = SHAPES[shape]
+    setting = setting_of(kind, **options)
+    found = fast(setting, threshold=0.01, ablation="zero")
+    assert_same(found, naive(shape, "kl_divergence", 0.01, ablation="zero"), setting.graph)
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama-kv"])
+def test_decisions_do_not_depend_on_how_far_ahead_is_speculated(setting_of, shape):
+    kind, options = SHAPES[shape]
+    setting = setting_of(kind, **options)
+    runs = [fast(setting, threshold=0.003, width=width) for width in (1, 7, 16)]
+    for run in runs[1:]:
+        np.testing.assert_array_equal(run.kept, runs[0].kept)
+        assert relative_error(np.nan_to_num(run.score), np.nan_to_num(runs[0].score)) <= 1e-10
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_thresholds_at_the_ends_keep_everything_and_nothing(setting_of, kind):
+    setting = setting_of(kind)
+    assert fast(setting, threshold=-np.inf).kept.all()
+    assert not fast(setting, threshold=np.inf).kept.any()
+
+
+@pytest.mark.parametrize("metric", ["kl_divergence", "logit_diff"])
+def test_the_final_metric_is_that_of_the_kept_circuit_and_its_harm_is_bounded_by_the_removals(
+    setting_of, metric
+):
+    setting = setting_of(SHAPES["gpt2"][0], **SHAPES["gpt2"][1])
+    before = float(setting.harm(metric, setting.clean.logits).mean())
+    for threshold in (1e-3, 1e-2, 1e-1):
+        found = fast(setting, threshold=threshold, metric=metric, rule="signed")
+        logits = setting.patched(found.kept)
+        assert found.facts["final_metric"] == pytest.approx(
+            float(setting.values(metric, logits).mean()), rel=1e-9
+        )
+        assert float(setting.harm(metric, logits).mean()) - before <= threshold * (~found.kept).sum()
+
+
+def test_single_precision_decides_as_double_where_the_margin_allows(setting_of, naive):
+    kind, options = SHAPES["gpt2"]
+    single = setting_of(kind, **options, dtype="float32")
+    for threshold in THRESHOLDS:
+        kept, delta = naive("gpt2", "kl_divergence", threshold)
+        if np.abs(delta - threshold).min() > 1e-6:
+            np.testing.assert_array_equal(fast(single, threshold=threshold).kept, kept)
