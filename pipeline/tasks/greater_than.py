@@ -5,7 +5,6 @@
 Knows three ways of splitting a year and finds the one a tokenizer uses. Does not know models.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,7 +54,7 @@ class GreaterThan(GeneratedTask):
         if splitting is None:
             raise PromptError(
                 "task greater_than: this tokenizer writes years neither as 17|32 nor as '17 32' nor by "
-                "digits, or does not know the sentence's words; give your own pairs with {name: file, path: ...}"
+                "digits, or does not know the words; give your own pairs with {name: file, path: ...}"
             )
         return [self._pair(splitting, nouns, seed, index) for index in range(self.count)]
 
@@ -93,32 +92,37 @@ def find_splitting(tokenizer: Any, noun: str) -> Splitting | None:
         ("", "0", decades, digits, 10),
     )
     for joint, lowest, stems, endings, needed in ways:
-        token = {}
-        for stem in stems:
-            # The corrupted ending first: a stem without it is of no use, and the rest need not be tried.
-            if not dict(_endings(tokenizer, noun, stem, joint, [lowest])):
-                continue
-            found = dict(_endings(tokenizer, noun, stem, joint, endings))
-            if len(found) >= needed and len(set(found.values())) == len(found):
-                token[stem] = found
+        found = {stem: _endings(tokenizer, noun, stem, joint, lowest, endings) for stem in stems}
+        token = {stem: tokens for stem, tokens in found.items() if len(tokens) >= needed}
         if token:
             return Splitting(joint, lowest, token)
     return None
 
 
 def _endings(
-    tokenizer: Any, noun: str, stem: str, joint: str, endings: list[str]
-) -> Iterator[tuple[str, int]]:
-    """The endings that are one known token after the stem, both as the first year and as the answer."""
+    tokenizer: Any, noun: str, stem: str, joint: str, lowest: str, endings: list[str]
+) -> dict[str, int]:
+    """The endings that are one known token after the stem, both as the first year and as the answer.
+
+    Empty where the corrupted prompt's ending is not among them.
+    """
+
+    def write(ending: str) -> str:
+        return SENTENCE.format(noun=noun, year=f"{stem}{joint}{ending}", stem=stem)
+
+    # With the corrupted prompt's parts known, each ending needs one look: start, ending, middle, ending.
+    start = encode(tokenizer, write(lowest).partition(f"{joint}{lowest} to")[0])
+    year = encode(tokenizer, write(lowest).partition(" to")[0])
+    prompt = encode(tokenizer, write(lowest))
+    middle = prompt[len(year) :]
     unknown = getattr(tokenizer, "unk_token_id", None)
-    before = f"The {noun} lasted from the year {stem}"
-    start = encode(tokenizer, before)
-    for ending in endings:
-        year = encode(tokenizer, f"{before}{joint}{ending}")
-        if len(year) != len(start) + 1 or year[:-1] != start or unknown in year:
-            continue
-        after = f" to the year {stem}"
-        prompt = encode(tokenizer, f"{before}{joint}{ending}{after}")
-        answered = encode(tokenizer, f"{before}{joint}{ending}{after}{joint}{ending}")
-        if prompt[: len(year)] == year and answered == (*prompt, year[-1]):
-            yield ending, year[-1]
+    found: dict[str, int] = {}
+    for ending in [lowest, *endings]:
+        ids = encode(tokenizer, f"{write(ending)}{joint}{ending}")
+        token = ids[-1]
+        is_new = token != unknown and token not in found.values()
+        if is_new and ids == (*start, token, *middle, token):
+            found[ending] = token
+        if lowest not in found or prompt[: len(year)] != year:
+            return {}
+    return found
