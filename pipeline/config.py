@@ -237,9 +237,9 @@ class RunConfig(Section):
             if method.ablation is not None:
                 _known(f"methods.{index}.ablation", method.ablation, ABLATIONS)
         _ = self.task_ids
-        for index, (id_, method) in enumerate(self.method_ids.items()):
+        for index, (id_, resolved) in enumerate(self.method_ids.items()):
             try:
-                method.check(str(method.metric), str(method.ablation))
+                resolved.check(str(resolved.metric), str(resolved.ablation))
             except ConfigError as error:
                 raise ConfigError(f"methods.{index} ({id_}): {error}") from None
         return self
@@ -255,7 +255,7 @@ def _parameters(entry: Task | Method) -> dict[str, Any]:
     return {key: value for key, value in entry.model_dump(mode="json").items() if key != "as_"}
 
 
-def _unique_ids(entries: Sequence[Task] | Sequence[Method], section: str) -> list[str]:
+def _unique_ids(entries: Sequence[Any], section: str) -> list[str]:
     """An id per entry. Derived ids that clash get four hex digits of their parameters' hash each."""
     ids = [entry.id for entry in entries]
     chosen = [entry.as_ for entry in entries]

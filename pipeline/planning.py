@@ -13,7 +13,7 @@ from pipeline.ablations import ABLATIONS, needs_statistics
 from pipeline.config import RunConfig
 from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
-from pipeline.core.items import Item, digest, shard_ranges
+from pipeline.core.items import Item, Kind, digest, shard_ranges
 from pipeline.core.prompts import TokenPair
 from pipeline.methods import Cost, Method
 from pipeline.metrics import METRICS
@@ -51,7 +51,7 @@ class Plan:
             for shard in range(len(shard_ranges(len(tokens), self.config.shards.prompts))):
                 items.append(Item("baseline", task, None, shard))
                 for id_, method in self.methods.items():
-                    kind = "scores" if method.level == "edge" else "node_scores"
+                    kind: Kind = "scores" if method.level == "edge" else "node_scores"
                     items.append(Item(kind, task, id_, shard))
         return items
 

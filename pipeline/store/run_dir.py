@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import numpy as np
@@ -41,7 +41,7 @@ from pipeline.store.identity import difference, holds
 from pipeline.store.lock import Owner, locked
 from pipeline.store.scores import edge_table, graph_table, node_table, nodes_table, prompts_of, prompts_table
 
-Payload = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
+Payload: TypeAlias = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
 
 SUCCESS = "_SUCCESS.json"
 SCHEMAS = {"scores": schema.SCORES, "node_scores": schema.NODE_SCORES, "baseline": schema.PROMPT_METRICS}

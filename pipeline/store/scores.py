@@ -182,17 +182,17 @@ def _prompt(row: dict[str, Any]) -> TokenPair:
         raise RunDirectoryError(
             f"prompt {row['prompt_id']} of task {row['task']} has no token ids; plan the run again"
         )
-    ids = {
-        key: tuple(row[key] or ()) for key in ("clean_ids", "corrupted_ids", "answer_ids", "wrong_answer_ids")
-    }
+    clean, corrupted, answers, wrong = (
+        tuple(row[key] or ()) for key in ("clean_ids", "corrupted_ids", "answer_ids", "wrong_answer_ids")
+    )
     pair = PromptPair(
-        clean=_text_or_ids(row["clean"], ids["clean_ids"]),
-        corrupted=_text_or_ids(row["corrupted"], ids["corrupted_ids"]),
-        answers=_answers(row["answers"], ids["answer_ids"]),
-        wrong_answers=_answers(row["wrong_answers"], ids["wrong_answer_ids"]),
+        clean=_text_or_ids(row["clean"], clean),
+        corrupted=_text_or_ids(row["corrupted"], corrupted),
+        answers=_answers(row["answers"], answers),
+        wrong_answers=_answers(row["wrong_answers"], wrong),
         source=row["source"] or "",
     )
-    return TokenPair(row["prompt_id"], *ids.values(), pair)
+    return TokenPair(row["prompt_id"], clean, corrupted, answers, wrong, pair)
 
 
 def _words(value: Text | str | int) -> str | None:

@@ -1,0 +1,292 @@
+"""Plans: items in order, keys that change when they must and only then, counts."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.core.errors import ConfigError, ModelError, PromptError
+from pipeline.core.items import Item
+from pipeline.models.toy import toy_path
+from pipeline.planning import Plan, make_plan
+from pipeline.store.results import open_run
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with a model and a file of eight pairs of prompts of one length."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(toy_path("toy:planted"), tmp_path / "model")
+    write_pairs(tmp_path / "pairs.jsonl", [pair(i) for i in range(8)])
+    return tmp_path
+
+
+def pair(i: int, length: int = 4) -> dict:
+    clean = [(i + k) % 7 + 1 for k in range(length)]
+    return {"clean": clean, "corrupted": [*clean[:-1], 9], "answers": [1], "wrong_answers": [2, 3]}
+
+
+def write_pairs(path: Path, pairs: list[dict]) -> None:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in pairs))
+
+
+def plan(**changes) -> Plan:
+    mapping = {
+        "name": "t",
+        "model": {"name": "model"},
+        "tasks": [{"name": "file", "path": "pairs.jsonl"}],
+        "methods": [{"name": "eap"}, {"name": "acdc"}, {"name": "node_patching"}],
+        "shards": {"prompts": 3},
+    }
+    return make_plan(RunConfig.from_mapping({**mapping, **changes}))
+
+
+def keys(a_plan: Plan) -> dict[str, str]:
+    return {item.name: a_plan.item_key(item) for item in a_plan.items}
+
+
+# --- items -------------------------------------------------------------------------------------------------
+
+
+def test_items_come_shard_by_shard_with_the_baseline_first(folder):
+    names = [item.name for item in plan().items]
+    assert names == [
+        f"pairs/{method}/{shard}"
+        for shard in range(3)
+        for method in ("baseline", "eap", "acdc", "node_patching")
+    ]
+    assert {item.kind for item in plan().items if item.method == "node_patching"} == {"node_scores"}
+
+
+def test_means_come_first_and_only_when_they_are_used(folder):
+    items = plan(ablation="mean").items
+    assert items[0] == Item("statistics", "pairs", None, 0)
+    assert [item.kind for item in items].count("statistics") == 1
+    one = plan(methods=[{"name": "eap"}, {"name": "eap", "ablation": "mean_positional"}]).items
+    assert [item.kind for item in one].count("statistics") == 1
+    assert "statistics" not in {item.kind for item in plan(ablation="zero").items}
+
+
+def test_every_prompt_is_in_one_shard(folder):
+    a_plan = plan()
+    ids = [token.prompt_id for i in a_plan.items if i.method == "eap" for token in a_plan.prompts(i)]
+    assert ids == list(range(8))
+
+
+# --- counts ------------------------------------------------------------------------------------------------
+
+
+def test_costs_add_up_over_the_table(folder):
+    a_plan = plan(ablation="mean")
+    rows = {row["method"]: row for row in a_plan.table()}
+    assert list(rows) == ["statistics", "baseline", "eap", "acdc", "node_patching"]
+    assert (rows["statistics"]["items"], rows["statistics"]["forward_passes"]) == (1, 8)
+    # two metrics (logit_diff, and acdc's divergence), clean and corrupted passes of 8 prompts
+    assert (rows["baseline"]["items"], rows["baseline"]["forward_passes"], rows["baseline"]["rows"]) == (
+        3,
+        16,
+        16,
+    )
+    n_edges = a_plan.graph.n_edges
+    assert (rows["eap"]["edges"], rows["eap"]["rows"], rows["eap"]["backward_passes"]) == (
+        n_edges,
+        3 * n_edges,
+        8,
+    )
+    for count in ("forward_passes", "backward_passes", "evaluations", "rows"):
+        assert sum(row[count] for row in rows.values()) == getattr(a_plan.total, count)
+        assert sum(getattr(a_plan.cost(item), count) for item in a_plan.items) == getattr(a_plan.total, count)
+    assert a_plan.rows == a_plan.total.rows
+    assert a_plan.memory_bytes > 0
+
+
+# --- keys --------------------------------------------------------------------------------------------------
+
+
+def test_the_same_config_has_the_same_keys_in_another_process(folder):
+    a_plan = plan()
+    (folder / "c.yaml").write_text(a_plan.config.to_yaml())
+    code = (
+        "from pipeline.config import RunConfig; from pipeline.planning import make_plan\n"
+        "p = make_plan(RunConfig.load('c.yaml')); print(p.run_key, p.item_key(p.items[-1]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [a_plan.run_key, a_plan.item_key(a_plan.items[-1])]
+    assert a_plan.run_id == f"t-{a_plan.run_key[:6]}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"cluster": {"workers": 5, "batch_size": 2}},
+        {"evaluate": {"edge_fractions": [0.5]}},
+        {"failures": {"retries": 9}},
+        {"output": "x"},
+    ],
+)
+def test_how_and_where_change_no_key(folder, changes):
+    assert plan(**changes).run_key == plan().run_key
+    assert keys(plan(**changes)) == keys(plan())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"model": {"name": "model", "dtype": "float64"}},
+        {"ablation": "zero"},
+        {"shards": {"prompts": 2}},
+        {"tasks": [{"name": "file", "path": "pairs.jsonl", "attention": "bidirectional"}]},
+    ],
+)
+def test_what_changes_scores_changes_the_run_and_every_score(folder, changes):
+    before, after = plan(), plan(**changes)
+    assert before.run_key != after.run_key
+    scores = [item.name for item in before.items if item.method is not None]
+    assert all(keys(before)[name] != keys(after).get(name) for name in scores)
+
+
+def test_a_moved_prompt_file_or_model_is_the_same_run(folder):
+    before = plan()
+    (folder / "data").mkdir()
+    shutil.move("pairs.jsonl", "data/pairs.jsonl")
+    shutil.move("model", "data/model")
+    after = plan(tasks=[{"name": "file", "path": "data/pairs.jsonl"}], model={"name": "data/model"})
+    assert after.run_key == before.run_key
+    assert keys(after) == keys(before)
+
+
+def test_an_edited_prompt_changes_its_shard_alone(folder):
+    before = plan()
+    pairs = [pair(i) for i in range(8)]
+    pairs[4]["wrong_answers"] = [5]
+    write_pairs(folder / "pairs.jsonl", pairs)
+    after = plan()
+    assert after.run_key != before.run_key
+    changed = {name for name, key in keys(after).items() if keys(before)[name] != key}
+    assert changed == {f"pairs/{method}/1" for method in ("baseline", "eap", "acdc", "node_patching")}
+
+
+def test_under_a_mean_every_shard_depends_on_every_prompt(folder):
+    before = plan(ablation="mean")
+    pairs = [pair(i) for i in range(8)]
+    pairs[4]["corrupted"][0] = 6
+    write_pairs(folder / "pairs.jsonl", pairs)
+    after = plan(ablation="mean")
+    changed = {name for name, key in keys(after).items() if keys(before)[name] != key}
+    assert {name for name in keys(after) if "baseline" not in name} | {"pairs/baseline/1"} == changed
+
+
+def test_an_edited_model_changes_everything(folder):
+    before = plan()
+    weights = folder / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    after = plan()
+    assert after.run_key != before.run_key
+    assert not set(keys(after).values()) & set(keys(before).values())
+
+
+def test_another_method_leaves_the_items_of_the_first_as_they_were(folder):
+    small = plan(methods=[{"name": "eap"}])
+    large = plan(methods=[{"name": "eap"}, {"name": "eap_ig"}])
+    assert small.run_key != large.run_key
+    assert keys(small).items() <= keys(large).items()
+
+
+def test_more_prompts_leave_the_full_shards_as_they_were(folder):
+    before = keys(plan())
+    write_pairs(folder / "pairs.jsonl", [pair(i) for i in range(9)])
+    after = keys(plan())
+    assert [name for name in before if before[name] != after[name]] == [
+        name for name in before if name[-1] == "2"
+    ]
+
+
+# --- refused -----------------------------------------------------------------------------------------------
+
+
+def test_positional_means_refuse_mixed_lengths_by_name(folder):
+    write_pairs(folder / "pairs.jsonl", [pair(0, 4), pair(1, 5)])
+    with pytest.raises(ConfigError, match="task pairs: has prompts of 4 to 5 tokens"):
+        plan(ablation="mean_positional")
+    assert plan(ablation="mean").items
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"corrupted": [1, 2]}, r"pairs\.jsonl:1: clean has 4 tokens and corrupted 2"),
+        ({"wrong_answers": []}, r"pairs\.jsonl:1: .*wrong"),
+        ({"answers": [10**6]}, r"pairs\.jsonl:1: .*vocabulary"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_named(folder, change, words):
+    write_pairs(folder / "pairs.jsonl", [{**pair(0), **change}])
+    with pytest.raises(PromptError, match=words):
+        plan()
+
+
+def test_wrong_answers_are_needed_only_where_a_metric_compares(folder):
+    write_pairs(folder / "pairs.jsonl", [{**pair(0), "wrong_answers": []}])
+    assert plan(metric="nll").items
+    with pytest.raises(PromptError):
+        plan(metric="nll", methods=[{"name": "eap", "metric": "prob_diff"}])
+
+
+def test_unknown_models_and_missing_files_are_one_line(folder):
+    with pytest.raises(ModelError, match="nowhere"):
+        plan(model={"name": "./nowhere"})
+    with pytest.raises(PromptError, match=r"none\.jsonl"):
+        plan(tasks=[{"name": "file", "path": "none.jsonl"}])
+
+
+# --- the run directory -------------------------------------------------------------------------------------
+
+
+def test_a_written_plan_holds_the_items_keys_and_prompts(folder):
+    a_plan = plan()
+    directory = a_plan.write()
+    assert directory.path == Path("results") / a_plan.run_id
+    assert directory.item_keys == a_plan.item_keys
+    assert directory.graph == a_plan.graph
+    assert directory.prompts("pairs", 1) == a_plan.tokens["pairs"][3:6]
+    assert RunConfig.load(directory.path / "run.yaml") == a_plan.config
+    run = open_run(directory.path)
+    assert run.status()["missing"] == len(a_plan.items)
+    assert run.methods == ("eap", "acdc", "node_patching")
+    assert run.level("node_patching") == "node"
+
+
+def test_generated_text_survives_the_run_directory(folder):
+    a_plan = plan(tasks=[{"name": "induction", "count": 5}], model={"name": "toy:planted"})
+    assert a_plan.write("run").prompts("induction") == a_plan.tokens["induction"]
+
+
+def test_an_extended_plan_keeps_the_keys_of_the_run(folder):
+    first = plan(methods=[{"name": "eap"}])
+    directory = first.write("run")
+    both = make_plan(first.config.extended_by(plan(methods=[{"name": "eap_ig"}]).config))
+    extended = both.write("run", extend=True)
+    assert extended.path == directory.path
+    assert first.item_keys.items() <= extended.item_keys.items()
+    assert first.write("run").items == extended.items
+
+
+def test_planning_loads_no_orchestrator_and_no_torch_of_its_own(folder):
+    """transformers, which reads configs and tokenizers, may bring torch along once a plan is made."""
+    (folder / "c.yaml").write_text(plan().config.to_yaml())
+    code = (
+        "import sys; from pipeline.config import RunConfig; from pipeline.planning import make_plan\n"
+        "print(sorted({'ray', 'prefect', 'torch', 'transformers'} & set(sys.modules)))\n"
+        "make_plan(RunConfig.load('c.yaml')).write()\n"
+        "print(sorted({'ray', 'prefect'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["[]", "[]"]
