@@ -2,9 +2,9 @@
 
 Knows answers and logits. Does not know models, patching or files; loads without torch (tensor methods only).
 
-Every function gets an `Answers` view (`pipeline.engine.readout`) of one or more variants of a batch of prompts and
-returns float64 of shape [..., prompt]. The view computes what is asked for and no more: `logit_diff` needs a few rows
-of the unembedding, `kl_divergence` the whole vocabulary.
+Every function gets an `Answers` view (`pipeline.engine.readout`) of one or more variants of a batch of
+prompts and returns float64 of shape [..., prompt]. The view computes what is asked for and no more:
+`logit_diff` needs a few rows of the unembedding, `kl_divergence` the whole vocabulary.
 """
 
 from collections.abc import Callable
@@ -41,9 +41,11 @@ def nll(view: "Answers") -> "Tensor":
 
 def accuracy(view: "Answers") -> "Tensor":
     """1 if max logit(answers) > max logit(wrong answers); without wrong answers, if the argmax is an answer."""
-    if view.has_wrong:
+    if view.has_wrong.all():  # the whole vocabulary is computed only where a prompt needs it
         return (view.right_logits.max() > view.wrong_logits.max()).double()
-    return (view.right_logits.max() >= view.highest_logit()).double()
+    highest = view.highest_logit()  # before the answers, which are then read from the same product
+    best = view.right_logits.max()
+    return (best > view.wrong_logits.max()).where(view.has_wrong, best >= highest).double()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Knows captures, graph and norms. Does not know integration paths or methods.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -91,7 +92,7 @@ class _LeafInput:
         self._block, self._embeddings = block, embeddings
 
     def __enter__(self) -> None:
-        def replace(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def replace(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             x = args[0] if self._embeddings is None else self._embeddings
             return (x.detach().requires_grad_(), *args[1:])
 

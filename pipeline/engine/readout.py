@@ -2,8 +2,8 @@
 
 Knows the unembedding and the answers of a batch. Does not know which metrics exist (`pipeline.metrics`).
 
-Matrix products stay in the model's dtype; every reduction over the vocabulary is in float64. That alone removes nearly
-all of the rounding that would flip decisions of ACDC.
+Matrix products stay in the model's dtype; every reduction over the vocabulary is in float64. That alone
+removes nearly all of the rounding that would flip decisions of ACDC.
 """
 
 from collections.abc import Callable
@@ -102,8 +102,8 @@ class Answers:
         return Ragged(self.unembedding.logits_at(self.hidden, ids).double(), ids >= 0)
 
     @property
-    def has_wrong(self) -> bool:
-        return bool((self.wrong_answers >= 0).any())
+    def has_wrong(self) -> Bool[Tensor, " prompt"]:
+        return (self.wrong_answers >= 0).any(-1)
 
     @property
     def right_logits(self) -> Ragged:

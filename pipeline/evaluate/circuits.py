@@ -35,7 +35,7 @@ def circuit_values(
     metric: str = "logit_diff",
     ablation: str = "corrupted",
     statistics: Statistics | None = None,
-) -> Float[np.ndarray, "circuit+2 prompt"]:
+) -> Float[np.ndarray, "row prompt"]:
     """The metric of every prompt in the full graph, in the empty one, and in each circuit.
 
     float64 [2 + circuits, prompt]; prompts follow each other as in the batches.
