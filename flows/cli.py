@@ -196,9 +196,10 @@ def _conduct(session: Any, local: bool, as_json: bool) -> None:
     """Does what is left of a session, and ends with the exit code that its state means."""
     from flows import tables
     from flows.progress import shown
+    from pipeline.run import settle
 
     with closing(session):
-        already = session.is_finished
+        already = settle(session)
         if not already:
             # Whatever a library prints must not get into the data on stdout.
             with contextlib.redirect_stdout(sys.stderr), shown() as on_event:

@@ -6,7 +6,7 @@ input is told at once; a deployment gives the flow its config alone.
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -32,19 +32,30 @@ class Prepared:
 _prepared: ContextVar[Prepared | None] = ContextVar("prepared", default=None)
 
 
+class IncompleteRunError(Exception):
+    """Some items are missing: the flow run is shown as failed, with what to type next."""
+
+
 def run_flow(session: Session, on_event: OnEvent = ignore) -> None:
-    """Runs the flow on a prepared session. Ray starts in a thread while Prefect starts here."""
+    """Runs the flow on a prepared session; what is missing afterwards stands in the session.
+
+    Ray starts in a thread while Prefect starts here.
+    """
     with _starting(session) as pool:
         token = _prepared.set(Prepared(session, pool, on_event))
         try:
-            discover(session.config.to_mapping(), str(session.path))
+            with suppress(IncompleteRunError):
+                discover(session.config.to_mapping(), str(session.path))
         finally:
             _prepared.reset(token)
 
 
 @flow(name="discover", retries=0, persist_result=False, validate_parameters=False, log_prints=False)
-def discover(config: dict[str, Any], run_dir: str | None = None, extend: str | None = None) -> dict[str, Any]:
-    """Runs the config, or continues its run; returns what is missing. Deployments start here."""
+def discover(config: dict[str, Any], run_dir: str | None = None, extend: str | None = None) -> str:
+    """Runs the config, or continues its run, and returns the run directory. Deployments start here.
+
+    Raises IncompleteRunError when items are missing in the end.
+    """
     prepared = _prepared.get()
     if prepared is not None:
         return _steps(prepared.session, prepared.pool, prepared.on_event)
@@ -55,14 +66,19 @@ def discover(config: dict[str, Any], run_dir: str | None = None, extend: str | N
         return _steps(session, pool, ignore)
 
 
-def _steps(session: Session, pool: "Future[Pool]", on_event: OnEvent) -> dict[str, Any]:
+def _steps(session: Session, pool: "Future[Pool]", on_event: OnEvent) -> str:
     artifacts.show_plan(session)
     progress = artifacts.ProgressArtifact(session, on_event)
     conduct(session, pool.result(), progress, step=as_task)
     progress.finish(session)
     artifacts.show_failures(session)
     artifacts.show_faithfulness(session)
-    return {"path": str(session.path), "missing": [item.name for item in session.missing]}
+    if not session.is_complete:
+        raise IncompleteRunError(
+            f"{len(session.missing)} of {len(session.plan.items)} items are missing; "
+            f"next: circuits failures {session.path}"
+        )
+    return str(session.path)
 
 
 @contextmanager

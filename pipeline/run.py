@@ -20,7 +20,7 @@ from pipeline.planning import Plan, make_plan
 from pipeline.store import faithfulness as faithfulness_files
 from pipeline.store.aggregate import aggregate as aggregate_run
 from pipeline.store.results import Run, open_run
-from pipeline.store.run_dir import SUCCESS, RunDirectory
+from pipeline.store.run_dir import RunDirectory
 from pipeline.workers.jobs import Failure, Opener, Outcome, Pool, failure_kind
 
 WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
@@ -50,7 +50,7 @@ def ignore(event: Event) -> None:
     """Shows nothing."""
 
 
-def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ARG001 - the title is for others
+def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:
     """Takes a step without showing it anywhere."""
     return function(*args)
 
@@ -100,12 +100,6 @@ class Session:
         return not self.missing and not self.problems
 
     @property
-    def is_finished(self) -> bool:
-        """Whether everything is there from earlier: items, evaluation by these settings, report."""
-        there = all((self.path / name).is_file() for name in (SUCCESS, REPORT))
-        return there and not self.missing and faithfulness_files.is_current(self.path, self.evaluation_key)
-
-    @property
     def evaluation_key(self) -> dict[str, str]:
         """What the table of faithfulness depends on: the run, the settings, the scores as they are now."""
         return {
@@ -150,14 +144,13 @@ def prepare(
             if retry_failed:
                 directory.clear_failures()
             session = Session(plan, directory, stack)
-            if not session.is_finished:
-                directory.mark_incomplete()
-                (path / RESERVE).write_bytes(bytes(RESERVE_BYTES))
+            directory.mark_incomplete()  # until `finish`
+            (path / RESERVE).write_bytes(bytes(RESERVE_BYTES))
         except OSError as error:
             if failure_kind(error) != "storage":
                 raise
             raise RunDirectoryError(f"{path}: no space left on the device; free some and run again") from None
-        session._lock = stack.pop_all()  # noqa: SLF001 - the session owns it from here on
+        session._lock = stack.pop_all()
     return session
 
 
@@ -183,7 +176,7 @@ def run_wave(session: Session, items: Sequence[Item], pool: Pool, on_event: OnEv
 def aggregate(session: Session) -> list[Item]:
     """Merges the shards of every method; returns the items whose files turned out to be damaged."""
     damaged = aggregate_run(session.directory)
-    session.directory.mark_incomplete()  # until `finish`: evaluation and report are still to come
+    session.directory.mark_incomplete()  # evaluation and report are still to come
     session.done -= set(damaged)
     return damaged
 
@@ -220,6 +213,20 @@ def finish(session: Session) -> None:
     if session.is_complete:
         session.directory.mark_complete()
     (session.path / RESERVE).unlink(missing_ok=True)
+
+
+def settle(session: Session) -> bool:
+    """Whether an earlier run has left nothing to do; needs no worker.
+
+    Items without another attempt, all files good by their checksums, evaluation and report as they would be.
+    """
+    if session.pending or aggregate(session):
+        return False
+    current = faithfulness_files.is_current(session.path, session.evaluation_key)
+    if current and (session.path / REPORT).is_file():
+        finish(session)
+        return True
+    return False
 
 
 # --- all of them -------------------------------------------------------------------------------------------
@@ -262,7 +269,7 @@ def discover(
     On Ray, or with `local` in this process. Prefect plays no part here; `flows` shows the same steps in it.
     """
     with closing(prepare(config, run_dir, extend)) as session:
-        if not session.is_finished:
+        if not settle(session):
             with closing(open_pool(session, local=local)) as pool:
                 conduct(session, pool, on_event)
         return open_run(session.path)

@@ -1,0 +1,41 @@
+"""Small runs for the tests of workers, runs and flows: a planted circuit, a handful of items, seconds."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pipeline import RunConfig
+
+
+def toy_mapping(output: Path, **changes: Any) -> dict[str, Any]:
+    """A config of 1 task x 2 methods x 3 shards (with the baseline 9 items) on a bundled model."""
+    mapping = {
+        "name": "toy",
+        "model": {"name": "toy:planted"},
+        "tasks": [{"name": "induction", "count": 12}],
+        "methods": [{"name": "eap"}, {"name": "acdc", "threshold": 0.01}],
+        "shards": {"prompts": 4},
+        "evaluate": {"edge_fractions": [0.05, 0.5, 1.0]},
+        "output": str(output),
+    }
+    return mapping | changes
+
+
+def toy_config(output: Path, **changes: Any) -> RunConfig:
+    return RunConfig.from_mapping(toy_mapping(output, **changes))
+
+
+def score_files(run: Path) -> list[Path]:
+    return sorted([*run.glob("scores/**/*.parquet"), *run.glob("node_scores/**/*.parquet")])
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Digest of every file below a folder, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def flip_a_byte(path: Path, at: float = 0.3) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 0xFF
+    path.write_bytes(data)
