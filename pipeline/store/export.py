@@ -28,7 +28,7 @@ class Exported:
 
 def export(
     run: Run,
-    format: str,  # noqa: A002 - the option's name
+    file_format: str,
     folder: str | Path,
     *,
     task: str | None = None,
@@ -41,15 +41,15 @@ def export(
     layout of the leaderboard, `{method}/{task}_{model}/importances.json`; in the circuit are the `top` edges,
     else those that the method kept, else none.
     """
-    if format not in FORMATS:
-        raise CircuitsError(f"format {format!r} is unknown{suggest(format, FORMATS)}")
+    if file_format not in FORMATS:
+        raise CircuitsError(f"format {file_format!r} is unknown{suggest(file_format, FORMATS)}")
     tasks = run.tasks if task is None else (task,)
     methods = run.methods if method is None else (method,)
-    if format == "mib":
+    if file_format == "mib":
         methods = tuple(m for m in methods if method is not None or run.level(m) == "edge")
-    write = _write_csv if format == "csv" else _write_mib
+    write = _write_csv if file_format == "csv" else _write_mib
     paths = tuple(write(run, Path(folder), t, m, top) for t in tasks for m in methods)
-    return Exported(paths, _notes(run, methods) if format == "mib" else ())
+    return Exported(paths, _notes(run, methods) if file_format == "mib" else ())
 
 
 def _write_csv(run: Run, folder: Path, task: str, method: str, top: int | None) -> Path:

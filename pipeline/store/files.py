@@ -40,7 +40,7 @@ def write_parquet(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> Non
             **footer,
             "rows": table.num_rows,
             "columns": _columns(table.schema),
-            "sha256": table_digest(table),
+            "values": table_digest(table),
         }
     )
 
@@ -93,7 +93,7 @@ def read_parquet(path: Path) -> pa.Table:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedFileError(_reason(error)) from None
-    if table_digest(table) != footer.get("sha256"):
+    if table_digest(table) != footer.get("values"):
         raise DamagedFileError("the values are not those that were written")
     return table
 
@@ -101,7 +101,7 @@ def read_parquet(path: Path) -> pa.Table:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], footer: Mapping[str, Any]) -> None:
     """Writes named arrays atomically as safetensors, with the facts in its header."""
     arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
-    write_atomic(path, save(arrays, _seal({**footer, "sha256": arrays_digest(arrays)})))
+    write_atomic(path, save(arrays, _seal({**footer, "values": arrays_digest(arrays)})))
 
 
 def read_tensor_footer(path: Path) -> Footer:
@@ -112,7 +112,7 @@ def read_tensor_footer(path: Path) -> Footer:
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays, compared with the digest in the header. Raises DamagedFileError, FileNotFoundError."""
     tensors, footer = _read_tensors(path, load=True)
-    if arrays_digest(tensors) != footer.get("sha256"):
+    if arrays_digest(tensors) != footer.get("values"):
         raise DamagedFileError("the tensors are not those that were written")
     return tensors
 

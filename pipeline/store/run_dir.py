@@ -9,7 +9,7 @@ A final name is necessary for an item to count as done, not sufficient: its foot
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -109,9 +109,14 @@ class RunDirectory:
             "run_key": manifest["run_key"],
             "graph_fingerprint": graph.fingerprint,
         }
-        write_parquet(self.path / "graph.parquet", graph_table(graph), facts)
-        write_parquet(self.path / "nodes.parquet", nodes_table(graph), facts)
-        write_parquet(self.path / "prompts.parquet", prompts_table(prompts), facts)
+        tables: dict[str, Callable[[], pa.Table]] = {
+            "graph.parquet": lambda: graph_table(graph),
+            "nodes.parquet": lambda: nodes_table(graph),
+            "prompts.parquet": lambda: prompts_table(prompts),
+        }
+        for name, table in tables.items():
+            if not _holds_facts(self.path / name, facts):  # a large graph is not written twice
+                write_parquet(self.path / name, table(), facts)
         write_atomic(self.path / "run.yaml", run_yaml)
         write_json(self.path / "plan.json", plan)
         write_json(self.path / "manifest.json", manifest)
@@ -359,3 +364,13 @@ def _strangers(path: Path) -> str:
     return next(
         (entry.name for entry in path.iterdir() if not (entry.name[0] == "." or entry.name in _OUR_NAMES)), ""
     )
+
+
+def _holds_facts(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a good file with these facts in its footer is there."""
+    try:
+        read_parquet(path)
+        footer = read_footer(path)
+    except (DamagedFileError, FileNotFoundError):
+        return False
+    return all(footer.get(key) == str(value) for key, value in facts.items())

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, replace
 
 import pytest
@@ -94,6 +95,30 @@ def test_another_machine_is_replaced_after_a_minute_of_silence(tmp_path, elsewhe
 def test_when_a_lock_is_free(change, silence, free):
     me = this_process()
     assert is_free(replace(me, **change), silence, me) is free
+
+
+def test_of_many_that_find_a_dead_owner_one_takes_over(tmp_path):
+    place(tmp_path, replace(this_process(), pid=DEAD_PID))
+    everyone = threading.Barrier(8)
+    outcomes = []
+
+    def try_it():
+        everyone.wait()
+        try:
+            with locked(tmp_path) as me:
+                outcomes.append(me)
+                everyone.wait()  # nobody lets go before all have tried
+        except RunDirectoryError:
+            outcomes.append(None)
+            everyone.wait()
+
+    threads = [threading.Thread(target=try_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 8
+    assert sum(owner is not None for owner in outcomes) == 1
 
 
 def test_an_unreadable_lock_counts_by_its_age(tmp_path):

@@ -155,8 +155,8 @@ def test_a_file_of_another_run_under_the_right_name_is_not_done(run, new_run):
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("item", [BASELINE, MEANS], ids=["parquet", "safetensors"])
 def test_a_flipped_bit_is_found_or_changes_nothing_that_is_read(run, item, step):
-    """Every seventh (slow: every) byte of a small file, one flipped bit each: either the deep check refuses the
-    file, or values and facts come back as they were written."""
+    """Every seventh (slow: every) byte of a small file, one flipped bit each: either the deep check refuses
+    the file, or values and facts come back as they were written."""
     path = run.commit(item, payload_of(item))
     whole = path.read_bytes()
     facts = run.check(item, deep=True)
@@ -210,6 +210,19 @@ def test_the_same_run_is_taken_and_keeps_its_items(run):
     run.commit(SCORES, payload_of(SCORES))
     again = RunDirectory.create(run.path, **plan_of({"ioi": 3, "gt": 1}, METHODS))
     assert again.done() == {SCORES}
+
+
+@pytest.mark.parametrize("name", ["graph.parquet", "prompts.parquet"])
+def test_what_planning_wrote_is_written_again_only_when_damaged(run, name):
+    path, whole = run.path / name, (run.path / name).read_bytes()
+    before = path.stat().st_mtime_ns
+    RunDirectory.create(run.path, **plan_of({"ioi": 3, "gt": 1}, METHODS))
+    assert path.stat().st_mtime_ns == before
+    damaged = bytearray(whole)
+    damaged[40] ^= 1
+    path.write_bytes(damaged)
+    RunDirectory.create(run.path, **plan_of({"ioi": 3, "gt": 1}, METHODS))
+    assert path.read_bytes() == whole
 
 
 def test_another_run_is_refused_with_what_differs(run):
