@@ -2,8 +2,8 @@
 
 Knows names and the mean statistics as plain arrays. Loads without torch; `sender_values` uses a capture's own tensors.
 
-Means are over the *corrupted* prompts of the whole task, in float64: `mean` pools positions and leaves padding out,
-`mean_positional` keeps them apart and refuses prompts of different lengths.
+Means are over the *corrupted* prompts of the whole task, in float64: `mean` pools positions and leaves
+padding out, `mean_positional` keeps them apart and refuses prompts of different lengths.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pipeline.engine.patchable import PatchableModel
     from pipeline.engine.senders import SenderValues
 
-# Sums over positions (summed by `mean`, kept apart by `mean_positional`) of what every sender writes, and counts:
-# "input" [pos, d_model], "z" [layer, pos, head, d_head], "mlp" [layer, pos, d_model], "count" [pos].
+# Sums over positions (summed by `mean`, kept apart by `mean_positional`) of what every sender writes, and
+# counts: "input" [pos, d_model], "z" [layer, pos, head, d_head], "mlp" [layer, pos, d_model], "count" [pos].
 Statistics = dict[str, np.ndarray]
 
 

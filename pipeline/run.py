@@ -50,7 +50,7 @@ def ignore(event: Event) -> None:
     """Shows nothing."""
 
 
-def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:
+def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ARG001 - the title is for others
     """Takes a step without showing it anywhere."""
     return function(*args)
 
@@ -150,7 +150,7 @@ def prepare(
             if failure_kind(error) != "storage":
                 raise
             raise RunDirectoryError(f"{path}: no space left on the device; free some and run again") from None
-        session._lock = stack.pop_all()
+        session._lock = stack.pop_all()  # noqa: SLF001 - the session owns it from here on
     return session
 
 

@@ -16,9 +16,9 @@ from pipeline.engine.senders import SenderValues
 
 @dataclass(frozen=True)
 class Ablated:
-    """`base` is the run that is patched (clean under noising, corrupted under denoising), `deltas` what a patched
-    sender writes minus what it writes in `base`, `clean_hidden` final hidden states
-    at the answer of the clean run, with which divergences compare."""
+    """`base` is the run that is patched (clean under noising, corrupted under denoising), `deltas` what a
+    patched sender writes minus what it writes in `base`, `clean_hidden` final hidden states at the answer of
+    the clean run, with which divergences compare."""
 
     batch: Batch
     base: Capture

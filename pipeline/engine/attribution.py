@@ -1,8 +1,9 @@
 """Gradients of a metric with respect to every receiver's input, and their products with what ablation changes.
 
-One stock forward and backward gives the gradient at the outputs of q, k and v (head size) and of the norms; the gradient
-at a receiver's own input is that times its projection, through the Jacobian of the norm at the residual it read. Norms
-are live, not frozen. The scores of all edges into a block of receivers are then one matrix product per prompt.
+One stock forward and backward gives the gradient at the outputs of q, k and v (head size) and of the norms;
+the gradient at a receiver's own input is that times its projection, through the Jacobian of the norm at the
+residual it read. Norms are live, not frozen. The scores of all edges into a block of receivers are then one
+matrix product per prompt.
 
 Knows captures, graph and norms. Does not know integration paths or methods.
 """
@@ -108,14 +109,15 @@ def _unrotate(block: Block, record: dict[str, object], gradient: Tensor) -> Tens
     if rotary is None:
         return gradient
     rows = Rows.all(LayerContext(None, rotary, 1.0))  # type: ignore[arg-type]  # (cos, sin) as the model made them
-    _, adjoint = torch.func.vjp(lambda x: rotate(block, x, rows, unsqueeze_dim=1), torch.zeros_like(gradient))
+    adjoint = torch.func.vjp(lambda x: rotate(block, x, rows, unsqueeze_dim=1), torch.zeros_like(gradient))[1]
     return adjoint(gradient)[0]
 
 
 def edge_scores(
     parts: Parts, graph: Graph, deltas: SenderValues, steps: Sequence[Gradients]
 ) -> Iterator[Float[Tensor, "prompt edge"]]:
-    """Sum over positions of difference times mean gradient over `steps`, for every prompt and edge, in chunks of prompts.
+    """Sum over positions of difference times mean gradient over `steps`, for every prompt and edge, in chunks
+    of prompts.
 
     The gradients are averaged at the receivers' inputs, not at head size: every step has its own norms.
     """
@@ -194,5 +196,5 @@ def _through_norm(
     gradient: Float[Tensor, "prompt receiver pos d_model"],
 ) -> Float[Tensor, "prompt receiver pos d_model"]:
     """Gradients at the input of a norm, for many receivers that all read `x` through it."""
-    _, backward = torch.func.vjp(norm, x)
+    backward = torch.func.vjp(norm, x)[1]
     return torch.vmap(lambda g: backward(g)[0], in_dims=1, out_dims=1)(gradient)

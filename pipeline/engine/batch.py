@@ -1,12 +1,12 @@
 """A batch of tokenised prompt pairs on a device: ids, mask, positions, answers.
 
-Knows padding. Does not know tokenizers or models. Positions are always explicit: with left padding a model's default
-positions are silently wrong.
+Knows padding. Does not know tokenizers or models. Positions are always explicit: with left padding a model's
+default positions are silently wrong.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,8 +22,8 @@ Attention = Literal["causal", "bidirectional"]
 class Batch:
     """Clean and corrupted prompts of one padded length, with the position at which the answer is read.
 
-    `real` is false at padding. `mask_4d` is an additive mask given with the task (bidirectional attention), else None
-    and the model's own. Answers are padded with -1.
+    `real` is false at padding. `mask_4d` is an additive mask given with the task (bidirectional attention),
+    else None and the model's own. Answers are padded with -1.
     """
 
     prompt_ids: tuple[int, ...]
@@ -58,8 +58,9 @@ class Batch:
         return [self._rows(slice(start, start + size)) for start in range(0, self.n_prompts, size)]
 
     def _rows(self, rows: slice) -> "Batch":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if value is None else value[rows] for name, value in values.items()})
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values}
+        return Batch(**cut)
 
 
 def collate(
@@ -104,8 +105,8 @@ def from_ids(
     attention: Attention = "causal",
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """A batch from ids. `answers` is [prompt] or [prompt, answer] padded with -1; `attention_mask` is [prompt, pos]
-    (nonzero where real, padding on one side) or an additive mask [prompt or 1, 1, pos, pos]."""
+    """A batch from ids. `answers` is [prompt] or [prompt, answer] padded with -1; `attention_mask` is
+    [prompt, pos] (nonzero where real, padding on one side) or an additive mask [prompt or 1, 1, pos, pos]."""
     if clean.shape != corrupted.shape:
         raise PromptError(
             f"clean has shape {tuple(clean.shape)} and corrupted {tuple(corrupted.shape)}; make them equal"

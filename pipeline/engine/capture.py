@@ -1,7 +1,9 @@
-"""Recorded runs of the stock model: what every part read and wrote, with masks and rotary tables as the model made them.
+"""Recorded runs of the stock model: what every part read and wrote, with masks and rotary tables as the model
+made them.
 
-Knows hooks and transformers' attention interface. Does not know graphs or patching. Embeddings, masks, windows and
-position tables are never re-implemented: they are taken from the forward pass in which the model uses them.
+Knows hooks and transformers' attention interface. Does not know graphs or patching. Embeddings, masks,
+windows and position tables are never re-implemented: they are taken from the forward pass in which the model
+uses them.
 
 Hooks and the attention name, which is global state on the model's config, live in context managers.
 """
@@ -77,8 +79,8 @@ def _attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The attention that transformers calls while a recorder is attached. Keys and values are repeated per query head
-    before they are recorded, so that their gradients are those of single query heads."""
+    """The attention that transformers calls while a recorder is attached. Keys and values are repeated per
+    query head before they are recorded, so that their gradients are those of single query heads."""
     recorder: _Recorder = getattr(module, _RECORDER)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     group = query.shape[1] // key.shape[1]
@@ -121,8 +123,8 @@ AttentionMaskInterface.register(f"{_NAME}_fast", _mask)
 def recording(model: PreTrainedModel, parts: Parts, *, exact: bool) -> Iterator[list[dict[str, Any]]]:
     """While open, every forward of `model` fills one dict per layer, and one more for the final norm.
 
-    Keys: resid mid q k v mask scaling rotary z mlp, normed1 and normed2 (outputs of the norms); `final` in the last.
-    Hooks are removed and the model's attention restored on the way out, also after an exception.
+    Keys: resid mid q k v mask scaling rotary z mlp, normed1 and normed2 (outputs of the norms); `final` in
+    the last. Hooks are removed and the model's attention restored on the way out, also after an exception.
     """
     recorders = [_Recorder(exact) for _ in parts.blocks]
     last: dict[str, Any] = {}

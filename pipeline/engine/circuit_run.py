@@ -2,8 +2,8 @@
 
     x_r = clean residual of r + sum over kept senders (current - clean) + sum over the others (ablated - clean)
 
-Everything is recomputed from the current values, norms included. Knows graph, captures and executor; does not know how
-a circuit was found or how good it is.
+Everything is recomputed from the current values, norms included. Knows graph, captures and executor; does not
+know how a circuit was found or how good it is.
 """
 
 from typing import cast
@@ -37,7 +37,6 @@ def run_circuit(
     kept: Bool[np.ndarray, " edge"],
 ) -> Float[Tensor, "prompt d_model"]:
     """Final hidden states at the answer of a run in which only the kept edges carry current values."""
-    n_prompts, length, d_model = clean.input.shape
     removed = ablated_minus_clean.written(parts)  # [prompt, sender, pos, d_model]
     written = SenderValues.of(clean).written(parts)
     current = torch.zeros_like(written)  # current minus clean, filled layer by layer
@@ -57,9 +56,8 @@ def run_circuit(
         sizes = dict(zip(("q", "k", "v"), (heads, graph.n_ports, graph.n_ports), strict=True))
         projected = {}
         for port, part in zip(sizes, normed.split(list(sizes.values())), strict=True):
-            if part.shape[0] != heads:  # a group of query heads reads one input
-                part = part.repeat_interleave(heads // part.shape[0], 0)
-            projected[port] = executor.project(layer, cast("Port", port), range(heads), part, rows)
+            per_head = part.repeat_interleave(heads // part.shape[0], 0)  # a group of heads reads one input
+            projected[port] = executor.project(layer, cast("Port", port), range(heads), per_head, rows)
         z = attend(projected["q"], projected["k"], projected["v"], rows.mask, rows.scaling)
         out = executor.head_outputs(layer, range(heads), z).squeeze(1).transpose(0, 1)
         senders = slice(graph.head_sender(layer), graph.mlp_sender(layer))

@@ -1,9 +1,10 @@
-"""Parts of a forward pass, composed from the model's own modules and weights: single heads, and the rest of the network.
+"""Parts of a forward pass, composed from the model's own modules and weights: single heads, and the rest of
+the network.
 
 Knows norms, projections, attention and blocks. Does not know graphs, metrics or which parts somebody wants to run.
 
-Layout: variants of a run come first, `[variant, prompt, row, d_model]`; per-head tensors have the head before them.
-Rows are all positions, or only the one at which the answer is read.
+Layout: variants of a run come first, `[variant, prompt, row, d_model]`; per-head tensors have the head before
+them. Rows are all positions, or only the one at which the answer is read.
 """
 
 from collections.abc import Sequence
@@ -161,6 +162,7 @@ def _all_heads(
 
 
 def rotate(block: Block, x: Tensor, rows: Rows, *, unsqueeze_dim: int) -> Tensor:
+    """`x` (one of query or key) under the model's own rotary embedding at `rows`, or as it is without one."""
     if rows.rotary is None or block.rotary is None:
         return x
     no_heads = x.narrow(0 if unsqueeze_dim == 0 else -3, 0, 0)  # the function rotates a pair; one is enough

@@ -1,11 +1,11 @@
 """Cached runs with edges taken out one after the other: what one more removal changes, and nothing else, is recomputed.
 
 Knows receivers, alive nodes and variants. Does not know thresholds, nor the order in which edges are visited
-(`pipeline.methods.acdc`), only that receivers are opened from the output to the input: then everything upstream of
-the receiver at hand still is the clean run.
+(`pipeline.methods.acdc`), only that receivers are opened from the output to the input: then everything
+upstream of the receiver at hand still is the clean run.
 
-A node is *alive* when some receiver that was processed kept its edge. Only alive nodes are recomputed, and only at the
-answer position unless a key or a value reads them, directly or through others.
+A node is *alive* when some receiver that was processed kept its edge. Only alive nodes are recomputed, and
+only at the answer position unless a key or a value reads them, directly or through others.
 """
 
 from collections.abc import Sequence
@@ -104,8 +104,8 @@ class Incremental:
     def variants(self, receiver: int, senders: Sequence[int]) -> Float[Tensor, "variant prompt row d_model"]:
         """Inputs of the receiver with the first, the first two, ... of `senders` ablated on top of what already is.
 
-        The differences are added one after the other, never by a parallel scan: the rounding must not depend on the
-        device.
+        The differences are added one after the other, never by a parallel scan: the rounding must not depend
+        on the device.
         """
         x = self._inputs[receiver]
         deltas = self._sender_deltas(senders, all_rows=x.shape[-2] != 1 or self._needs_all_rows(receiver))
@@ -223,7 +223,7 @@ class Incremental:
 
     def _clean_output(self, sender: int) -> Float[Tensor, "prompt row d_model"]:
         node = self.graph.senders[sender]
-        assert node.layer is not None, "the input is never recomputed"  # noqa: S101 - by construction
+        assert node.layer is not None, "the input is never recomputed"
         record = self.clean.layers[node.layer]
         if node.kind == "mlp":
             out = record.mlp

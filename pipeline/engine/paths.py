@@ -1,8 +1,8 @@
 """Exact effects of patching one edge, or one node, with everything downstream recomputed.
 
-An edge: the input of its receiver holds the sender's other value, everything upstream is frozen at the base run, so only
-the receiver's own node changes, and then the rest of the network with it. Senders are batched as variants; the rest of
-the network reads one residual per variant, as in a stock forward pass.
+An edge: the input of its receiver holds the sender's other value, everything upstream is frozen at the base
+run, so only the receiver's own node changes, and then the rest of the network with it. Senders are batched as
+variants; the rest of the network reads one residual per variant, as in a stock forward pass.
 
 Knows captures, executor and graph. Does not know directions, signs or statistics.
 """
@@ -91,7 +91,7 @@ class Patcher:
         graph, record = self.graph, self.ablated.base.layers[layer]
         n = int(graph.senders_read[graph.head_receiver(layer, "q")])
         sizes = {"q": graph.n_heads, "k": graph.n_ports, "v": graph.n_ports}
-        values = {
+        values: dict[int, list[Tensor]] = {
             graph.head_receiver(layer, cast("Port", port), i): []
             for port, m in sizes.items()
             for i in range(m)
@@ -133,8 +133,8 @@ class Patcher:
     def nodes(
         self, positions: Int[Tensor, "span prompt"] | None = None
     ) -> Iterator[tuple[int, Float[Tensor, "span prompt"]]]:
-        """For every sender, the metric with its output patched: at all positions (one span), or at one position per
-        prompt and span. A position of -1 patches nothing in that prompt."""
+        """For every sender, the metric with its output patched: at all positions (one span), or at one
+        position per prompt and span. A position of -1 patches nothing in that prompt."""
         for sender, node in enumerate(self.graph.senders):
             delta = self._at_positions(self.deltas[sender], positions)
             values = []

@@ -1,8 +1,9 @@
 """The check at load: the engine's recomputation must give the stock model's logits, or the model is refused.
 
-Turns every unknown variant of an architecture into one clear error instead of wrong circuits. The check runs two
-random prompts, one of them left-padded, with every edge kept but those from `input`, which are set to another prompt's:
-all nodes are then recomputed from new inputs, and the answer is known from a stock run of the other prompt.
+Turns every unknown variant of an architecture into one clear error instead of wrong circuits. The check runs
+two random prompts, one of them left-padded, with every edge kept but those from `input`, which are set to
+another prompt's: all nodes are then recomputed from new inputs, and the answer is known from a stock run of
+the other prompt.
 """
 
 import numpy as np
@@ -21,7 +22,10 @@ _LENGTH = 8
 
 @torch.no_grad()
 def relative_error(model: PatchableModel, seed: int = 0) -> float:
-    """Largest difference between recomputed and stock logits at the answer, over the largest stock logit."""
+    """Largest difference between recomputed and stock logits at the answer, over the largest stock logit.
+
+    The largest of all positions and both prompts: at one position all logits can cancel to nothing.
+    """
     config = model.config
     length = min(_LENGTH, getattr(config, "max_position_embeddings", _LENGTH))
     generator = torch.Generator().manual_seed(seed)
@@ -35,15 +39,19 @@ def relative_error(model: PatchableModel, seed: int = 0) -> float:
     kept = model.graph.edge_senders != 0
     executor = model.executor(clean, batch)
     hidden = run_circuit(model.parts, model.graph, executor, clean, deltas, np.asarray(kept))
-    stock = model.hf(
-        input_ids=batch.corrupted,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-    ).logits
-    expected = at_answer(stock, batch.answer_pos).squeeze(-2).double()
+    stock = [
+        model.hf(
+            input_ids=ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).logits.double()
+        for ids in (batch.corrupted, batch.clean)
+    ]
+    expected = at_answer(stock[0], batch.answer_pos).squeeze(-2)
     found = model.unembedding.logits(hidden).double()
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    scale = torch.stack(stock)[:, batch.real].abs().max().clamp(min=1e-12)
+    return float((found - expected).abs().max() / scale)
 
 
 def check_model(model: PatchableModel) -> None:

@@ -1,7 +1,7 @@
 """What senders write to the residual stream, and differences of that between two runs.
 
-Knows captures and the graph's sender order. Does not know receivers. Head outputs are kept at head size (z) and
-projected when they are needed: all of them at d_model would be the largest tensor of the project.
+Knows captures and the graph's sender order. Does not know receivers. Head outputs are kept at head size (z)
+and projected when they are needed: all of them at d_model would be the largest tensor of the project.
 """
 
 from collections.abc import Sequence

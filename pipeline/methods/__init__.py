@@ -1,5 +1,5 @@
-"""The discovery methods, one paper, one file. This list is all there is: config, `circuits list`, schema and docs
-derive from it. Loads without torch."""
+"""The discovery methods, one paper, one file. This list is all there is: config, `circuits list`, schema and
+docs derive from it. Loads without torch."""
 
 from typing import Annotated
 

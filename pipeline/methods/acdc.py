@@ -2,14 +2,15 @@
 
 Knows the order of visits and the decision. Does not know how a removal is propagated (`pipeline.engine.incremental`).
 
-Receivers are visited from the output to the input: `logits`, then per layer from the last its MLP, `<q>`, `<k>` and
-`<v>` of the heads from the last to the first; senders of a receiver from the latest to the earliest. An edge goes when
+Receivers are visited from the output to the input: `logits`, then per layer from the last its MLP, `<q>`,
+`<k>` and `<v>` of the heads from the last to the first; senders of a receiver from the latest to the
+earliest. An edge goes when
 
     metric(without it and all removed so far) - metric(without those removed so far) < threshold      (strict)
 
-where the metric is a divergence or loss, or |difference| under `rule: absolute`. Where we differ from the authors' code:
-their extra per-head input nodes are not edges here; edges into dead nodes are removed without a run, which is exact; and
-several candidates are evaluated at once (`width`), which changes no decision.
+where the metric is a divergence or loss, or |difference| under `rule: absolute`. Where we differ from the
+authors' code: their extra per-head input nodes are not edges here; edges into dead nodes are removed without
+a run, which is exact; and several candidates are evaluated at once (`width`), which changes no decision.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from pipeline.engine.incremental import Incremental
     from pipeline.engine.patchable import PatchableModel
 
-# Half-width of the band around the threshold, relative to max(metric, 1), in which a float32 value is not trusted.
+# Half-width of the band around the threshold, relative to max(metric, 1), in which a float32 value is not
+# trusted.
 _GUARD = 1e-6
 
 
@@ -76,8 +78,8 @@ class Acdc(Method):
     ) -> EdgeScores:
         """Kept edges, and for every edge that was tested its delta (how much worse), with its spread over prompts.
 
-        Edges into nodes that nothing reads any more are removed untested: NaN. `facts` counts tests, dead edges,
-        evaluations that speculation wasted, decisions inside of the guard band, and the final metric.
+        Edges into nodes that nothing reads any more are removed untested: NaN. `facts` counts tests, dead
+        edges, evaluations that speculation wasted, decisions inside of the guard band, and the final metric.
         """
         from pipeline.engine.incremental import Incremental
 

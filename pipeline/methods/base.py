@@ -30,8 +30,9 @@ ID_PATTERN = re.compile(r"^[a-z0-9._-]{1,80}$")
 
 @dataclass(frozen=True)
 class Cost:
-    """Work for a set of prompts, in prompts: forward and backward passes of the stock model, and evaluations of
-    a part of it under a patch. `evaluations_at_most` says that the last is a bound, known only after the run."""
+    """Work for a set of prompts, in prompts: forward and backward passes of the stock model, and evaluations
+    of a part of it under a patch. `evaluations_at_most` says that the last is a bound, known only after the
+    run."""
 
     forward_passes: int = 0
     backward_passes: int = 0

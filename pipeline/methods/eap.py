@@ -2,8 +2,8 @@
 
     score = -sign * sum over positions of (ablated - clean output of the sender) . d metric / d input of the receiver
 
-at the clean prompt, per prompt, then averaged: real effects, independent of batch sizes (the authors' code divides a
-batch mean by the number of prompts once more). Two forwards and one backward.
+at the clean prompt, per prompt, then averaged: real effects, independent of batch sizes (the authors' code
+divides a batch mean by the number of prompts once more). Two forwards and one backward.
 """
 
 from collections.abc import Callable, Iterator, Sequence

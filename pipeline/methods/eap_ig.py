@@ -3,10 +3,10 @@
     score = -sign * sum over positions of (ablated - clean output of the sender) . mean over k of the gradient at
             ablated input + alpha_k (clean input - ablated input)
 
-Only what enters block 0 is interpolated, all else is recomputed on the clean tokens; the difference keeps its end-point
-value. `rule` places the points: `left` alpha = k/m for k = 0..m-1 (the authors' current code: with the corrupted end,
-without the clean one), `right` k = 1..m (the paper and the original code), `midpoint` (k + 1/2)/m, whose error shrinks
-fastest. Under zero and mean ablation the path starts at the ablated input.
+Only what enters block 0 is interpolated, all else is recomputed on the clean tokens; the difference keeps its
+end-point value. `rule` places the points: `left` alpha = k/m for k = 0..m-1 (the authors' current code: with
+the corrupted end, without the clean one), `right` k = 1..m (the paper and the original code), `midpoint` (k +
+1/2)/m, whose error shrinks fastest. Under zero and mean ablation the path starts at the ablated input.
 """
 
 from collections.abc import Iterator, Sequence

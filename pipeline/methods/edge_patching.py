@@ -1,9 +1,9 @@
 """Exact patching of every single edge (path patching with no node in between).
 
-An edge's score is the exact effect of that edge alone on the behaviour. `noising` ablates the edge in the clean run
-(what is necessary), `denoising` restores its clean value in the corrupted run (what is sufficient); Heimersheim & Nanda
-2024, arXiv 2404.15255. EAP-IG's `exact` is `noising`. The path patching of the IOI paper lets MLPs in between recompute
-and is another measure.
+An edge's score is the exact effect of that edge alone on the behaviour. `noising` ablates the edge in the
+clean run (what is necessary), `denoising` restores its clean value in the corrupted run (what is sufficient);
+Heimersheim & Nanda 2024, arXiv 2404.15255. EAP-IG's `exact` is `noising`. The path patching of the IOI paper
+lets MLPs in between recompute and is another measure.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Activation patching of every node: its whole output is exchanged and everything downstream recomputed.
 
-By node, or by node and position. Noising and denoising as for edges (arXiv 2404.15255). Positions count from the start
-of the prompt ("0", "1", ...) or from the position of the answer backwards ("-1" is that position), padding left out; a
-position that only some prompts have is averaged over those.
+By node, or by node and position. Noising and denoising as for edges (arXiv 2404.15255). Positions count from
+the start of the prompt ("0", "1", ...) or from the position of the answer backwards ("-1" is that position),
+padding left out; a position that only some prompts have is averaged over those.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """Where the parts of a stock Hugging Face decoder are. Add a family: one row in `FAMILIES`.
 
-Knows module paths and weight layouts. Does not know graphs, patching or how a forward pass is composed beyond its
-parts; whatever it gets wrong, the self-check at load finds (`pipeline.engine.selfcheck`).
+Knows module paths and weight layouts. Does not know graphs, patching or how a forward pass is composed beyond
+its parts; whatever it gets wrong, the self-check at load finds (`pipeline.engine.selfcheck`).
 
-Weights are *views*, `[head, d_head, d_model]` for q, k, v and `[head, d_head, d_model]` for the output projection, so
-that one head can be computed alone without a copy of anything.
+Weights are *views*, `[head, d_head, d_model]` for q, k, v and `[head, d_head, d_model]` for the output
+projection, so that one head can be computed alone without a copy of anything.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Finding and loading a model through transformers and accelerate: identity, config, graph, tokenizer, weights.
 
-Knows names, revisions and files. Does not know patching; loads without torch until weights are asked for.
-A local folder is identified by the hash of its files, a hub name by the commit it resolves to: editing a folder in
-place makes another run.
+Knows names, revisions and files. Does not know patching; loads without torch until weights are asked for. A
+local folder is identified by the hash of its files, a hub name by the commit it resolves to: editing a folder
+in place makes another run.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 class ResolvedModel:
     """A model name with what it stands for at this moment.
 
-    `path` is what transformers loads, `revision` the resolved commit or "local", `fingerprint` the sha256 of a
-    folder's files or the commit, `config` the transformers config.
+    `path` is what transformers loads, `revision` the resolved commit or "local", `fingerprint` the sha256 of
+    a folder's files or the commit, `config` the transformers config.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ResolvedModel:
     trust_remote_code: bool = False
 
 
-def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = False) -> ResolvedModel:  # noqa: FBT001, FBT002
+def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = False) -> ResolvedModel:
     """What `name` stands for; ModelError for an unknown model or an unsupported architecture."""
     path = str(toy_path(name)) if name.startswith("toy:") else name
     is_local = Path(path).is_dir()
@@ -122,7 +122,7 @@ def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: An
     return model.requires_grad_(requires_grad=False).eval()
 
 
-def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -> Any:  # noqa: FBT001
+def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     try:

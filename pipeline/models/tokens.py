@@ -2,8 +2,8 @@
 
 Knows tokenizers. Does not know files, tasks or tensors.
 
-An answer is the one token that follows the prompt in encode(prompt + answer): with SentencePiece tokenizers the
-answer encoded alone has another first piece, and the wrong token would be scored without a word.
+An answer is the one token that follows the prompt in encode(prompt + answer): with SentencePiece tokenizers
+the answer encoded alone has another first piece, and the wrong token would be scored without a word.
 """
 
 from collections.abc import Sequence

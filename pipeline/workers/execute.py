@@ -241,7 +241,7 @@ def _baseline_values(
 def _rows(payload: Payload) -> int:
     if isinstance(payload, pa.Table):
         return int(payload.num_rows)
-    return 0 if isinstance(payload, dict) else len(payload.score)
+    return 0 if isinstance(payload, Mapping) else len(payload.score)
 
 
 def _reset_peak_memory(bench: Bench) -> None:
