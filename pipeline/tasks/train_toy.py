@@ -67,9 +67,13 @@ def batches(tokenizer: Any, per_task: int, seed: int) -> Iterator[Examples]:
     drawn = FIRST_SEED
     while True:
         # Prompts are written for eight steps at a time: finding a tokenizer's words costs more than a prompt.
-        length = int(rng.choice(LENGTHS))
-        tasks = [Ioi, lambda **a: Induction(length=length, **a), GreaterThan]  # noqa: B023 - called at once
-        pairs = [task(count=8 * per_task, seed=drawn).pairs(tokenizer, 0) for task in tasks]
+        count, length = 8 * per_task, int(rng.choice(LENGTHS))
+        tasks: tuple[Task, ...] = (
+            Ioi(count=count, seed=drawn),
+            Induction(count=count, seed=drawn, length=length),
+            GreaterThan(count=count, seed=drawn),
+        )
+        pairs = [task.pairs(tokenizer, 0) for task in tasks]
         drawn += 1
         for i in range(0, 8 * per_task, per_task):
             prompts = [pair for some in pairs for pair in some[i : i + per_task]]
