@@ -6,32 +6,47 @@ import numpy as np
 import pytest
 
 from pipeline import load_model, read_pairs
-from pipeline.methods import Acdc, EdgePatching
+from pipeline.methods import Acdc, EapIg, EdgePatching
+from pipeline.models.toy import known_circuit
+from pipeline.tasks import Induction
 
-PROGRAMS = ("hist", "prevtoken", "reverse", "xproportion")
+MODELS = ("planted", "hist", "prevtoken", "reverse", "xproportion")
 
 
-@pytest.fixture(scope="module", params=PROGRAMS)
-def program(request, shared_data):
-    """A compiled model, its prompts as a batch, and the edges that matter."""
-    folder = shared_data / "models" / f"tracr-{request.param}"
+@pytest.fixture(scope="module", params=[(name, dtype) for name in MODELS for dtype in ("float32", "float64")])
+def known(request):
+    """A model, its prompts as a batch, and a boolean per edge: what matters."""
+    name, dtype = request.param
+    if name == "planted":
+        model = load_model("toy:planted", dtype=dtype)
+        batch = model.batch(Induction(count=32).pairs(model.tokenizer, 0))
+        return model, batch, model.graph.mask(known_circuit("toy:planted"))
+    folder = request.getfixturevalue("shared_data") / "models" / f"tracr-{name}"
     truth = json.loads((folder / "circuit.json").read_text())
-    model = load_model(str(folder), dtype="float64")
+    model = load_model(str(folder), dtype=dtype)
     attention = "causal" if truth["causal"] else "bidirectional"
     batch = model.batch(read_pairs(str(folder / "prompts.jsonl")), attention=attention)
-    return model, batch, set(truth["single_edge_patch_max_effect_on_output"])
+    return model, batch, model.graph.mask(list(truth["single_edge_patch_max_effect_on_output"]))
 
 
-@pytest.mark.parametrize("rule", ["absolute", "signed"])
-@pytest.mark.parametrize("threshold", [1e-5, 1e-3, 1e-2])
-def test_acdc_keeps_exactly_the_edges_of_the_program(program, threshold, rule):
-    model, batch, truth = program
+@pytest.mark.parametrize(
+    ("threshold", "rule"), [(1e-5, "absolute"), (1e-3, "absolute"), (1e-2, "absolute"), (1e-3, "signed")]
+)
+def test_acdc_keeps_exactly_the_edges_that_matter(known, threshold, rule):
+    model, batch, truth = known
     found = Acdc(threshold=threshold, rule=rule).score(model, [batch], metric="logit_diff")
-    assert {model.graph.edge_names[e] for e in np.flatnonzero(found.kept)} == truth
+    np.testing.assert_array_equal(found.kept, truth)
 
 
-def test_edge_patching_finds_exactly_the_edges_of_the_program(program):
-    model, batch, truth = program
+def test_edge_patching_finds_exactly_the_edges_that_matter(known):
+    model, batch, truth = known
     found = EdgePatching().score(model, [batch], metric="logit_diff", per_prompt=True)
-    effect = np.abs(found.per_prompt).max(0)
-    assert {model.graph.edge_names[e] for e in np.flatnonzero(effect > 1e-6)} == truth
+    np.testing.assert_array_equal(np.abs(found.per_prompt).max(0) > 1e-6, truth)
+
+
+def test_the_best_edges_of_eap_ig_are_the_planted_ones():
+    model = load_model("toy:planted")
+    batch = model.batch(Induction(count=32).pairs(model.tokenizer, 0))
+    truth = model.graph.mask(known_circuit("toy:planted"))
+    score = np.abs(EapIg().score(model, [batch], metric="logit_diff").score)
+    assert score[truth].min() > 1e4 * score[~truth].max()
