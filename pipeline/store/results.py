@@ -28,6 +28,8 @@ from pipeline.store.scores import dictionary, floats
 
 LEVELS = ("aggregate", "shard")
 
+_OF_THE_FILE = ("columns", "values", "schema_version")  # facts by which damage is found
+
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()}
 
 
@@ -145,7 +147,9 @@ class Run:
                 footer = self.directory.check(item)
             except (FileNotFoundError, DamagedFileError):
                 continue
-            rows.append({**item.to_dict(), "item": item.name, **_numbers(footer)})
+            facts = _numbers({key: footer[key] for key in footer if key not in _OF_THE_FILE})
+            facts["parameters"] = facts.pop("method", None)
+            rows.append({"item": item.name, **item.to_dict(), **facts, "task": item.task})
         return pd.DataFrame(rows)
 
     def prompts(self, task: str) -> list[TokenPair]:

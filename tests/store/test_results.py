@@ -145,6 +145,9 @@ def test_baseline_and_footers(finished):
     assert len(footers) == 18
     assert footers["seconds"].sum() == 9.0
     assert footers["item_key"].map(len).eq(64).all()
+    patched = footers[footers["method"] == "patch"]
+    assert len(patched) == 4
+    assert json.loads(patched["parameters"].iloc[0])["name"] == "patch"
 
 
 def test_reading_loads_neither_torch_nor_an_orchestrator(finished):
