@@ -19,7 +19,7 @@ export PREFECT_HOME := $(CURDIR)/$(VENV)/prefect
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo picture test test-slow check bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ $(VENV)/.installed: $(CONSTRAINTS) pyproject.toml
 
 demo: $(VENV)/.installed ## find a known circuit in a small bundled model (CPU, minutes, no downloads)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.demo
+
+picture: $(VENV)/.installed ## the demo, and its circuit drawn for the README
+	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.demo results/reference/planted.svg
 
 test: $(VENV)/.installed ## the fast tests
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)

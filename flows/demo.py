@@ -1,7 +1,7 @@
 """`make demo`: finds the circuit that is planted in a bundled model, and says how it compares with the truth.
 
 Knows the demo's config and the planted circuit. Everything goes the way that real runs go: Prefect, Ray with two
-workers, Parquet files, the report.
+workers, Parquet files, the report. With a path, `python -m flows.demo circuit.svg` draws the circuit there as well.
 """
 
 import sys
@@ -25,7 +25,10 @@ def main() -> int:
     code = cli.main(["run", str(CONFIG)])
     if code == cli.OK:
         print()
-        compare(open_run(make_plan(config).path))
+        run = open_run(make_plan(config).path)
+        compare(run)
+        if sys.argv[1:]:
+            draw(run, Path(sys.argv[1]))
     return code
 
 
@@ -38,7 +41,9 @@ def compare(run: Run) -> None:
     print(f"{'planted edge':{width}}  {'  '.join(found)}")
     for edge in known:
         marks = ("found" if edge in names[method] else "-" for method in found)
-        print(f"{edge:{width}}  " + "  ".join(f"{mark:{len(m)}}" for m, mark in zip(found, marks, strict=True)))
+        print(
+            f"{edge:{width}}  " + "  ".join(f"{mark:{len(m)}}" for m, mark in zip(found, marks, strict=True))
+        )
     print()
     faithfulness = run.faithfulness()
     for method, circuit in found.items():
@@ -54,6 +59,17 @@ def compare(run: Run) -> None:
     print(f"circuits {run.path / 'circuits'}")
     print(f"report   {run.path / 'report.html'}")
     print(f"more     circuits show {run.path}")
+
+
+def draw(run: Run, path: Path) -> None:
+    """Writes what edge patching found, as many edges as were planted, as one SVG file."""
+    from pipeline.report.figures import circuit_svg, standalone
+
+    n_edges = len(known_circuit(run.config["model"]["name"]))
+    frame = run.scores(method="edge_patching")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(standalone(circuit_svg(_circuit(run, "edge_patching", n_edges), frame)), encoding="utf-8")
+    print(f"picture  {path}")
 
 
 def _circuit(run: Run, method: str, n_edges: int) -> Circuit:
