@@ -1,10 +1,15 @@
 """Small runs for the tests of workers, runs and flows: a planted circuit, a handful of items, seconds."""
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file, save_file
+
 from pipeline import RunConfig
+from pipeline.models.toy import toy_path
 
 
 def toy_mapping(output: Path, **changes: Any) -> dict[str, Any]:
@@ -23,6 +28,27 @@ def toy_mapping(output: Path, **changes: Any) -> dict[str, Any]:
 
 def toy_config(output: Path, **changes: Any) -> RunConfig:
     return RunConfig.from_mapping(toy_mapping(output, **changes))
+
+
+PAIR = {"clean": [1, 2, 3, 1], "corrupted": [1, 2, 3, 4], "answers": [2], "wrong_answers": [3]}  # toy:planted
+
+
+def nan_beyond_ten(folder: Path) -> Path:
+    """A copy of a bundled model whose positions from the eleventh on are NaN."""
+    shutil.copytree(toy_path("toy:planted"), folder)
+    weights = load_file(folder / "model.safetensors")
+    (positions,) = [name for name in weights if name.endswith("wpe.weight")]
+    weights[positions] = weights[positions].copy()
+    weights[positions][10:] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def prompts_of_two_lengths(path: Path) -> Path:
+    """A pair of 4 tokens and one of 12."""
+    long = {**PAIR, "clean": [1, 2, 3] * 4, "corrupted": [1, 2, 4] * 4, "answers": [1]}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (PAIR, long)))
+    return path
 
 
 def score_files(run: Path) -> list[Path]:

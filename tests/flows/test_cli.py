@@ -1,0 +1,236 @@
+"""The verbs: what they print where, and what their exit codes mean. Computing happens in this process."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.cli import main
+from pipeline.core.errors import ScoreError
+from pipeline.methods import Eap
+from tests.runs import score_files, toy_mapping
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A complete run, made by the command line; to be read only."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(toy_mapping(folder / "results")))
+    assert main(["run", str(config), "--local"]) == 0
+    (run,) = (folder / "results").iterdir()
+    return run
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / finished.name))
+
+
+def test_plan_counts_without_making_anything(circuits, config_file, tmp_path):
+    said = circuits("plan", config_file(), "--json")
+    assert said.code == 0
+    assert len(said.data["items"]) == 9
+    assert said.data["done"] == 0
+    assert [(row["method"], row["items"], row["prompts"]) for row in said.data["rows"]] == [
+        ("baseline", 3, 12),
+        ("eap", 3, 12),
+        ("acdc", 3, 12),
+    ]
+    assert said.data["totals"]["rows"] == sum(row["rows"] for row in said.data["rows"])
+    assert not (tmp_path / "results").exists()
+
+
+def test_plan_prints_a_table_for_people(circuits, config_file):
+    said = circuits("plan", config_file())
+    assert said.code == 0
+    assert "evaluations" in said.out
+    assert "memory of a worker" in said.out
+    assert "0 of 9 items done" in said.out
+
+
+def test_plan_says_how_much_is_done(circuits, finished):
+    score_files(finished)
+    said = circuits("plan", finished / "run.yaml", "--json")
+    assert said.data["done"] == 9
+
+
+def test_a_run_prints_a_line_per_item_to_stderr_and_the_result_to_stdout(circuits, config_file):
+    said = circuits("run", config_file(), "--local")
+    assert said.code == 0
+    assert said.err.splitlines()[0].startswith("9 of 9 items to do")
+    assert sum(line.startswith("[") for line in said.err.splitlines()) == 9
+    assert said.out.startswith("complete: 9 items in ")
+    again = circuits("run", config_file(), "--local")
+    assert again.code == 0
+    assert again.err == ""
+    assert again.out.startswith("complete, nothing to do")
+
+
+def test_overrides_change_any_field(circuits, config_file):
+    said = circuits(
+        "plan",
+        config_file(),
+        "--set",
+        "methods.0={name: eap_ig, steps: 3}",
+        "--set",
+        "shards.prompts=6",
+        "--json",
+    )
+    assert {row["method"] for row in said.data["rows"]} == {"baseline", "eap_ig-3", "acdc"}
+    assert len(said.data["items"]) == 6
+
+
+def test_json_is_all_that_is_on_stdout(circuits, config_file):
+    said = circuits("run", config_file(), "--local", "--json")
+    assert said.code == 0
+    assert said.data["complete"] is True
+    assert said.data["missing"] == []
+    assert Path(said.data["report"]).is_file()
+
+
+def test_missing_items_are_exit_3_until_they_are_there(circuits, config_file, monkeypatch):
+    def score(*_, **__):
+        raise ScoreError("2 of 262 edge scores are not finite")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Eap, "score", score)
+        said = circuits("run", config_file(failures={"tolerate": 1.0}), "--local", "--json")
+    assert said.code == 3
+    assert said.data["missing"] == [f"induction/eap/{shard}" for shard in range(3)]
+    path = said.data["path"]
+
+    status = circuits("status", path)
+    assert status.code == 3
+    assert "3 of 9 items missing" in status.out
+    assert f"next: circuits failures {path}" in status.out
+
+    failures = circuits("failures", path)
+    assert failures.code == 3
+    assert "induction/eap/0 attempt 1" in failures.out
+    assert "not finite" in failures.out
+    assert f"circuits resume --failed {path}" in failures.out
+    assert len(circuits("failures", path, "--json").data["records"]) == 3
+
+    assert circuits("resume", path, "--local").code == 3, "bad data is not tried again by itself"
+    assert circuits("resume", "--failed", path, "--local").code == 0
+    assert circuits("status", path).code == 0
+    assert circuits("failures", path).out == "no failures\n"
+
+
+def test_status_of_a_complete_run(circuits, finished):
+    said = circuits("status", finished)
+    assert said.code == 0
+    assert said.out.rstrip().endswith("complete")
+    assert circuits("status", finished, "--json").data["done"] == 9
+
+
+def test_show_prints_edges_with_error_bars_and_faithfulness(circuits, finished):
+    said = circuits("show", finished, "--top", 3)
+    assert said.code == 0
+    assert "m2->logits" in said.out
+    assert "95 % interval" in said.out
+    assert "faithfulness" in said.out
+    data = circuits("show", finished, "--method", "eap", "--top", 3, "--json").data
+    assert [result["method"] for result in data["results"]] == ["eap"]
+    assert len(data["results"][0]["top"]) == 3
+    assert {row["method"] for row in data["faithfulness"]} == {"eap"}
+
+
+def test_show_of_a_name_that_the_run_lacks(circuits, finished):
+    said = circuits("show", finished, "--method", "eapp")
+    assert said.code == 1
+    assert said.err == "error: no method 'eapp' in this run; it has eap, acdc\n"
+
+
+def test_report_is_written_anew(circuits, run):
+    (run / "report.html").unlink()
+    said = circuits("report", run)
+    assert said.code == 0
+    assert Path(said.out.strip()).read_text().startswith("<!")
+
+
+def test_export_writes_files_for_others(circuits, run, tmp_path):
+    said = circuits("export", run, "--format", "mib", "--method", "acdc", "--out", tmp_path / "mib", "--json")
+    assert said.code == 0
+    (path,) = said.data["files"]
+    edges = json.loads(Path(path).read_text())["edges"]
+    assert len(edges) == 262
+    said = circuits("export", run, "--format", "csv", "--top", 5, "--method", "eap", "--json")
+    (path,) = said.data["files"]
+    assert len(Path(path).read_text().splitlines()) == 6
+
+
+def test_list_names_what_a_config_may_name(circuits):
+    data = circuits("list", "--json").data
+    assert {"eap", "eap_ig", "acdc", "edge_patching", "node_patching"} <= {m["name"] for m in data["methods"]}
+    assert {"ioi", "induction", "greater_than", "file"} <= {task["name"] for task in data["tasks"]}
+    assert "logit_diff" in {metric["name"] for metric in data["metrics"]}
+    assert circuits("list").code == 0
+
+
+def test_list_names_the_runs_in_a_folder(circuits, finished, tmp_path):
+    said = circuits("list", finished.parent, "--json")
+    assert [(run["run"], run["complete"]) for run in said.data["runs"]] == [(finished.name, True)]
+    assert finished.name in circuits("list", finished.parent).out
+    assert circuits("list", tmp_path / "nowhere").code == 1
+
+
+def test_schema_admits_the_demo_and_names_every_section(circuits, root):
+    schema = circuits("schema").data
+    assert {"name", "model", "tasks", "methods", "cluster", "evaluate"} <= set(schema["properties"])
+    demo = yaml.safe_load((root / "flows/configs/demo.yaml").read_text())
+    assert set(demo) <= set(schema["properties"])
+
+
+def test_extend_and_run_dir_exclude_each_other(circuits, config_file, finished):
+    said = circuits("run", config_file(), "--extend", finished, "--run-dir", finished)
+    assert said.code == 2
+
+
+def test_extend_adds_a_method_to_a_run(circuits, config_file, run):
+    said = circuits("run", config_file(methods=[{"name": "eap_ig"}]), "--extend", run, "--local", "--json")
+    assert said.code == 0
+    assert said.data["items"] == 12
+    assert said.data["path"] == str(run)
+
+
+@pytest.mark.parametrize("verb", ["plan", "run", "resume", "status", "failures", "show", "report", "export"])
+def test_every_verb_has_help_and_needs_its_argument(circuits, verb):
+    assert circuits(verb, "--help").code == 0
+    assert circuits(verb).code == 2
+
+
+@pytest.mark.parametrize("verb", ["status", "failures", "show", "report", "resume"])
+def test_a_folder_that_is_no_run_is_said_so(circuits, verb, tmp_path):
+    said = circuits(verb, tmp_path)
+    assert said.code == 1
+    assert said.err.startswith("error: ")
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_bug_is_one_line_unless_its_traceback_is_asked_for(circuits, config_file, monkeypatch, tmp_path):
+    def make_plan(_):
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr("pipeline.planning.make_plan", make_plan)
+    monkeypatch.chdir(tmp_path)
+    said = circuits("plan", config_file())
+    assert said.code == 1
+    assert said.err == "error: unexpected ZeroDivisionError: oh no (CIRCUITS_DEBUG=1 keeps the traceback)\n"
+    monkeypatch.setenv("CIRCUITS_DEBUG", "1")
+    circuits("plan", config_file())
+    (kept,) = tmp_path.glob("circuits-traceback-*.txt")
+    assert "test_cli.py" in kept.read_text()
+
+
+def test_a_stopped_run_says_how_it_goes_on(circuits, config_file, monkeypatch):
+    def conduct(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.run.conduct", conduct)
+    said = circuits("run", config_file(), "--local")
+    assert said.code == 130
+    assert "Traceback" not in said.err

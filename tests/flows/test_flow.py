@@ -1,0 +1,73 @@
+"""The real path, once: Prefect's flow over Ray workers, from the command line to the report."""
+
+import json
+import sqlite3
+
+import pytest
+
+from pipeline import open_run
+from tests.runs import content
+
+
+@pytest.fixture(scope="module")
+def in_prefect(prefect_session, ray_session):
+    """Rows of Prefect's database, which is asked directly: the client could agree with itself alone."""
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+
+    path = str(PREFECT_API_DATABASE_CONNECTION_URL.value()).partition("///")[2]
+
+    def rows(query):
+        with sqlite3.connect(path) as database:
+            return database.execute(query).fetchall()
+
+    return rows
+
+
+def test_a_run_through_prefect_and_ray_is_the_run_without_them(circuits, config_file, tmp_path, in_prefect):
+    config = config_file(cluster={"workers": 2})
+    said = circuits("run", config, "--json")
+    assert said.code == 0, said.err
+    assert said.data["complete"]
+    run = open_run(said.data["path"])
+    assert run.footers().attempt.tolist() == [1] * 9
+
+    flows = in_prefect("select flow.name, state_name from flow_run join flow on flow.id = flow_run.flow_id")
+    assert flows == [("discover", "Completed")]
+    artifacts = dict(in_prefect("select key, data from artifact where key is not null"))
+    assert {"plan", "progress", "faithfulness"} <= set(artifacts)
+    assert "failures" not in artifacts
+    assert float(artifacts["progress"]) == 100
+
+    alone = circuits("run", config, "--run-dir", tmp_path / "alone", "--local", "--json")
+    assert content(run.path / "aggregate") == content(tmp_path / "alone" / "aggregate")
+    assert alone.data["items"] == said.data["items"]
+
+
+def test_a_run_with_missing_items_is_a_failed_flow(circuits, config_file, in_prefect, tmp_path):
+    """One prompt is longer than the positions that a patched copy of the model can read without NaN."""
+    from tests.runs import nan_beyond_ten, prompts_of_two_lengths
+
+    config = config_file(
+        model={"name": str(nan_beyond_ten(tmp_path / "model"))},
+        tasks=[{"name": "file", "path": str(prompts_of_two_lengths(tmp_path / "pairs.jsonl"))}],
+        shards={"prompts": 1},
+        failures={"tolerate": 1.0},
+    )
+    said = circuits("run", config, "--json")
+    assert said.code == 3, said.err
+    assert len(said.data["missing"]) == 3
+    assert said.err.count("FAILED: ") == 3
+    assert "Traceback" not in said.err
+    assert ("Failed",) in in_prefect("select state_name from flow_run")
+    (table,) = in_prefect("select data from artifact where key = 'failures'")
+    rows = json.loads(json.loads(table[0]))
+    assert [row["item"] for row in rows] == said.data["missing"]
+    assert all("not finite" in row["message"] for row in rows)
+
+
+def test_a_deployment_gives_the_flow_its_config_alone(tmp_path, in_prefect):
+    from flows.discover import discover
+    from tests.runs import toy_mapping
+
+    path = discover(toy_mapping(tmp_path / "results", tasks=[{"name": "induction", "count": 4}]))
+    assert open_run(path).status()["complete"]
