@@ -40,10 +40,10 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one folder that start Ray or Prefect share a process, and with it the session fixtures."""
+    """Tests that may start Ray or Prefect share one process, and with it the session fixtures."""
+    starts = {"ray_session", "prefect_session", "ray_pool"}
     for item in items:
-        folder = item.path.relative_to(ROOT).parts[1]
-        if folder in ("flows", "workers"):
+        if starts & set(getattr(item, "fixturenames", ())) or "workers" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("orchestration"))
 
 
