@@ -28,13 +28,13 @@ def _checksums(array: pa.Array) -> list[Any]:
     """Of where the nulls are, and of the values between them."""
     if array.null_count == len(array):
         return []
-    nulls = zlib.crc32(np.packbits(array.is_null().to_numpy(zero_copy_only=False))) if array.null_count else 0
+    nulls = _crc(np.packbits(array.is_null().to_numpy(zero_copy_only=False))) if array.null_count else 0
     if pa.types.is_dictionary(array.type):
         return [nulls, *_of_names(array)]
     if pa.types.is_primitive(array.type):
         if array.null_count:  # what lies under a null is anything
             array = array.fill_null(pa.scalar(0).cast(array.type))
-        return [nulls, zlib.crc32(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)))]
+        return [nulls, _crc(array.to_numpy(zero_copy_only=False))]
     return [nulls, array.to_pylist()]  # text and lists, which only small tables have
 
 
@@ -49,14 +49,15 @@ def _of_names(array: pa.DictionaryArray) -> list[Any]:
     order = sorted(used.tolist(), key=lambda code: names[code])
     rank = np.full(len(names) + 1, -1, dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    return [zlib.crc32(canonical_json([names[code] for code in order]).encode()), zlib.crc32(rank[rows])]
+    return [zlib.crc32(canonical_json([names[code] for code in order]).encode()), _crc(rank[rows])]
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
     """A hash over names, types, shapes and values of all arrays, by name."""
     return digest(
-        [
-            [name, str(array.dtype), list(array.shape), zlib.crc32(np.ascontiguousarray(array))]
-            for name, array in sorted(arrays.items())
-        ]
+        [[name, str(array.dtype), list(array.shape), _crc(array)] for name, array in sorted(arrays.items())]
     )
+
+
+def _crc(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data)

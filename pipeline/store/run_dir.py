@@ -8,8 +8,7 @@ A final name is necessary for an item to count as done, not sufficient: its foot
 
 import contextlib
 import json
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +24,8 @@ from pipeline.core.graph import Graph
 from pipeline.core.items import Item, canonical_json
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
-from pipeline.store import schema
-from pipeline.store.atomic import sweep_temporaries, write_atomic, write_json
+from pipeline.store import failures, schema
+from pipeline.store.atomic import sweep_temporaries, write_json
 from pipeline.store.files import (
     DamagedFileError,
     Footer,
@@ -39,13 +38,13 @@ from pipeline.store.files import (
 )
 from pipeline.store.identity import difference, holds
 from pipeline.store.lock import Owner, locked
-from pipeline.store.scores import edge_table, graph_table, node_table, nodes_table, prompts_of, prompts_table
+from pipeline.store.planned import strangers, write_plan
+from pipeline.store.scores import edge_table, node_table, prompts_of
 
 Payload: TypeAlias = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
 
 SUCCESS = "_SUCCESS.json"
 SCHEMAS = {"scores": schema.SCORES, "node_scores": schema.NODE_SCORES, "baseline": schema.PROMPT_METRICS}
-_OUR_NAMES = {"run.yaml", "plan.json", "graph.parquet", "nodes.parquet", "prompts.parquet"}
 
 
 class RunDirectory:
@@ -87,39 +86,13 @@ class RunDirectory:
                     f"{path}: holds another run ({difference(old, new)}); choose another --run-dir, or "
                     "leave it out to get one by name"
                 )
-        elif path.exists() and (strange := _strangers(path)):
+        elif path.exists() and (strange := strangers(path)):
             raise RunDirectoryError(
                 f"{path}: is no run directory (it holds {strange}); choose an empty or new one"
             )
         run = RunDirectory(path)
-        run._write_plan(run_yaml, manifest, plan, graph, prompts)
+        write_plan(path, run_yaml=run_yaml, manifest=manifest, plan=plan, graph=graph, prompts=prompts)
         return run
-
-    def _write_plan(
-        self,
-        run_yaml: str,
-        manifest: dict[str, Any],
-        plan: dict[str, Any],
-        graph: Graph,
-        prompts: Mapping[str, Sequence[Sequence[TokenPair]]],
-    ) -> None:
-        """Everything that planning writes; the manifest last, so that a directory with one is complete."""
-        facts = {
-            "schema_version": schema.SCHEMA_VERSION,
-            "run_key": manifest["run_key"],
-            "graph_fingerprint": graph.fingerprint,
-        }
-        tables: dict[str, Callable[[], pa.Table]] = {
-            "graph.parquet": lambda: graph_table(graph),
-            "nodes.parquet": lambda: nodes_table(graph),
-            "prompts.parquet": lambda: prompts_table(prompts),
-        }
-        for name, table in tables.items():
-            if not _holds_facts(self.path / name, facts):  # a large graph is not written twice
-                write_parquet(self.path / name, table(), facts)
-        write_atomic(self.path / "run.yaml", run_yaml)
-        write_json(self.path / "plan.json", plan)
-        write_json(self.path / "manifest.json", manifest)
 
     @staticmethod
     def open(path: str | Path) -> "RunDirectory":
@@ -321,30 +294,15 @@ class RunDirectory:
 
     def record_failure(self, item: Item, attempt: int, info: Mapping[str, Any]) -> Path:
         """Writes the record of a failed attempt: `info` (traceback, host, device, next step ...) as JSON."""
-        path = self.path / item.failure_folder / f"attempt-{attempt}.json"
-        text = json.dumps(
-            {**item.to_dict(), "name": item.name, "attempt": attempt, **info}, indent=1, default=str
-        )
-        write_atomic(path, text + "\n")
-        return path
+        return failures.record(self.path, item, attempt, info)
 
     def failures(self) -> list[dict[str, Any]]:
         """Every failure record, with its item's fields, name and attempt, by item and attempt."""
-        records = []
-        for path in sorted((self.path / "failures").glob("task=*/method=*/shard-*/attempt-*.json")):
-            try:
-                records.append(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError):
-                records.append(
-                    {"name": str(path.relative_to(self.path)), "attempt": 0, "error": "unreadable record"}
-                )
-        return sorted(records, key=lambda record: (record["name"], record["attempt"]))
+        return failures.read(self.path)
 
     def clear_failures(self, items: Iterable[Item] | None = None) -> None:
         """Removes the failure records of these items, or of all."""
-        folders = ["failures"] if items is None else [item.failure_folder for item in items]
-        for folder in folders:
-            shutil.rmtree(self.path / folder, ignore_errors=True)
+        failures.clear(self.path, items)
 
     # --- completion --------------------------------------------------------------------------------------
 
@@ -355,22 +313,3 @@ class RunDirectory:
 
     def mark_incomplete(self) -> None:
         (self.path / SUCCESS).unlink(missing_ok=True)
-
-
-def _strangers(path: Path) -> str:
-    """A name in a folder without a manifest that no interrupted planning leaves behind, or ""."""
-    if not path.is_dir():
-        return "a file of that name"
-    return next(
-        (entry.name for entry in path.iterdir() if not (entry.name[0] == "." or entry.name in _OUR_NAMES)), ""
-    )
-
-
-def _holds_facts(path: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether a good file with these facts in its footer is there."""
-    try:
-        read_parquet(path)
-        footer = read_footer(path)
-    except (DamagedFileError, FileNotFoundError):
-        return False
-    return all(footer.get(key) == str(value) for key, value in facts.items())

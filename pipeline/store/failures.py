@@ -1,0 +1,39 @@
+"""The records of failed attempts, one JSON file each.
+
+Knows where they lie and how they are read. Does not know what a failure means for a run.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.items import Item
+from pipeline.store.atomic import write_atomic
+
+
+def record(run: Path, item: Item, attempt: int, info: Mapping[str, Any]) -> Path:
+    """Writes the record of a failed attempt: `info` (traceback, host, device, next step ...) as JSON."""
+    path = run / item.failure_folder / f"attempt-{attempt}.json"
+    facts = {**item.to_dict(), "name": item.name, "attempt": attempt, **info}
+    write_atomic(path, json.dumps(facts, indent=1, default=str) + "\n")
+    return path
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """Every record, with its item's fields, name and attempt, by item and attempt; a torn one says so."""
+    records = []
+    for path in sorted((run / "failures").glob("task=*/method=*/shard-*/attempt-*.json")):
+        try:
+            records.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            records.append({"name": str(path.relative_to(run)), "attempt": 0, "error": "unreadable record"})
+    return sorted(records, key=lambda one: (one["name"], one["attempt"]))
+
+
+def clear(run: Path, items: Iterable[Item] | None = None) -> None:
+    """Removes the records of these items, or of all."""
+    folders = ["failures"] if items is None else [item.failure_folder for item in items]
+    for folder in folders:
+        shutil.rmtree(run / folder, ignore_errors=True)
