@@ -83,7 +83,8 @@ class Circuit:
 
         As EAP-IG and MIB: repeat until stable, a node stays when it has an incoming and an outgoing edge
         (`input` needs none in, `logits` none out); an edge goes with either end. A head stays with any one
-        port. Removing dangling nodes changes nothing that the circuit computes but its size.
+        port. Under `corrupted` ablation that changes nothing but the size; under the others a node without
+        inputs still writes something of its own, and faithfulness is measured on all edges of the circuit.
         """
         graph, mask = self.graph, self.mask.copy()
         while True:
