@@ -6,7 +6,7 @@ import torch
 
 from pipeline.core.scores import EdgeScores
 from pipeline.engine.patchable import patchable
-from pipeline.methods import Eap, EapIg, EdgePatching
+from pipeline.methods import Eap, EapIg, EdgePatching, NodePatching
 from tests.exactness import batch_of, ragged, relative_error
 from tests.oracles import models
 from tests.oracles.dense import position_ids
@@ -51,10 +51,21 @@ def test_a_corruption_that_changes_nothing_gives_scores_of_zero(setting_of, kind
     assert np.abs(scores_of(name, setting.model, [batch]).per_prompt).max() > 1e-2
 
 
+@pytest.mark.parametrize("positions", ["all", "from_start"])
+def test_nodes_score_zero_where_the_corruption_changes_nothing(setting_of, positions):
+    setting = setting_of("gpt2", padding="left")
+    batch, p = setting.batch, setting.prompts
+    same = setting.model.batch_from_ids(p.clean, p.clean, batch.answers, batch.wrong_answers, p.mask)
+    method = NodePatching(positions=positions)
+    assert np.abs(method.score(setting.model, [same]).score).max() <= 1e-12
+    assert np.abs(method.score(setting.model, [batch]).score).max() > 1e-2
+
+
 @pytest.mark.parametrize("name", ["eap", "eap_ig", "edge_patching", "edge_patching-denoising"])
 @pytest.mark.parametrize(("kind", "dtype"), [("gpt2", "float64"), ("llama", "float32")])
 def test_scores_do_not_depend_on_batches_their_order_or_padding(setting_of, kind, dtype, name):
-    setting = setting_of(kind, padding="right", dtype=dtype, lengths=ROWS)
+    small = {"heads": 2, "kv_heads": 1, "width": 8}
+    setting = setting_of(kind, padding="right", dtype=dtype, lengths=ROWS, **small)
     model, p = setting.model, setting.prompts
     whole = scores_of(name, model, [setting.batch])
     every = list(range(len(ROWS)))
@@ -166,7 +177,7 @@ def node_attribution(hf, p, harm, graph):
 
 
 def test_input_edges_of_eap_ig_sum_to_the_whole_difference_as_the_steps_grow(setting_of):
-    setting = setting_of("gpt2", padding="left")
+    setting = setting_of("gpt2", padding="left", heads=2, width=8)
     whole = setting.harm("logit_diff", setting.corrupted.logits) - setting.harm(
         "logit_diff", setting.clean.logits
     )

@@ -53,8 +53,15 @@ def expected_denoising(setting, metric="logit_diff"):
     return np.stack(columns, 1)
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(("kind", "kv"), SHAPES)
+@pytest.mark.parametrize(
+    ("kind", "kv", "padding"),
+    [
+        (kind, kv, padding)
+        for kind, kv in SHAPES
+        for padding in PADDINGS
+        if kv == "query_head" or padding == "left"
+    ],
+)
 def test_noising_every_edge_is_the_dense_patched_forward(setting_of, kind, kv, padding):
     setting = setting_of(kind, kv=kv, padding=padding)
     assert relative_error(found_edges(setting), expected_noising(setting)) <= 1e-10
