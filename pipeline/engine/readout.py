@@ -130,7 +130,7 @@ class Answers:
         """KL(reference || here) = sum p log p - p . logits + logsumexp(logits), in nats."""
         if self.reference is None:
             raise ValueError("a divergence needs the clean run as reference")
-        expected = (self._logits * self.reference.probs).sum(-1)
+        expected = torch.einsum("...bv,bv->...b", self._logits, self.reference.probs)
         return self.reference.negative_entropy - expected + self._log_normaliser
 
 

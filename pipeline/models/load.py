@@ -101,7 +101,7 @@ def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: An
     if device_map == "auto" and not torch.cuda.is_available():
         device_map = "cpu"
     transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    _quiet()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             resolved.path,
@@ -125,6 +125,7 @@ def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: An
 def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
+    _quiet()
     try:
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
@@ -136,6 +137,12 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
             f"model {name!r} is unknown: no such folder, and not found on the hub or not reachable "
             f"({_first_line(error)})"
         ) from None
+
+
+def _quiet() -> None:
+    """What these libraries warn of is said by an error of ours, in one line, or is nothing to act on."""
+    for name in ("transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _revision(resolved: ResolvedModel) -> str:
