@@ -239,13 +239,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         app(args=None if argv is None else list(argv), prog_name="circuits")
     except SystemExit as end:
-        return int(end.code or OK)
+        code = int(end.code or OK)
+        if code == INTERRUPTED:  # typer has swallowed the KeyboardInterrupt
+            _say("stopped; the same command goes on where it was")
+        return code
     except CircuitsError as error:
         _complain(error, str(error))
         return USAGE if isinstance(error, ConfigError) else ERROR
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on where it was")
-        return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - a bug: one line, the rest on request
         _complain(error, f"unexpected {type(error).__name__}: {error} (CIRCUITS_DEBUG=1 keeps the traceback)")
         return ERROR

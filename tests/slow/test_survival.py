@@ -74,23 +74,20 @@ class Driver:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True
             )
-        self.started: set[int] = set()
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def kill(self) -> None:
-        """kill -9; returns when Ray has noticed, and takes away what Prefect leaves behind."""
-        self.started |= descendants(self.pid)
-        ray = {pid for pid in self.started if "ray" in title(pid)}
+        """kill -9; returns when no worker is left. Takes away what would follow in a minute (Ray's agents) or
+        stay (Prefect's server)."""
+        started = descendants(self.pid)
+        workers = {pid for pid in started if title(pid).startswith("ray::Worker")}
         self.process.kill()
         self.process.wait()
-        wait_for(lambda: not ray & parents().keys(), 60)
-        self.clean()
-
-    def clean(self) -> None:
-        for pid in self.started & parents().keys():
+        wait_for(lambda: not workers & parents().keys(), 60)
+        for pid in started & parents().keys():
             if "prefect" in title(pid) or "ray" in title(pid):
                 os.kill(pid, signal.SIGKILL)
 
