@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -195,6 +197,20 @@ def test_extend_adds_a_method_to_a_run(circuits, config_file, run):
     assert said.code == 0
     assert said.data["items"] == 12
     assert said.data["path"] == str(run)
+
+
+def test_reading_a_run_imports_neither_torch_nor_ray_nor_prefect(finished):
+    probe = f"""
+import sys
+from flows.cli import main
+for verb in ("status", "failures", "show", "report", "list"):
+    assert main([verb, {str(finished)!r}]) == 0, verb
+print(*sorted({{"torch", "ray", "prefect", "transformers"}} & set(sys.modules)), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", probe]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "\n"
 
 
 @pytest.mark.parametrize("verb", ["plan", "run", "resume", "status", "failures", "show", "report", "export"])
