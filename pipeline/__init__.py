@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.core.prompts import PromptPair
     from pipeline.core.scores import EdgeScores
     from pipeline.engine.patchable import load_model
-    from pipeline.evaluate import evaluate
+    from pipeline.evaluation import evaluate
     from pipeline.planning import make_plan
     from pipeline.run import discover
     from pipeline.store.results import load_scores, open_run
@@ -27,7 +27,7 @@ _HOME = {
     "PromptPair": "pipeline.core.prompts",
     "RunConfig": "pipeline.config",
     "discover": "pipeline.run",
-    "evaluate": "pipeline.evaluate",
+    "evaluate": "pipeline.evaluation",
     "load_model": "pipeline.engine.patchable",
     "load_scores": "pipeline.store.results",
     "make_plan": "pipeline.planning",

@@ -23,9 +23,9 @@ def test_exactly_the_documented_names_are_public():
 
 
 def test_evaluate_stays_a_function_whichever_way_it_was_imported_first():
-    importlib.import_module("pipeline.evaluate")
+    importlib.import_module("pipeline.evaluation")
     from pipeline import evaluate
-    from pipeline.evaluate import evaluate as same
+    from pipeline.evaluation import evaluate as same
 
     for function in (evaluate, same):
         with pytest.raises(TypeError, match="circuit"):

@@ -12,7 +12,7 @@ from pipeline import discover, load_model, load_scores, open_run
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ConfigError, RunDirectoryError, ScoreError
 from pipeline.core.items import Item
-from pipeline.evaluate import evaluate
+from pipeline.evaluation import evaluate
 from pipeline.methods import Eap
 from pipeline.planning import make_plan
 from pipeline.run import prepare

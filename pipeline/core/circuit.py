@@ -1,6 +1,6 @@
 """A circuit: a set of edges of a graph, how scores select it, and what remains once dangling nodes go.
 
-Knows graphs and scores. Does not know how faithful a circuit is (`pipeline.evaluate`).
+Knows graphs and scores. Does not know how faithful a circuit is (`pipeline.evaluation`).
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Evaluating circuits on one shard: which ones, and what the metric is when only they are kept.
 
-Knows aggregated scores, selections and `pipeline.evaluate`. Does not know how values become faithfulness, nor
+Knows aggregated scores, selections and `pipeline.evaluation`. Does not know how values become faithfulness, nor
 who asks: the job travels, the circuits are selected again from the run directory by whoever needs them.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
-from pipeline.evaluate import circuit_values, selections
+from pipeline.evaluation import circuit_values, selections
 from pipeline.methods import Method
 from pipeline.store.results import edge_scores, open_run
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
 from pipeline.core.items import Item
-from pipeline.evaluate import faithfulness
+from pipeline.evaluation import measured
 from pipeline.store.faithfulness import Evaluated
 from pipeline.workers.circuits import CircuitJob, Selection, select
 from pipeline.workers.jobs import Outcome, Pool
@@ -76,13 +76,7 @@ def _rows(
                 task=task,
                 method=method,
                 edge_fraction=fraction,
-                n_edges=circuit.n_edges,
-                n_edges_pruned=circuit.pruned.n_edges,
-                metric=metric,
-                metric_full=full,
-                metric_empty=empty,
-                metric_circuit=float(value),
-                faithfulness=faithfulness(full, empty, float(value)),
+                **measured(circuit, metric, full, empty, float(value)),
             ),
             circuit,
         )

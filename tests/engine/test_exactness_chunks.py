@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.engine import attribution, incremental, paths, readout
-from pipeline.evaluate import circuit_values, circuits
+from pipeline.evaluation import circuit_values, circuits
 from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching
 from tests.exactness import relative_error
 from tests.oracles import attribution as oracle

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluate import circuit_values
+from pipeline.evaluation import circuit_values
 from tests.exactness import PADDINGS, relative_error
 from tests.oracles import models
 from tests.oracles.metrics import HIGHER_IS_BETTER, at_answers

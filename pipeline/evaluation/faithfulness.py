@@ -8,7 +8,7 @@ Exact: every receiver has its own input, everything is recomputed. Knows circuit
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +62,7 @@ def _prompts_at_once(model: "PatchableModel", batch: "Batch") -> int:
     return max(1, _BATCH_BYTES // per_prompt)
 
 
-def faithfulness(full: float, empty: float, circuit: float) -> float | None:
+def faithfulness_of(full: float, empty: float, circuit: float) -> float | None:
     """(circuit - empty) / (full - empty) of mean metrics; None where the denominator vanishes."""
     if not abs(full - empty) >= _NO_DENOMINATOR:
         return None
@@ -97,7 +97,7 @@ def evaluate(
     return pd.DataFrame([measured(circuit, metric, *values.mean(axis=1))])
 
 
-def measured(circuit: Circuit, metric: str, full: float, empty: float, value: float) -> dict[str, object]:
+def measured(circuit: Circuit, metric: str, full: float, empty: float, value: float) -> dict[str, Any]:
     """The row of one circuit from mean metrics."""
     return {
         "n_edges": circuit.n_edges,
@@ -106,5 +106,5 @@ def measured(circuit: Circuit, metric: str, full: float, empty: float, value: fl
         "metric_full": full,
         "metric_empty": empty,
         "metric_circuit": value,
-        "faithfulness": faithfulness(full, empty, value),
+        "faithfulness": faithfulness_of(full, empty, value),
     }
