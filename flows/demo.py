@@ -20,8 +20,14 @@ CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 def main() -> int:
     """Runs the demo and prints what it found; the exit code of `circuits run`."""
     config = RunConfig.load(CONFIG)
-    print("A small GPT-2 holds a circuit that was planted by hand: after `A B ... A` it predicts `B`.")
-    print(f"$ circuits run {CONFIG.relative_to(Path.cwd()) if CONFIG.is_relative_to(Path.cwd()) else CONFIG}")
+    print(
+        "A small GPT-2 holds a circuit that was planted by hand: after `A B ... A` it predicts `B`.",
+        flush=True,
+    )
+    print(
+        f"$ circuits run {CONFIG.relative_to(Path.cwd()) if CONFIG.is_relative_to(Path.cwd()) else CONFIG}",
+        flush=True,
+    )
     code = cli.main(["run", str(CONFIG)])
     if code == cli.OK:
         print()

@@ -212,10 +212,11 @@ def _check_resources(address: str, workers: int, gpus: float, threads: int) -> N
 
 def _death(seat: _Seat, error: RayError) -> Failure:
     detail = " ".join(str(error).split())
+    who = f" (process {seat.pid})" if seat.pid else ""
     return Failure(
         kind="died",
         error=type(error).__name__,
-        message=f"the worker process {seat.pid or ''} died: killed, out of memory, or a crash in native code",
+        message=f"the worker{who} died: killed, out of memory, or a crash in native code",
         traceback=detail,
         pid=seat.pid,
     )
