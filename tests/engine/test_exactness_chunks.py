@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.engine import attribution, incremental, paths, readout
-from pipeline.evaluation import circuit_values, circuits
+from pipeline.evaluation import circuit_values, faithfulness
 from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching
 from tests.exactness import relative_error
 from tests.oracles import attribution as oracle
@@ -54,7 +54,7 @@ def test_circuits_on_split_batches_have_the_same_values(setting_of, monkeypatch)
     setting = setting_of("qwen2", padding="left")
     masks = np.random.default_rng(0).random((2, setting.graph.n_edges)) < 0.5
     whole = circuit_values(setting.model, [setting.batch], masks, "kl_divergence")
-    monkeypatch.setattr(circuits, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(faithfulness, "_BATCH_BYTES", 1)
     assert (
         relative_error(circuit_values(setting.model, [setting.batch], masks, "kl_divergence"), whole) <= 1e-10
     )
