@@ -23,6 +23,8 @@ from pipeline.store.run_dir import RunDirectory
 from pipeline.store.schema import SCHEMA_VERSION
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+# What a worker of Python with torch, transformers, Ray and pyarrow takes before it loads a model (measured, CPU).
+_PROCESS_BYTES = 6 * 10**8
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,8 @@ class Plan:
 
     @cached_property
     def memory_bytes(self) -> int:
-        """A rough estimate for one worker: weights, two recorded runs, what a backward pass needs."""
+        """A rough estimate for one worker: the process with its libraries, weights, two recorded runs, what a
+        backward pass needs, differences of all senders, tables of scores."""
         hf, config = self.model.config, self.config
         size = _BYTES[config.model.dtype]
         d_model, layers = hf.hidden_size, hf.num_hidden_layers
@@ -159,7 +162,9 @@ class Plan:
         kept_per_layer = 12 * d_model + 3 * inner + self.graph.n_heads * longest
         recorded_per_layer = 4 * d_model + self.graph.receivers_per_layer * d_model
         activations = positions * layers * (kept_per_layer + 2 * recorded_per_layer)
-        return size * (weights + activations) + 8 * 4 * self.graph.n_edges
+        differences = 2 * self.graph.n_senders * positions * d_model
+        tables = 8 * 4 * (config.cluster.batch_size + 1) * self.graph.n_edges
+        return _PROCESS_BYTES + size * (weights + activations + differences) + tables
 
     def table(self) -> list[dict[str, Any]]:
         """What `circuits plan` prints: a row per task and method (or statistics, baseline) with counts."""
