@@ -64,12 +64,21 @@ def busy_workers(driver: int) -> list[int]:
     return [pid for pid in descendants(driver) if title(pid).startswith("ray::Worker.run")]
 
 
+# A shell starts its background jobs deaf to Ctrl-C, and whatever these start inherits that.
+HEARING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from flows.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 class Driver:
     """`circuits run` in a process of its own, with everything that it starts."""
 
     def __init__(self, log: Path, *argv: object) -> None:
         self.log = log
-        command = [sys.executable, "-m", "flows.cli", *map(str, argv)]
+        command = [sys.executable, "-c", HEARING, *map(str, argv)]
         with log.open("w") as err:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True
