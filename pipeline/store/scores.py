@@ -64,9 +64,13 @@ def edge_columns(graph: Graph) -> list[pa.Array]:
     ]
 
 
-def span_order(span: str | None) -> tuple[bool, int, str]:
-    """Sorts spans: all positions first, then positions by number, then names."""
-    return (span is not None, int(span) if span and span.isdecimal() else -1, span or "")
+def span_order(span: str | None) -> tuple[int, int, str]:
+    """Sorts spans: all positions first, then positions by number ("-1" is the answer's), then names."""
+    if span is None:
+        return (0, 0, "")
+    if span.removeprefix("-").isdecimal():
+        return (1, int(span), "")
+    return (2, 0, span)
 
 
 def dictionary(codes: Int[np.ndarray, " row"], values: Sequence[str]) -> pa.DictionaryArray:
