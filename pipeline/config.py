@@ -240,6 +240,7 @@ class RunConfig(Section):
         for index, (id_, resolved) in enumerate(self.method_ids.items()):
             try:
                 resolved.check(str(resolved.metric), str(resolved.ablation))
+                resolved.check_dtype(self.model.dtype)
             except ConfigError as error:
                 raise ConfigError(f"methods.{index} ({id_}): {error}") from None
         return self

@@ -93,6 +93,10 @@ def test_overrides_and_the_file_name_in_errors(tmp_path):
         ({"methods": [{"name": "eap", "metric": "accuracy"}]}, "methods.0 (eap-accuracy): "),
         ({"methods": [{"name": "eap", "metric": "kl_divergence"}]}, "methods.0 (eap-kl_divergence): "),
         ({"metric": "accuracy"}, "methods.0 (eap): "),
+        (
+            {"model": {"name": "x", "dtype": "bfloat16"}, "methods": [{"name": "acdc"}]},
+            "methods.0 (acdc): acdc in bfloat16 decides by rounding; set model.dtype: float32",
+        ),
         ({"model": {"name": "x", "dtype": "float33"}}, "model.dtype: 'float33' is not allowed; did you mean"),
         (
             {"model": {"name": "x", "revision": 1234567}},

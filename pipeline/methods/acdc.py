@@ -60,6 +60,10 @@ class Acdc(Method):
                 f"acdc compares {metric} with its sign: leave rule out, or choose another metric"
             )
 
+    def check_dtype(self, dtype: str) -> None:
+        if dtype in ("bfloat16", "float16"):  # rounding alone changes as many edges as the circuit has
+            raise ConfigError(f"acdc in {dtype} decides by rounding; set model.dtype: float32")
+
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n = len(lengths)
         return Cost(
@@ -88,8 +92,7 @@ class Acdc(Method):
         )  # what the call says beats the default
         this = called.resolved("kl_divergence", ablation or "corrupted")
         this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
-        if str(model.hf.dtype) in ("torch.bfloat16", "torch.float16"):
-            raise ConfigError(f"acdc in {model.hf.dtype} is another experiment: set model.dtype: float32")
+        self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
         row = get_metric(this.metric)  # type: ignore[arg-type]
         states = []
         for batch in batches:

@@ -94,6 +94,9 @@ class Method(BaseModel):
         get_metric(metric)
         get_ablation(ablation)
 
+    def check_dtype(self, dtype: str) -> None:
+        """Raises ConfigError when this method means something else in a model of that dtype ("float32")."""
+
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         """Work for prompts of these token lengths."""
         raise NotImplementedError
