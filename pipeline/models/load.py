@@ -81,7 +81,7 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
         return AutoTokenizer.from_pretrained(
             resolved.path, revision=_revision(resolved), trust_remote_code=resolved.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - on damaged files tokenizers raise anything, plain Exception among it
         raise ModelError(
             f"model {resolved.name!r}: its tokenizer does not load ({_first_line(error)})"
         ) from None
@@ -90,7 +90,8 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
 def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: Any = "cpu") -> Any:
     """The stock model in evaluation mode, weights frozen, placed by accelerate as `device_map` says.
 
-    Raises ModelError when it does not load, or when it lands on more than one device.
+    Raises ModelError when it does not load, when weights are missing (transformers would draw them at random),
+    or when it lands on more than one device.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -103,21 +104,27 @@ def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: An
     transformers_logging.disable_progress_bar()
     _quiet()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             resolved.path,
             revision=_revision(resolved),
             dtype=getattr(torch, dtype),
             device_map=device_map,
             trust_remote_code=resolved.trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"model {resolved.name!r} does not load: {_first_line(error)}") from None
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"model {resolved.name!r} lacks {len(missing)} of its weights, such as {missing[0]}: give a folder with "
+            "all of them, saved from the model with its language-model head"
+        )
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) > 1 or "meta" in devices:
         raise ModelError(
             f"model {resolved.name!r} would be spread over {', '.join(sorted(devices))}; one device is supported so "
-            "far: set model.device_map to 'cpu' or to one GPU such as {'': 0}"
+            "far: set model.device_map to 'cpu' or to one GPU such as 'cuda:0'"
         )
     return model.requires_grad_(requires_grad=False).eval()
 
@@ -132,6 +139,10 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"model {name!r} runs its own code; set model.trust_remote_code: true to allow it"
+            ) from None
+        if Path(path).is_dir():
+            raise ModelError(
+                f"model folder {name!r}: its config.json does not load ({_first_line(error)}); save the model again"
             ) from None
         raise ModelError(
             f"model {name!r} is unknown: no such folder, and not found on the hub or not reachable "
