@@ -167,7 +167,7 @@ class RunConfig(Section):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics that this run uses: the methods' and, for evaluation, the config's own."""
+        """Names of the metrics that the baseline holds: the methods' and the config's own."""
         used = {self.metric, *(method.metric for method in self.method_ids.values())}
         return tuple(name for name in METRICS if name in used)
 
@@ -236,6 +236,11 @@ class RunConfig(Section):
                 _known(f"methods.{index}.metric", method.metric, METRICS)
             if method.ablation is not None:
                 _known(f"methods.{index}.ablation", method.ablation, ABLATIONS)
+        if self.model.device_map not in ("auto", "cpu") and not self.cluster.gpus_per_worker:
+            raise ConfigError(
+                f"model.device_map: {self.model.device_map!r} asks for a device and cluster.gpus_per_worker is 0, "
+                "which computes on the CPU; set cluster.gpus_per_worker: 1"
+            )
         _ = self.task_ids
         for index, (id_, resolved) in enumerate(self.method_ids.items()):
             try:

@@ -112,6 +112,10 @@ def test_overrides_and_the_file_name_in_errors(tmp_path):
         ({"shards": {"prompts": 0}}, "shards.prompts: "),
         ({"cluster": {"workers": 0}}, "cluster.workers: "),
         ({"cluster": {"gpus_per_worker": 1.5}}, "whole number of devices (got 1.5)"),
+        (
+            {"model": {"name": "gpt2", "device_map": "cuda:0"}},
+            "model.device_map: 'cuda:0' asks for a device and cluster.gpus_per_worker is 0",
+        ),
         ({"failures": {"tolerate": 2}}, "failures.tolerate"),
         ({"evaluate": {"edge_fractions": [0.1, 0]}}, "evaluate.edge_fractions.1: "),
         ({"evaluate": {"edge_fractions": [float("nan")]}}, "evaluate.edge_fractions.0: "),
