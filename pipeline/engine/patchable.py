@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.core.errors import PromptError
 from pipeline.core.graph import Graph, KvGrouping
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.engine.batch import Attention, Batch, collate, from_ids
@@ -132,7 +133,19 @@ class PatchableModel:
     def objective(
         self, metric: "Metric", batch: Batch, clean_hidden: Float[Tensor, "prompt d_model"] | None = None
     ) -> Objective:
-        """The metric bound to a batch; metrics that compare with the clean run need its hidden states at the answer."""
+        """The metric bound to a batch; metrics that compare with the clean run need its hidden states at the answer.
+
+        PromptError for a prompt without the answers that the metric looks at: its mean would be NaN, its sum 0.
+        """
+        for answers, what, needed in (
+            (batch.answers, "answers", True),
+            (batch.wrong_answers, "wrong answers", metric.needs_wrong),
+        ):
+            if needed and not bool((there := (answers >= 0).any(-1)).all()):
+                prompt = batch.prompt_ids[int((~there).nonzero()[0])]
+                raise PromptError(
+                    f"prompt {prompt}: has no {what} and {metric.name} needs them; give some, or choose another metric"
+                )
         reference = None
         if metric.needs_reference:
             if clean_hidden is None:

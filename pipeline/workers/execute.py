@@ -225,15 +225,11 @@ def _baseline_values(
 ) -> Float[np.ndarray, "metric side prompt"]:
     import torch
 
-    from pipeline.engine.readout import Objective
-
     values = []
     with torch.no_grad():
         clean, corrupted = model.answer_hidden(batch, "clean"), model.answer_hidden(batch, "corrupted")
         for name in metrics:
-            metric = METRICS[name]
-            reference = model.unembedding.reference(clean) if metric.needs_reference else None
-            objective = Objective(metric.compute, metric.sign, model.unembedding, batch, reference)
+            objective = model.objective(METRICS[name], batch, clean)
             values.append([objective(clean).cpu().numpy(), objective(corrupted).cpu().numpy()])
     return np.asarray(values, dtype=np.float64)
 

@@ -1,9 +1,12 @@
 """A circuit's metric values, from the engine and from a full dense forward with an input per receiver."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline.core.errors import PromptError
 from pipeline.evaluation import circuit_values
 from tests.exactness import PADDINGS, relative_error
 from tests.oracles import models
@@ -44,6 +47,16 @@ def test_every_metric_is_the_one_computed_by_hand(setting_of, metric):
     masks = masks_of(setting.graph, 3)
     found = circuit_values(setting.model, [setting.batch], masks, metric, "corrupted")
     assert relative_error(found, expected_values(setting, masks, metric)) <= 1e-10
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff"])
+def test_a_prompt_without_the_answers_that_a_metric_compares_is_refused(setting_of, metric):
+    setting = setting_of("gpt2", padding="right")
+    wrong = setting.batch.wrong_answers.clone()
+    wrong[1] = -1
+    batch = replace(setting.batch, wrong_answers=wrong)
+    with pytest.raises(PromptError, match=f"prompt 1: has no wrong answers and {metric} needs them"):
+        circuit_values(setting.model, [batch], masks_of(setting.graph, 1), metric, "corrupted")
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "mean_positional"])
