@@ -116,7 +116,7 @@ class Circuit:
         in that format an unscored node must be a bare NaN.
         """
         graph = self.graph
-        if graph.kv != "query_head" and graph.n_kv_heads != graph.n_heads:
+        if graph.kv != "query_head":
             raise CircuitsError(
                 "MIB files have a <k> and a <v> per query head: run with model.kv: query_head"
             )

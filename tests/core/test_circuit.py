@@ -158,8 +158,9 @@ def test_the_leaderboard_file_holds_all_edges_with_score_and_membership():
     assert in_graph == {name.split("->")[0] for name in circuit.edge_names} | {"logits"}
 
 
-def test_the_leaderboard_has_no_names_for_grouped_ports():
-    graph = Graph(1, 4, 2, kv="kv_head")
+@pytest.mark.parametrize("n_kv_heads", [2, 4])
+def test_the_leaderboard_has_no_names_for_grouped_ports(n_kv_heads):
+    graph = Graph(1, 4, n_kv_heads, kv="kv_head")
 
     with pytest.raises(CircuitsError, match="query_head"):
         Circuit(graph, np.ones(graph.n_edges, dtype=bool)).to_mib_json()
