@@ -1,9 +1,10 @@
 """Edge attribution patching (Syed et al. 2023, arXiv 2310.10348): a first-order estimate of every edge's effect.
 
-    score = -sign * sum over positions of (ablated - clean output of the sender) . d metric / d input of the receiver
+    score = sign * sum over positions of (ablated - clean output of the sender) . d metric / d input of the receiver
 
-at the clean prompt, per prompt, then averaged: real effects, independent of batch sizes (the authors' code
-divides a batch mean by the number of prompts once more). Two forwards and one backward.
+with sign -1 where higher is better, else 1, at the clean prompt, per prompt, then averaged: real effects,
+independent of batch sizes (the authors' code divides a batch mean by the number of prompts once more). Two
+forwards and one backward.
 """
 
 from collections.abc import Callable, Iterator, Sequence

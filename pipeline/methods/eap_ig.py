@@ -1,6 +1,6 @@
 """EAP with integrated gradients over the input (Hanna et al. 2024, arXiv 2403.17806; "EAP-IG inputs").
 
-    score = -sign * sum over positions of (ablated - clean output of the sender) . mean over k of the gradient at
+    score = sign * sum over positions of (ablated - clean output of the sender) . mean over k of the gradient at
             ablated input + alpha_k (clean input - ablated input)
 
 Only what enters block 0 is interpolated, all else is recomputed on the clean tokens; the difference keeps its
