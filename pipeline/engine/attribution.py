@@ -9,6 +9,7 @@ Knows captures, graph and norms. Does not know integration paths or methods.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,25 +83,19 @@ def gradients(
     return Gradients(tuple(out), found[-1], values.detach()), senders_of(layers, model.graph.n_heads)
 
 
-def _leaf_input(parts: Parts, embeddings: Tensor | None) -> "_LeafInput":
-    return _LeafInput(parts.blocks[0].module, embeddings)
-
-
-class _LeafInput:
+@contextmanager
+def _leaf_input(parts: Parts, embeddings: Tensor | None) -> Iterator[None]:
     """While open, block 0 reads a leaf that needs a gradient: the graph starts there, weights stay frozen."""
 
-    def __init__(self, block: nn.Module, embeddings: Tensor | None) -> None:
-        self._block, self._embeddings = block, embeddings
+    def replace(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = args[0] if embeddings is None else embeddings
+        return (x.detach().requires_grad_(), *args[1:])
 
-    def __enter__(self) -> None:
-        def replace(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            x = args[0] if self._embeddings is None else self._embeddings
-            return (x.detach().requires_grad_(), *args[1:])
-
-        self._handle = self._block.register_forward_pre_hook(replace)
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+    handle = parts.blocks[0].module.register_forward_pre_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _unrotate(block: Block, record: dict[str, object], gradient: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ default positions are silently wrong.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -48,10 +48,6 @@ class Batch:
     def attention_mask(self) -> Tensor:
         """What the model is given: the additive 4-D mask if there is one, else ones at real positions."""
         return self.real.long() if self.mask_4d is None else self.mask_4d
-
-    def swapped(self) -> "Batch":
-        """Clean and corrupted exchanged; the answers stay those of the clean prompt."""
-        return replace(self, clean=self.corrupted, corrupted=self.clean)
 
     def split(self, size: int) -> "list[Batch]":
         """Parts of at most `size` prompts, in order."""

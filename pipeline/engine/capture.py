@@ -165,25 +165,6 @@ def recording(model: PreTrainedModel, parts: Parts, *, exact: bool) -> Iterator[
         model.config._attn_implementation = before  # noqa: SLF001
 
 
-@contextmanager
-def replaced_input(parts: Parts, embeddings: Float[Tensor, "prompt pos d_model"] | None) -> Iterator[None]:
-    """While open, block 0 reads `embeddings` in place of what the model computed."""
-    if embeddings is None:
-        yield
-        return
-
-    def replace(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if "hidden_states" in kwargs:
-            return args, {**kwargs, "hidden_states": embeddings}
-        return (embeddings, *args[1:]), kwargs
-
-    handle = parts.blocks[0].module.register_forward_pre_hook(replace, with_kwargs=True, prepend=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def run_base(model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch) -> Tensor:
     """The stock decoder without its unembedding: hidden states after the final norm."""
     mask = batch.attention_mask
@@ -194,15 +175,9 @@ def run_base(model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch) ->
 
 
 @torch.no_grad()
-def capture(
-    model: PreTrainedModel,
-    parts: Parts,
-    ids: Tensor,
-    batch: Batch,
-    embeddings: Tensor | None = None,
-) -> Capture:
-    """Runs the stock model on `ids` (with `embeddings` in place of block 0's input, if given) and records it."""
-    with recording(model, parts, exact=True) as values, replaced_input(parts, embeddings):
+def capture(model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch) -> Capture:
+    """Runs the stock model on `ids` and records it."""
+    with recording(model, parts, exact=True) as values:
         run_base(model, parts, ids, batch)
     return Capture([layer_record(layer, batch) for layer in values[:-1]], values[-1]["final"])
 
