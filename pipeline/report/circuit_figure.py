@@ -11,6 +11,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.scores import rank_order
 from pipeline.report.boxes import PORT_OFFSET, Arc, Box
+from pipeline.report.essentials import by_edge
 from pipeline.report.layout import Drawing, lay_out
 from pipeline.report.svg import figure, line, message, number, tag, text
 
@@ -23,12 +24,12 @@ def circuit_svg(circuit: Circuit, frame: pd.DataFrame, limit: int = DRAWN_EDGES)
     `frame` has `edge_id score` and, where known, `score_sem`. Blue helps, orange (dashed) hurts, width is
     |score|; hovering names an edge and its score, hovering a node keeps its edges.
     """
-    score = _column(circuit, frame, "score")
+    score = by_edge(frame, "score", circuit.graph)
     part = strongest_part(circuit, score, limit)
     edges = np.flatnonzero(part.mask)
     if not len(edges):
         return message(f"No path from input to logits among the {circuit.n_edges:,} edges of this circuit.")
-    sem = _column(circuit, frame, "score_sem")
+    sem = by_edge(frame, "score_sem", circuit.graph)
     size = np.nan_to_num(np.abs(score[edges]))
     drawing = lay_out(circuit.graph, edges.tolist(), size.tolist())
     top = float(size.max()) or 1.0
@@ -133,15 +134,6 @@ def _receivers_feeding(graph: Graph, sender: int) -> list[int]:
         graph.head_receiver(node.layer, "k", shared),
         graph.head_receiver(node.layer, "v", shared),
     ]
-
-
-def _column(circuit: Circuit, frame: pd.DataFrame, name: str) -> np.ndarray:
-    values = np.full(circuit.graph.n_edges, np.nan)
-    if name in frame:
-        values[frame["edge_id"].to_numpy()] = pd.to_numeric(frame[name]).to_numpy(
-            dtype=float, na_value=np.nan
-        )
-    return values
 
 
 def _link(arc: Arc, circuit: Circuit, score: np.ndarray, sem: np.ndarray, top: float, thick: float) -> Markup:

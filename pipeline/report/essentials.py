@@ -203,9 +203,11 @@ def _versions(footers: pd.DataFrame) -> dict[str, str]:
 
 
 def by_edge(frame: pd.DataFrame, column: str, graph: Graph) -> np.ndarray:
-    """A column by edge id, NaN where the frame has no row or no value."""
+    """A column by edge id, NaN where the frame has no such column, no row or no value."""
     values = np.full(graph.n_edges, np.nan)
-    values[frame["edge_id"].to_numpy()] = pd.to_numeric(frame[column]).to_numpy(dtype=float, na_value=np.nan)
+    if column in frame:
+        numbers = pd.to_numeric(frame[column]).to_numpy(dtype=float, na_value=np.nan)
+        values[frame["edge_id"].to_numpy()] = numbers
     return values
 
 
