@@ -182,7 +182,15 @@ def _connect(address: str, cpus: int) -> None:
     quiet: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     if address == "local":
         quiet |= {"num_cpus": max(cpus, os.cpu_count() or 1), "object_store_memory": OBJECT_STORE}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **quiet)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address == "local":
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"cluster.address: {address!r} cannot be reached ({reason}); start Ray there, or use address: local"
+        ) from None
     _hush()
 
 

@@ -145,6 +145,21 @@ def test_more_than_the_machine_has_is_refused_instead_of_waited_for(ray_pool, op
         ray_pool(opener, workers=1000)
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no GCS at 10.9.9.9:1\nlong story"), RuntimeError("timed out")]
+)
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch, error):
+    from pipeline.workers import pool as pool_module
+
+    def init(**_):
+        raise error
+
+    monkeypatch.setattr(pool_module.ray, "init", init)
+    with pytest.raises(ConfigError, match=r"cluster\.address: '10\.9\.9\.9:1' cannot be reached") as caught:
+        pool_module._connect("10.9.9.9:1", 1)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_local_pool_lets_a_broken_model_speak_for_itself(tmp_path: Path):
     pool = LocalPool(Opener(tmp_path, stumbles=1, how="raise"))
     with pytest.raises(ZeroDivisionError):
