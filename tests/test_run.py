@@ -5,6 +5,7 @@ import shutil
 from contextlib import closing
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import pipeline.workers.execute as execute_module
@@ -59,6 +60,15 @@ def test_every_item_lands_and_the_run_says_so(finished):
     assert not list(run.path.glob("failures/**/*.json"))
     assert not (run.path / ".lock").exists()
     assert not (run.path / ".reserve").exists()
+
+
+@pytest.mark.parametrize(("folder", "level"), [("aggregate", "aggregate"), ("scores", "shard")])
+def test_pandas_alone_reads_the_scores_with_their_task_and_method(finished, folder, level):
+    run, _ = finished
+    columns = ["task", "method", "edge_id", "n_prompts"]
+    alone = pd.read_parquet(run.path / folder)[columns].astype({"task": str, "method": str})
+    expected = load_scores(run.path, level=level)[columns].astype({"task": str, "method": str})
+    assert sorted(alone.itertuples(index=False)) == sorted(expected.itertuples(index=False))
 
 
 def test_what_was_planned_is_what_was_counted(finished):

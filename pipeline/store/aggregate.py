@@ -75,9 +75,12 @@ def aggregate(run: RunDirectory) -> list[Item]:
 
 
 def aggregate_path(kind: str, task: str, method: str) -> PurePosixPath:
-    """Where the merged scores of a (task, method) lie, relative to the run directory."""
+    """Where the merged scores of a (task, method) lie, relative to the run directory.
+
+    Folders of `key=value`, from which any reader of Parquet makes the columns task and method.
+    """
     folder = "aggregate" if kind == "scores" else "node_aggregate"
-    return PurePosixPath(folder, f"task={task}", f"method={method}.parquet")
+    return PurePosixPath(folder, f"task={task}", f"method={method}", "merged.parquet")
 
 
 def _tables(
