@@ -176,7 +176,6 @@ def run_wave(session: Session, items: Sequence[Item], pool: Pool, on_event: OnEv
 def aggregate(session: Session) -> list[Item]:
     """Merges the shards of every method; returns the items whose files turned out to be damaged."""
     damaged = aggregate_run(session.directory)
-    session.directory.mark_incomplete()  # evaluation and report are still to come
     session.done -= set(damaged)
     return damaged
 

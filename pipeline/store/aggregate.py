@@ -36,8 +36,9 @@ def aggregate(run: RunDirectory) -> list[Item]:
     """Writes `aggregate/` and `node_aggregate/`; returns the items whose files turned out to be damaged.
 
     Those are set aside and count as missing: compute them and aggregate again. Footers list what is missing.
-    `_SUCCESS.json` is there afterwards if and only if every item of the plan is.
+    `_SUCCESS.json` goes: a run whose merged scores are new is evaluated and reported before it is complete.
     """
+    run.mark_incomplete()
     groups: dict[tuple[str, str, str], list[Item]] = {}
     others = []
     for item in run.items:
@@ -47,7 +48,6 @@ def aggregate(run: RunDirectory) -> list[Item]:
             groups.setdefault((item.kind, item.task, item.method), []).append(item)
     there = run.done(others, deep=True, rename=False)
     damaged = [item for item in others if item not in there and (run.path / item.path).exists()]
-    missing = [item for item in others if item not in there]
     for (kind, task, method), items in groups.items():
         bad: list[Item] = []
         absent: list[Item] = []
@@ -64,13 +64,8 @@ def aggregate(run: RunDirectory) -> list[Item]:
         else:
             target.unlink(missing_ok=True)
         damaged += bad
-        missing += gone
     for item in damaged:
         run.set_aside(item)
-    if missing:
-        run.mark_incomplete()
-    else:
-        run.mark_complete()
     return damaged
 
 

@@ -93,7 +93,7 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every item was there when the shards were merged."""
+        """Whether nothing was missing when the run ended, in items or in evaluation."""
         return (self.path / SUCCESS).is_file()
 
     def status(self) -> dict[str, Any]:

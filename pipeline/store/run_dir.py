@@ -307,7 +307,7 @@ class RunDirectory:
     # --- completion --------------------------------------------------------------------------------------
 
     def mark_complete(self) -> None:
-        """Writes `_SUCCESS.json`: every item of the plan is there, and merged."""
+        """Writes `_SUCCESS.json`: every item of the plan is there, merged and evaluated."""
         facts = {"run_key": self.manifest["run_key"], "items": len(self.items)}
         write_json(self.path / SUCCESS, {"schema_version": schema.SCHEMA_VERSION, **facts})
 

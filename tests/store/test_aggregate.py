@@ -168,7 +168,7 @@ def test_the_footer_knows_the_work_and_not_who_did_it(complete):
     assert not footer.keys() & {"attempt", "host", "seconds", "device", "item_key"}
 
 
-def test_missing_items_are_listed_and_there_is_no_success(run):
+def test_missing_items_are_listed(run):
     for item in run.items:
         if item != Item("scores", "ioi", "eap", 1):
             run.commit(item, payload_of(item))
@@ -176,10 +176,9 @@ def test_missing_items_are_listed_and_there_is_no_success(run):
     footer = read_footer(run.path / aggregate_path("scores", "ioi", "eap"))
     assert json.loads(footer["missing"]) == ["ioi/eap/1"]
     assert set(merged(run)["n_prompts"]) == {4}
-    assert not (run.path / SUCCESS).exists()
     run.commit(Item("scores", "ioi", "eap", 1), payload_of(Item("scores", "ioi", "eap", 1)))
-    aggregate(run)
-    assert json.loads((run.path / SUCCESS).read_text())["items"] == len(run.items)
+    assert aggregate(run) == []
+    assert json.loads(read_footer(run.path / aggregate_path("scores", "ioi", "eap"))["missing"]) == []
 
 
 @pytest.mark.parametrize("kind", ["scores", "node_scores", "baseline", "statistics"])
@@ -189,12 +188,10 @@ def test_damage_inside_of_a_file_is_found_and_the_item_is_missing_again(complete
     flip_a_bit(path)
     assert complete.done([item]) == {item}  # the footer alone does not show it
     assert aggregate(complete) == [item]
-    assert not (complete.path / SUCCESS).exists()
     assert not path.exists()
     assert item not in complete.done()
     complete.commit(item, payload_of(item))
     assert aggregate(complete) == []
-    assert (complete.path / SUCCESS).exists()
 
 
 def test_what_has_no_shards_has_no_merged_file(run):
@@ -202,9 +199,7 @@ def test_what_has_no_shards_has_no_merged_file(run):
     assert bytes_of(run) == {}
 
 
-def test_success_goes_when_an_item_goes(complete):
-    aggregate(complete)
-    item = complete.items[-1]
-    (complete.path / item.path).unlink()
+def test_new_merged_scores_are_no_success_until_they_are_evaluated(complete):
+    complete.mark_complete()
     aggregate(complete)
     assert not (complete.path / SUCCESS).exists()

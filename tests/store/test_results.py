@@ -19,6 +19,7 @@ from tests.store.example import GRAPH, payload_of
 @pytest.fixture
 def finished(complete):
     aggregate(complete)
+    complete.mark_complete()
     return open_run(complete.path)
 
 
