@@ -139,8 +139,11 @@ def prepare(
         try:
             stack.enter_context(RunDirectory(path).lock())
             directory = plan.write(path, extend=extend is not None)
-            if directory.manifest["run_key"] != plan.run_key:  # extended since: go on with all of it
-                plan = make_plan(RunConfig.load(path / "run.yaml"))
+            if (
+                directory.manifest["run_key"] != plan.run_key
+            ):  # extended since: all of it, with today's settings
+                plan = make_plan(RunConfig.load(path / "run.yaml").extended_by(config))
+                directory = plan.write(path)
             if retry_failed:
                 directory.clear_failures()
             session = Session(plan, directory, stack)

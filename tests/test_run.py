@@ -243,6 +243,18 @@ def test_a_run_is_extended_by_what_it_lacks(run, tmp_path):
     assert set(again.methods) == {"eap", "acdc", "eap_ig"}
 
 
+def test_the_first_config_continues_an_extended_run_with_its_own_settings(run, tmp_path):
+    more = toy_config(tmp_path, methods=[{"name": "edge_patching"}])
+    go(more, extend=run.path)
+    again, listener = go(toy_config(tmp_path, evaluate={"edge_fractions": [0.25]}))
+    assert again.path == run.path
+    assert listener.names("item") == []
+    table = again.faithfulness().dropna(subset="edge_fraction")
+    assert set(table["method"]) == {"eap", "edge_patching"}
+    assert set(table["edge_fraction"]) == {0.25}
+    assert open_run(run.path).config["evaluate"]["edge_fractions"] == [0.25]
+
+
 def test_an_extension_must_agree_with_the_run(run, tmp_path):
     with pytest.raises(ConfigError, match="seed"):
         go(toy_config(tmp_path, seed=1), extend=run.path)
