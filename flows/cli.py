@@ -246,6 +246,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CircuitsError as error:
         _complain(error, str(error))
         return USAGE if isinstance(error, ConfigError) else ERROR
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(
+            error, f"{where}{error.strerror or error}; check the path, its permissions and the space left"
+        )
+        return ERROR
     except Exception as error:  # noqa: BLE001 - a bug: one line, the rest on request
         _complain(error, f"unexpected {type(error).__name__}: {error} (CIRCUITS_DEBUG=1 keeps the traceback)")
         return ERROR

@@ -136,7 +136,9 @@ def print_failures(facts: Facts) -> None:
     if not facts["records"]:
         _say("no failures")
     if facts["missing"]:
-        _say(f"{facts['missing']} items are missing; next: circuits resume {facts['path']}")
+        given_up = any(record.get("final") for record in facts["records"])  # each says what to type next
+        following = "" if given_up else f"; next: circuits resume {facts['path']}"
+        _say(f"{facts['missing']} items are missing{following}")
 
 
 # --- show, export ------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class RunDirectory:
         run = RunDirectory(Path(path))
         if not run.path.is_dir():
             raise RunDirectoryError(f"{path}: no such run directory; `circuits run CONFIG` makes one")
-        version = run.manifest["schema_version"]
+        version = run.manifest.get("schema_version")
         if version != schema.SCHEMA_VERSION:
             raise RunDirectoryError(
                 f"{path}: was written with schema version {version}, this is {schema.SCHEMA_VERSION}; run "
@@ -166,13 +166,11 @@ class RunDirectory:
             ) from None
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            value: dict[str, Any] = json.loads(self._text(name))
-        except ValueError:
-            raise RunDirectoryError(
-                f"{self.path / name}: is no JSON; run the config again to rewrite it"
-            ) from None
-        return value
+        with contextlib.suppress(ValueError):
+            value = json.loads(self._text(name))
+            if isinstance(value, dict):
+                return value
+        raise RunDirectoryError(f"{self.path / name}: is no JSON object; run the config again to rewrite it")
 
     def _text(self, name: str) -> str:
         try:

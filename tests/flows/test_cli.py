@@ -114,12 +114,21 @@ def test_missing_items_are_exit_3_until_they_are_there(circuits, config_file, mo
     assert "induction/eap/0 attempt 1" in failures.out
     assert "not finite" in failures.out
     assert f"circuits resume --failed {path}" in failures.out
+    assert f"circuits resume {path}" not in failures.out, "which would not try them again"
     assert len(circuits("failures", path, "--json").data["records"]) == 3
 
     assert circuits("resume", path, "--local").code == 3, "bad data is not tried again by itself"
     assert circuits("resume", "--failed", path, "--local").code == 0
     assert circuits("status", path).code == 0
     assert circuits("failures", path).out == "no failures\n"
+
+
+def test_what_cannot_be_written_is_one_line(circuits, finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = circuits("export", finished, "--format", "csv", "--out", tmp_path / "file")
+    assert said.code == 1
+    assert said.err.startswith(f"error: {tmp_path / 'file'}")
+    assert said.err.endswith("check the path, its permissions and the space left\n")
 
 
 def test_status_of_a_complete_run(circuits, finished):

@@ -290,6 +290,10 @@ def test_no_run_and_a_run_of_another_version_are_one_line(run, tmp_path):
     (run.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RunDirectoryError, match="schema version 99"):
         RunDirectory.open(run.path)
+    for text, words in (("{}", "schema version None"), ("[]", "no JSON object"), ("{", "no JSON object")):
+        (run.path / "manifest.json").write_text(text)
+        with pytest.raises(RunDirectoryError, match=words):
+            RunDirectory.open(run.path)
 
 
 # --- failures ----------------------------------------------------------------------------------------------
