@@ -18,7 +18,7 @@ from pipeline.core.items import RESERVED_IDS, digest
 from pipeline.methods import Method, MethodConfig
 from pipeline.methods.base import ID_PATTERN
 from pipeline.metrics import METRICS
-from pipeline.tasks import Task, TaskConfig
+from pipeline.tasks import FileTask, Task, TaskConfig
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -140,6 +140,19 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True, width=110)
 
+    def anchored(self) -> "RunConfig":
+        """This config with absolute paths: a run is resumed from any folder."""
+        name = self.model.name
+        if Path(name).is_dir():
+            name = str(Path(name).absolute())
+        tasks = tuple(
+            task.model_copy(update={"path": str(Path(task.path).absolute())})
+            if isinstance(task, FileTask)
+            else task
+            for task in self.tasks
+        )
+        return self.model_copy(update={"model": self.model.model_copy(update={"name": name}), "tasks": tasks})
+
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """The JSON Schema of a config file, for editors."""
@@ -167,14 +180,14 @@ class RunConfig(Section):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics that the baseline holds: the methods' and the config's own."""
-        used = {self.metric, *(method.metric for method in self.method_ids.values())}
+        """Names of the metrics that this run uses; the baseline holds them."""
+        used = {method.metric for method in self.method_ids.values()}
         return tuple(name for name in METRICS if name in used)
 
     @property
     def ablations(self) -> tuple[str, ...]:
         """Names of the ablations that this run uses."""
-        used = {self.ablation, *(method.ablation for method in self.method_ids.values())}
+        used = {method.ablation for method in self.method_ids.values()}
         return tuple(name for name in ABLATIONS if name in used)
 
     def identity(self) -> dict[str, Any]:

@@ -231,7 +231,7 @@ class Plan:
         """The run directory of this plan, at `path` or its own place; see `RunDirectory.create`."""
         return RunDirectory.create(
             self.path if path is None else path,
-            run_yaml=self.config.to_yaml(),
+            run_yaml=self.config.anchored().to_yaml(),
             manifest=self.manifest(),
             plan=self.to_dict(),
             graph=self.graph,

@@ -173,7 +173,7 @@ def test_methods_are_resolved_with_acdc_keeping_its_metric():
 
 def test_metrics_and_ablations_are_those_in_use():
     c = config(methods=[{"name": "eap", "metric": "nll"}, {"name": "acdc", "ablation": "mean"}])
-    assert c.metrics == ("logit_diff", "kl_divergence", "nll")
+    assert c.metrics == ("kl_divergence", "nll")
     assert c.ablations == ("corrupted", "mean")
 
 

@@ -257,7 +257,10 @@ def test_a_written_plan_holds_the_items_keys_and_prompts(folder):
     assert directory.item_keys == a_plan.item_keys
     assert directory.graph == a_plan.graph
     assert directory.prompts("pairs", 1) == a_plan.tokens["pairs"][3:6]
-    assert RunConfig.load(directory.path / "run.yaml") == a_plan.config
+    written = RunConfig.load(directory.path / "run.yaml")
+    assert written == a_plan.config.anchored(), "so that it is resumed from any folder"
+    assert Path(written.model.name).is_absolute()
+    assert Path(written.tasks[0].path).is_absolute()
     run = open_run(directory.path)
     assert run.status()["missing"] == len(a_plan.items)
     assert run.methods == ("eap", "acdc", "node_patching")
