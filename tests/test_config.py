@@ -126,8 +126,13 @@ def test_what_cannot_be_meant_is_one_line_with_the_key_and_the_mend(changes, wor
     assert words in error_of({**MINIMAL, **changes})
 
 
-def test_several_mistakes_are_counted():
-    assert "(and 1 more" in error_of({**MINIMAL, "metod": 1, "seed": -1})
+def test_several_mistakes_are_told_together_and_a_consequence_is_not_counted():
+    line = error_of({**MINIMAL, "metod": 1, "seed": -1})
+    assert "unknown key 'metod'" in line
+    assert "seed: " in line
+    many = error_of({**MINIMAL, "a": 1, "b": 1, "c": 1, "d": 1})
+    assert many.endswith("(and 1 more)")
+    assert "more" not in error_of({**MINIMAL, "methods": [{"name": "eapig"}]})
 
 
 def test_nothing_changes_a_config():

@@ -122,9 +122,27 @@ def suggest(name: object, known: Iterable[str]) -> str:
     return (f"; did you mean {close[0]!r}?" if close else ";") + f" known: {', '.join(known)}"
 
 
+_COMPLAINTS = 3  # more would be no line any more
+
+
 def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
-    """The first of pydantic's complaints about `data` in one line with the key's path; says how many more."""
-    first, *more = error.errors(include_url=False)
+    """Pydantic's complaints about `data` in one line with the keys' paths; the first few, and how many more."""
+    complaints = error.errors(include_url=False)
+    # a list that is too short because its entries are refused is no mistake of its own
+    blamed = [one["loc"] for one in complaints]
+    complaints = [
+        one
+        for one in complaints
+        if one["type"] != "too_short"
+        or not any(loc != one["loc"] and loc[: len(one["loc"])] == one["loc"] for loc in blamed)
+    ]
+    lines = list(dict.fromkeys(_complaint(one, data, model) for one in complaints))
+    more = len(lines) - _COMPLAINTS
+    return "; ".join(lines[:_COMPLAINTS]) + (f" (and {more} more)" if more > 0 else "")
+
+
+def _complaint(first: Any, data: Any, model: type[BaseModel]) -> str:
+    """One complaint in words."""
     key, tags = _key_path(first["loc"], data)
     got = _shorten(first["input"])
     match first["type"]:
@@ -144,7 +162,7 @@ def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
             line = f"{key}: {got} is no text; put it in quotes"
         case _:
             line = f"{key}: {_one_line(first['msg']).removeprefix('Value error, ')} (got {got})"
-    return line + (f" (and {len(more)} more like it)" if more else "")
+    return line
 
 
 def _key_path(location: tuple[str | int, ...], data: Any) -> tuple[str, list[str | int]]:
