@@ -20,25 +20,26 @@ def holds(larger: Mapping[str, Any], smaller: Mapping[str, Any]) -> bool:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The first difference of two identities, in words: `methods.acdc.threshold is 0.1 there, 0.2 here`."""
+    """The first difference of two identities, in words: `shards.prompts is 64 there, 32 here`."""
     before, after = dict(_flat(old)), dict(_flat(new))
     for key in sorted({*before, *after}, key=lambda key: (key not in before or key not in after, key)):
         if before.get(key) == after.get(key):
             continue
-        entry = ".".join(key.split(".")[:2])
-        if not any(other == entry or other.startswith(f"{entry}.") for other in after):
-            return f"{entry} is there and not in this config"
-        if not any(other == entry or other.startswith(f"{entry}.") for other in before):
-            return f"{entry} is not there"
-        if key.endswith(("sha256", "fingerprint", ".graph")):
-            return f"{entry.removesuffix('.fingerprint').removesuffix('.graph')} has other contents there"
-        return f"{key} is {before.get(key)} there, {after.get(key)} here"
+        entry, name = key[:2], ".".join(key[:2])
+        if not any(other[:2] == entry for other in after):
+            return f"it has {name}, which this config has not"
+        if not any(other[:2] == entry for other in before):
+            return f"it has no {name}"
+        if key[-1] in ("sha256", "fingerprint", "graph"):
+            name = ".".join(part for part in entry if part not in ("fingerprint", "graph"))
+            return f"{name} has other contents there"
+        return f"{'.'.join(key)} is {before.get(key)} there, {after.get(key)} here"
     return "nothing that is named"
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+            yield from _flat(inner, (*path, str(key)))
     else:
         yield path, json.dumps(value)

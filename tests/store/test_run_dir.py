@@ -252,7 +252,7 @@ def test_a_run_is_extended_by_tasks_and_methods_and_keeps_its_items(new_run):
     item = Item("scores", "ioi", "eap", 1)
     small.commit(item, payload_of(item))
     larger = plan_of({"ioi": 2, "gt": 1}, {"eap": "edge", "acdc": "edge"})
-    with pytest.raises(RunDirectoryError, match=r"methods\.acdc is not there"):
+    with pytest.raises(RunDirectoryError, match=r"it has no methods\.acdc"):
         RunDirectory.create(small.path, **larger)
     extended = RunDirectory.create(small.path, **larger, extend=True)
     assert extended.done() == {item}
