@@ -133,19 +133,15 @@ def orchestration_rows() -> list[dict[str, Any]]:
         for _ in range(3)
     )
     rows = [row("circuits --help", help_seconds, "s", "wall")]
-    with tempfile.TemporaryDirectory() as folder:
-        rows.append(
-            row(
-                "commit of one item, 32,491 edges, with fsync",
-                1e3 * commit_seconds(Path(folder)),
-                "ms",
-                "wall",
-            )
-        )
-    start, each = schedule_seconds(1000)
-    rows.append(row("scheduling one item, 2 Ray workers, no work", 1e3 * each, "ms", "wall, mean of 1,000"))
-    rows.append(row("start of 2 Ray workers (Ray itself included)", start, "s", "wall"))
-    rows.append(row("start of Ray and Prefect side by side", start_seconds(), "s", "wall"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        milliseconds = 1e3 * commit_seconds(folder)
+        rows.append(row("commit of one item, 32,491 edges, with fsync", milliseconds, "ms", "wall"))
+        start, each = schedule_seconds(1000)
+        what = "scheduling one item, 2 Ray workers, no work"
+        rows.append(row(what, 1e3 * each, "ms", "wall, mean of 1,000"))
+        rows.append(row("start of 2 Ray workers (Ray itself included)", start, "s", "wall"))
+        rows.append(row("start of Ray and Prefect side by side", start_seconds(folder), "s", "wall"))
     return rows
 
 
