@@ -186,7 +186,8 @@ def print_show(facts: Facts) -> None:
     if facts["faithfulness"]:
         _say("")
         print_faithfulness(facts["faithfulness"])
-    _say(f"report: {Path(facts['path']) / 'report.html'}")
+    page = Path(facts["path"]) / "report.html"
+    _say(f"report: {page}" if page.is_file() else f"next: circuits resume {facts['path']}")
 
 
 def print_faithfulness(rows: list[Facts]) -> None:

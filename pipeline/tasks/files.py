@@ -187,7 +187,7 @@ def _pair(row: Row, where: str, file_name: str, corrupted_field: str) -> PromptP
         # Other columns of corruptions ("corrupted_hard") may stand beside the chosen one.
         if name not in KNOWN and name != corrupted_field and not name.startswith("corrupted_"):
             near = difflib.get_close_matches(name, KNOWN, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else f"the fields are {EXPECTED}; remove it"
+            mend = f"did you mean {near[0]!r}?" if near else f"the fields are {EXPECTED}; rename or remove it"
             raise PromptError(f"{where}: unknown field {name!r}; {mend}")
     corrupted_names = SYNONYMS["corrupted"] if corrupted_field == "corrupted" else (corrupted_field,)
     clean = _prompt(_field(row, ("clean",), where), "clean", where)
