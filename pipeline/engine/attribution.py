@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from pipeline.core.graph import Graph
 from pipeline.engine.batch import Batch
-from pipeline.engine.capture import LayerContext, recording, run_base
-from pipeline.engine.executor import Rows, rotate
+from pipeline.engine.capture import LayerContext, mid_of, raw_heads, recording, run_base
+from pipeline.engine.executor import Rows, finish
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.readout import Objective
 from pipeline.engine.senders import SenderValues, at_answer, senders_of
@@ -34,12 +34,13 @@ _COLUMNS = 128
 
 @dataclass(frozen=True)
 class LayerGradients:
-    """What one layer read, and the gradients at its projections (before the rotary embedding) and norms."""
+    """What one layer read, and the gradients at what its projections make (before norms and rotary embedding) and
+    at what its MLP reads (after the norm)."""
 
     resid: Float[Tensor, "prompt pos d_model"]
     mid: Float[Tensor, "prompt pos d_model"]
     ports: dict[Port, Float[Tensor, "prompt head pos d_head"]]
-    normed2: Float[Tensor, "prompt pos d_model"]
+    mlp_in: Float[Tensor, "prompt pos d_model"]
 
 
 @dataclass(frozen=True)
@@ -67,45 +68,58 @@ def gradients(
         hidden = run_base(model.hf, parts, batch.clean, batch)
         values = objective(at_answer(hidden, batch.answer_pos).squeeze(-2))
         layers, last = records[:-1], records[-1]
-        wanted = [record[name] for record in layers for name in ("q", "k", "v", "normed2")] + [last["final"]]
+        wanted = [record[name] for record in layers for name in ("q", "k", "v", "mlp_in")] + [last["final"]]
         found = torch.autograd.grad(values.sum(), wanted)
     model.counters.forward_passes += batch.n_prompts
     model.counters.backward_passes += batch.n_prompts
     out = []
     for layer, (block, record) in enumerate(zip(parts.blocks, layers, strict=True)):
-        q, k, v, normed2 = found[4 * layer : 4 * layer + 4]
+        q, k, v, mlp_in = found[4 * layer : 4 * layer + 4]
         ports: dict[Port, Tensor] = {
-            "q": _unrotate(block, record, q),
-            "k": _unrotate(block, record, k),
+            "q": _before_norm_and_rotary(block, "q", record, q),
+            "k": _before_norm_and_rotary(block, "k", record, k),
             "v": v,
         }
-        out.append(LayerGradients(record["resid"].detach(), record["mid"].detach(), ports, normed2))
-    return Gradients(tuple(out), found[-1], values.detach()), senders_of(layers, model.graph.n_heads)
+        resid = record["resid"].detach()
+        mlp_in = mlp_in.reshape(resid.shape)
+        out.append(LayerGradients(resid, mid_of(block, record).detach(), ports, mlp_in))
+    return Gradients(tuple(out), found[-1], values.detach()), senders_of(parts, layers)
 
 
 @contextmanager
 def _leaf_input(parts: Parts, embeddings: Tensor | None) -> Iterator[None]:
     """While open, block 0 reads a leaf that needs a gradient: the graph starts there, weights stay frozen."""
 
-    def replace(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x = args[0] if embeddings is None else embeddings
-        return (x.detach().requires_grad_(), *args[1:])
+    def replace(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        x = (args[0] if args else kwargs["hidden_states"]) if embeddings is None else embeddings
+        x = x.detach().requires_grad_()
+        return ((x, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": x})
 
-    handle = parts.blocks[0].module.register_forward_pre_hook(replace)
+    # First of all hooks, so that what is recorded is the leaf.
+    handle = parts.blocks[0].module.register_forward_pre_hook(replace, with_kwargs=True, prepend=True)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _unrotate(block: Block, record: dict[str, object], gradient: Tensor) -> Tensor:
-    """The gradient before the rotary embedding, a linear map: its adjoint."""
+def _before_norm_and_rotary(
+    block: Block, port: Port, record: dict[str, Any], gradient: Tensor
+) -> Float[Tensor, "prompt head pos d_head"]:
+    """The gradient at what the projection of q or k made, one per query head."""
     rotary = record["rotary"]
-    if rotary is None:
+    if rotary is None and block.q_norm is None and block.q_scale == 1.0:
         return gradient
-    rows = Rows.all(LayerContext(None, rotary, 1.0))  # type: ignore[arg-type]  # (cos, sin) as the model made them
-    adjoint = torch.func.vjp(lambda x: rotate(block, x, rows, unsqueeze_dim=1), torch.zeros_like(gradient))[1]
-    return adjoint(gradient)[0]
+    context = LayerContext(None, rotary, 1.0)
+    point = torch.zeros_like(gradient)  # everything but the norm is linear
+    if block.q_norm is not None:
+        point = raw_heads(block, record, port).detach()
+    backward = torch.func.vjp(
+        lambda raw: finish(block, port, raw, Rows.all(context), range(block.n_heads), head_axis=-3), point
+    )[1]
+    return backward(gradient)[0]
 
 
 def edge_scores(
@@ -173,15 +187,16 @@ def _receiver_gradients(
 ) -> Float[Tensor, "prompt receiver pos d_model"]:
     """Gradients at the inputs of all receivers of a layer, in receiver order."""
     normed = []
+    projections = block.projections
     for port, gradient in layer.ports.items():
-        g, weight = gradient[rows], block.weights[port]
+        g, weight = gradient[rows], projections.weights[port]
         if port != "q" and graph.n_ports == graph.n_heads and block.kv_group > 1:
             weight = weight.repeat_interleave(block.kv_group, 0)
         elif port != "q" and block.kv_group > 1:
             g = g.unflatten(1, (graph.n_ports, block.kv_group)).sum(2)
         normed.append(torch.matmul(g, weight))
     heads = _through_norm(block.norm1, layer.resid[rows], torch.cat(normed, 1))
-    mlp = _through_norm(block.norm2, layer.mid[rows], layer.normed2[rows][:, None])
+    mlp = _through_norm(block.norm2, layer.mid[rows], layer.mlp_in[rows][:, None])
     return torch.cat([heads, mlp], 1)
 
 
@@ -191,5 +206,7 @@ def _through_norm(
     gradient: Float[Tensor, "prompt receiver pos d_model"],
 ) -> Float[Tensor, "prompt receiver pos d_model"]:
     """Gradients at the input of a norm, for many receivers that all read `x` through it."""
+    if isinstance(norm, nn.Identity):
+        return gradient
     backward = torch.func.vjp(norm, x)[1]
     return torch.vmap(lambda g: backward(g)[0], in_dims=1, out_dims=1)(gradient)

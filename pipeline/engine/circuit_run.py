@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.core.graph import Graph
-from pipeline.engine.capture import Capture, attend
+from pipeline.engine.capture import Capture
 from pipeline.engine.executor import Executor
 from pipeline.engine.senders import SenderValues, at_answer
 from pipeline.models.adapters import Parts, Port
@@ -40,32 +40,36 @@ def run_circuit(
     removed = ablated_minus_clean.written(parts)  # [prompt, sender, pos, d_model]
     written = SenderValues.of(clean).written(parts)
     current = torch.zeros_like(written)  # current minus clean, filled layer by layer
-    table = torch.from_numpy(kept_matrix(graph, kept)).to(clean.input)
+    table = torch.from_numpy(kept_matrix(graph, kept)).to(removed)
 
-    def inputs(first: int, last: int, base: Tensor) -> Float[Tensor, "receiver prompt pos d_model"]:
+    def inputs(
+        first: int, last: int, base: Tensor, current: Tensor, removed: Tensor
+    ) -> Float[Tensor, "receiver prompt pos d_model"]:
         n = int(graph.senders_read[first])
-        keep = table[first:last, :n]
+        keep = table[first:last, :n].to(base.device)
         x = torch.einsum("rs,bstd->rbtd", keep, current[:, :n])
         return base + x + torch.einsum("rs,bstd->rbtd", 1 - keep, removed[:, :n])
 
     for layer, block in enumerate(parts.blocks):
         record, rows = clean.layers[layer], executor.every[layer]
+        current, removed, written = (x.to(block.device) for x in (current, removed, written))
         first, heads = graph.head_receiver(layer, "q"), graph.n_heads
-        x = inputs(first, graph.mlp_receiver(layer), record.resid)
+        x = inputs(first, graph.mlp_receiver(layer), record.resid, current, removed)
         normed = block.norm1(x)[:, None]  # one variant
         sizes = dict(zip(("q", "k", "v"), (heads, graph.n_ports, graph.n_ports), strict=True))
         projected = {}
         for port, part in zip(sizes, normed.split(list(sizes.values())), strict=True):
             per_head = part.repeat_interleave(heads // part.shape[0], 0)  # a group of heads reads one input
             projected[port] = executor.project(layer, cast("Port", port), range(heads), per_head, rows)
-        z = attend(projected["q"], projected["k"], projected["v"], rows.mask, rows.scaling)
-        out = executor.head_outputs(layer, range(heads), z).squeeze(1).transpose(0, 1)
+        z = rows.attend(projected["q"], projected["k"], projected["v"])
+        out = executor.head_outputs(layer, range(heads), z, executor.scale_of(layer, z))
         senders = slice(graph.head_sender(layer), graph.mlp_sender(layer))
-        current[:, senders] = out - written[:, senders]
+        current[:, senders] = out.squeeze(1).transpose(0, 1) - written[:, senders]
         mlp = graph.mlp_receiver(layer)
-        x = inputs(mlp, mlp + 1, record.mid).squeeze(0)
+        x = inputs(mlp, mlp + 1, record.mid, current, removed).squeeze(0)
         sender = graph.mlp_sender(layer)
         current[:, sender] = executor.mlp(layer, x) - written[:, sender]
     logits = graph.logits_receiver
-    x = inputs(logits, logits + 1, clean.final).squeeze(0)
+    final = clean.final
+    x = inputs(logits, logits + 1, final, current.to(final.device), removed.to(final.device)).squeeze(0)
     return executor.read_out(at_answer(x, executor.answer_pos)).squeeze(-2)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
-from pipeline.engine.capture import Capture, LayerContext, attend
+from pipeline.engine.capture import Capture, LayerContext, attend, write_scale
 from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Block, Parts, Port
 
@@ -27,10 +28,11 @@ class Rows:
     mask: Float[Tensor, "prompt row pos"] | None
     rotary: tuple[Float[Tensor, "prompt row rot"], Float[Tensor, "prompt row rot"]] | None
     scaling: float
+    softcap: float | None = None
 
     @staticmethod
     def all(context: LayerContext) -> "Rows":
-        return Rows(context.mask, context.rotary, context.scaling)
+        return Rows(context.mask, context.rotary, context.scaling, context.softcap)
 
     @staticmethod
     def answer(context: LayerContext, answer_pos: Int[Tensor, " prompt"]) -> "Rows":
@@ -38,7 +40,14 @@ class Rows:
         rotary = context.rotary
         if rotary is not None:
             rotary = (at_answer(rotary[0], answer_pos), at_answer(rotary[1], answer_pos))
-        return Rows(mask, rotary, context.scaling)
+        return Rows(mask, rotary, context.scaling, context.softcap)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, heads_before: int = 0) -> Tensor:
+        """Attention at these rows; `heads_before` axes stand between prompts and rows."""
+        mask = self.mask
+        for _ in range(heads_before):
+            mask = None if mask is None else mask[:, None]
+        return attend(q, k, v, mask, self.scaling, self.softcap)
 
 
 @dataclass(frozen=True)
@@ -70,30 +79,84 @@ class Executor:
         normed: Float[Tensor, "head variant prompt row d_model"],
         rows: Rows,
     ) -> Float[Tensor, "head variant prompt row d_head"]:
-        """q, k or v (rotary included) of some query heads, each from its own input or all from one ([1, ...])."""
+        """q, k or v (norms and rotary embedding included) of some query heads, each from its own input or all
+        from one ([1, ...]). Where q and k are normed over all heads at once: of all heads."""
+        raw = self.project_raw(layer, port, heads, normed)
+        return finish(self.parts.blocks[layer], port, raw, rows, heads)
+
+    def project_raw(
+        self,
+        layer: int,
+        port: Port,
+        heads: Sequence[int],
+        normed: Float[Tensor, "head variant prompt row d_model"],
+    ) -> Float[Tensor, "head variant prompt row d_head"]:
+        """What the projection alone makes, before norms and rotary embedding."""
         block = self.parts.blocks[layer]
-        weight, bias = block.weights[port], block.biases[port]
+        projections = block.projections
         index = _kv_heads(block, port, heads)
-        weight = weight[index]
-        flat = normed.flatten(1, -2)
-        projected = torch.matmul(flat, weight.transpose(1, 2))
+        weight, bias = projections.weights[port][index], projections.biases[port]
+        projected = torch.matmul(normed.flatten(1, -2), weight.transpose(1, 2))
         if bias is not None:
             projected = projected + bias[index][:, None]
-        projected = projected.view(-1, *normed.shape[1:-1], projected.shape[-1])
-        return projected if port == "v" else rotate(block, projected, rows, unsqueeze_dim=0)
+        return projected.view(-1, *normed.shape[1:-1], projected.shape[-1])
 
     def head_outputs(
-        self, layer: int, heads: Sequence[int], z: Float[Tensor, "head variant prompt row d_head"]
+        self,
+        layer: int,
+        heads: Sequence[int],
+        z: Float[Tensor, "head variant prompt row d_head"],
+        scale: Float[Tensor, "variant prompt row"] | float | None = None,
     ) -> Float[Tensor, "head variant prompt row d_model"]:
-        """What heads with these z write to the residual stream."""
-        weight = self.parts.blocks[layer].out_weight[_index(heads)]
-        out = torch.matmul(z.flatten(1, -2), weight)
-        return out.view(*z.shape[:-1], -1)
+        """What heads with these z write to the residual stream. `scale` is of their layer (`scale_of`)."""
+        block = self.parts.blocks[layer]
+        if scale is not None:
+            z = z * (scale if isinstance(scale, float) else scale[..., None])
+        out = torch.matmul(z.flatten(1, -2), block.projections.out[_index(heads)]).view(*z.shape[:-1], -1)
+        return out if (gain := block.post_gain) is None else out * gain
 
-    def mlp(self, layer: int, x: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
+    def raw_change(
+        self, layer: int, heads: Sequence[int], z: Float[Tensor, "head variant prompt row d_head"]
+    ) -> Float[Tensor, "variant prompt row d_model"]:
+        """What the output projection makes of a change of some heads' z."""
+        weight = self.parts.blocks[layer].projections.out[_index(heads)]
+        flat = z.movedim(0, -2).flatten(-2)
+        return torch.matmul(flat, weight.reshape(-1, weight.shape[-1]))
+
+    def attention_raw(
+        self, layer: int, z: Float[Tensor, "head variant prompt row d_head"]
+    ) -> Float[Tensor, "variant prompt row d_model"]:
+        """What the output projection makes of all heads' z, bias included."""
+        out: Tensor = self.parts.blocks[layer].out(z.movedim(0, -2).flatten(-2))
+        return out
+
+    def scale_of(
+        self, layer: int, z: Float[Tensor, "head variant prompt row d_head"]
+    ) -> Float[Tensor, "variant prompt row"] | float | None:
+        """What z is multiplied by on the way to the residual stream, given the z of all heads of the layer."""
+        block = self.parts.blocks[layer]
+        if block.post_attn is None:
+            return None if block.multiplier == 1.0 else block.multiplier
+        return write_scale(block, self.attention_raw(layer, z))
+
+    def attention(self, layer: int, raw: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
+        """What attention adds to the residual stream, given what its output projection made."""
+        block = self.parts.blocks[layer]
+        if block.post_attn is not None:
+            raw = block.post_attn(raw)
+        return raw if block.multiplier == 1.0 else raw * block.multiplier
+
+    def mlp(self, layer: int, x: Float[Tensor, "*lead row d_model"]) -> Float[Tensor, "*lead row d_model"]:
         """What the MLP writes when it reads `x` (before its norm)."""
         block = self.parts.blocks[layer]
-        return block.mlp(block.norm2(x))
+        normed = block.norm2(x)
+        out = block.mlp(
+            normed.reshape(-1, *x.shape[-2:])
+        )  # mixtures of experts want exactly these three axes
+        out = (out[0] if isinstance(out, tuple) else out).view(x.shape)
+        if block.post_mlp is not None:
+            out = block.post_mlp(out)
+        return out if block.multiplier == 1.0 else out * block.multiplier
 
     def read_out(self, x: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
         """Final hidden states of a residual."""
@@ -110,20 +173,20 @@ class Executor:
     ) -> Float[Tensor, "variant prompt row d_model"]:
         """A whole block, all of its heads reading the same residual."""
         block = self.parts.blocks[layer]
+        x = x.to(block.device)
         every = self.every[layer]
         rows = self.answer[layer] if answer_only else every
         normed = block.norm1(x)
-        k = rotate(block, _all_heads(block, "k", normed), every, unsqueeze_dim=1)
+        k = finish(block, "k", _all_heads(block, "k", normed), every, head_axis=-3)
         v = _all_heads(block, "v", normed)
         if answer_only:
             normed, x = at_answer(normed, self.answer_pos), at_answer(x, self.answer_pos)
-        q = rotate(block, _all_heads(block, "q", normed), rows, unsqueeze_dim=1)
+        q = finish(block, "q", _all_heads(block, "q", normed), rows, head_axis=-3)
         if block.kv_group > 1:
             k, v = k.repeat_interleave(block.kv_group, -3), v.repeat_interleave(block.kv_group, -3)
-        mask = None if rows.mask is None else rows.mask[:, None]
-        z = attend(q, k, v, mask, rows.scaling).transpose(-2, -3)
-        mid = x + block.out(z.flatten(-2))
-        return mid + self.mlp(layer, mid)
+        z = rows.attend(q, k, v, heads_before=1).transpose(-2, -3)
+        mid = x + self.attention(layer, block.out(z.flatten(-2)))
+        return mid + self.mlp(layer, x if block.parallel else mid)
 
     def rest(
         self, layer: int, x: Float[Tensor, "variant prompt row d_model"]
@@ -135,10 +198,17 @@ class Executor:
             x = at_answer(x, self.answer_pos)
         return self.read_out(x).squeeze(-2)
 
-    def rest_from_mid(
-        self, layer: int, mid: Float[Tensor, "variant prompt row d_model"]
+    def rest_after_attention(
+        self, layer: int, base: Capture, change: Float[Tensor, "variant prompt row d_model"]
     ) -> Float[Tensor, "variant prompt d_model"]:
-        """As `rest`, from the residual that the MLP of `layer` reads."""
+        """As `rest`, when what the attention of `layer` adds to the residual stream is changed from a base run."""
+
+        def rows(x: Tensor) -> Tensor:
+            return at_answer(x, self.answer_pos) if change.shape[-2] != x.shape[-2] else x
+
+        if self.parts.blocks[layer].parallel:
+            return self.rest(layer + 1, rows(base.after(layer)).to(change.device) + change)
+        mid = rows(base.layers[layer].mid) + change
         return self.rest(layer + 1, mid + self.mlp(layer, mid))
 
 
@@ -156,15 +226,59 @@ def _kv_heads(block: Block, port: Port, heads: Sequence[int]) -> slice | list[in
 def _all_heads(
     block: Block, port: Port, normed: Float[Tensor, "*variant prompt row d_model"]
 ) -> Float[Tensor, "*variant prompt head row d_head"]:
-    weight, bias = block.weights[port], block.biases[port]
+    weight, bias = block.projections.weights[port], block.projections.biases[port]
     flat = functional.linear(normed, weight.flatten(0, 1), None if bias is None else bias.flatten())
     return flat.view(*normed.shape[:-1], *weight.shape[:2]).transpose(-2, -3)
 
 
-def rotate(block: Block, x: Tensor, rows: Rows, *, unsqueeze_dim: int) -> Tensor:
-    """`x` (one of query or key) under the model's own rotary embedding at `rows`, or as it is without one."""
+def finish(
+    block: Block, port: Port, raw: Tensor, rows: Rows, heads: Sequence[int] | None = None, head_axis: int = 0
+) -> Tensor:
+    """q, k or v as attention reads it, from what its projection made: with the family's norm, scale and rotary
+    embedding.
+
+    Heads are on axis 0, or on axis -3 of `[..., prompt, head, row, d_head]`. `heads` are the query heads on
+    that axis; None: all heads, or all key-value heads, of the layer.
+    """
+    if port == "v":
+        return raw
+    norm = block.q_norm if port == "q" else block.k_norm
+    if norm is not None:
+        raw = _normed(block, port, norm, raw, heads, head_axis)
+    if port == "q" and block.q_scale != 1.0:
+        raw = raw * block.q_scale
     if rows.rotary is None or block.rotary is None:
-        return x
-    no_heads = x.narrow(0 if unsqueeze_dim == 0 else -3, 0, 0)  # the function rotates a pair; one is enough
-    rotated, _ = block.rotary(x, no_heads, *rows.rotary, unsqueeze_dim=unsqueeze_dim)
-    return rotated
+        return raw
+    width = rows.rotary[0].shape[-1] * (2 if block.family.own_attention else 1)
+    part, rest = raw[..., :width], raw[..., width:]
+    no_heads = part.narrow(head_axis, 0, 0)  # the function rotates a pair; one is enough
+    rotated, _ = block.rotary(part, no_heads, *rows.rotary, unsqueeze_dim=0 if head_axis == 0 else 1)
+    return rotated if rest.shape[-1] == 0 else torch.cat([rotated, rest], -1)
+
+
+def _normed(
+    block: Block, port: Port, norm: nn.Module, raw: Tensor, heads: Sequence[int] | None, head_axis: int
+) -> Tensor:
+    """The norm of q or k: by head with one gain for all or one for each, or over all heads at once.
+
+    Where query heads have keys of their own, the gains of their groups are repeated for them.
+    """
+    weight: Tensor = norm.weight  # type: ignore[assignment]
+    d_head = raw.shape[-1]
+    if weight.ndim == 1 and weight.numel() == d_head:
+        out: Tensor = norm(raw)
+        return out
+    gains = block.dense.tensor(norm, "weight").view(-1, d_head)
+    if heads is not None and port == "k":
+        gains = gains[[head // block.kv_group for head in heads]]
+    elif heads is not None:
+        gains = gains[list(heads)]
+    elif raw.shape[head_axis] != len(gains):
+        gains = gains.repeat_interleave(raw.shape[head_axis] // len(gains), 0)
+    if block.joint_qk and len(gains) < block.n_kv_heads:
+        raise ValueError("a norm over all heads needs all heads")
+    x = raw.movedim(head_axis, -2)
+    if block.joint_qk:
+        joint = functional_call(norm, {"weight": gains.flatten()}, (x.flatten(-2),))
+        return joint.unflatten(-1, gains.shape).movedim(-2, head_axis)
+    return functional_call(norm, {"weight": gains}, (x,)).movedim(-2, head_axis)

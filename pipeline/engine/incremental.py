@@ -5,7 +5,9 @@ Knows receivers, alive nodes and variants. Does not know thresholds, nor the ord
 upstream of the receiver at hand still is the clean run.
 
 A node is *alive* when some receiver that was processed kept its edge. Only alive nodes are recomputed, and
-only at the answer position unless a key or a value reads them, directly or through others.
+only at the answer position unless a key or a value reads them, directly or through others. Where the heads of
+a layer depend on each other (a norm over what they write, or over their queries), they live and are recomputed
+together.
 """
 
 from collections.abc import Sequence
@@ -17,8 +19,7 @@ from torch import Tensor
 
 from pipeline.core.graph import Graph, Node
 from pipeline.engine.ablated import Ablated
-from pipeline.engine.capture import LayerRecord, attend
-from pipeline.engine.executor import Rows
+from pipeline.engine.executor import Rows, finish
 from pipeline.engine.readout import Objective
 from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Parts, Port
@@ -73,16 +74,26 @@ class Incremental:
     # --- questions ---------------------------------------------------------------------------------------
 
     def alive(self, receiver: int) -> bool:
-        """True when what this receiver feeds is still read by somebody (`logits` always is)."""
+        """True when what this receiver changes is still read by somebody (`logits` always is)."""
         if receiver == self.graph.logits_receiver:
             return True
-        return any(self._readers.get(sender) for sender in self.graph.senders_fed_by(receiver))
+        return any(self._readers.get(sender) for sender in self._changed_by(receiver))
+
+    def _coupled(self, layer: int) -> bool:
+        return self._parts.blocks[layer].coupled
+
+    def _changed_by(self, receiver: int) -> range:
+        """Senders whose output a receiver changes: what it feeds, or all heads of a layer that couples them."""
+        node, graph = self.graph.receivers[receiver], self.graph
+        if node.kind == "head" and node.layer is not None and self._coupled(node.layer):
+            return range(graph.head_sender(node.layer), graph.mlp_sender(node.layer))
+        return graph.senders_fed_by(receiver)
 
     def _needs_all_rows(self, receiver: int) -> bool:
         node = self.graph.receivers[receiver]
         if node.port in ("k", "v"):
             return True
-        return any(sender in self._full for sender in self.graph.senders_fed_by(receiver))
+        return any(sender in self._full for sender in self._changed_by(receiver))
 
     # --- one receiver ------------------------------------------------------------------------------------
 
@@ -91,7 +102,7 @@ class Incremental:
         node = self.graph.receivers[receiver]
         x = self._clean_input(node)
         self._inputs[receiver] = x if self._needs_all_rows(receiver) else at_answer(x, self._answer_pos)
-        for sender in self.graph.senders_fed_by(receiver):
+        for sender in self._changed_by(receiver):
             if self._readers.get(sender) and sender not in self._outputs:
                 self._outputs[sender] = self._clean_output(sender)
 
@@ -99,7 +110,11 @@ class Incremental:
         """Decides that `receiver` goes on reading `sender`."""
         self._readers.setdefault(sender, []).append(receiver)
         if self._needs_all_rows(receiver):
-            self._full.add(sender)
+            node, graph = self.graph.senders[sender], self.graph
+            if node.kind == "head" and node.layer is not None and self._coupled(node.layer):
+                self._full.update(range(graph.head_sender(node.layer), graph.mlp_sender(node.layer)))
+            else:
+                self._full.add(sender)
 
     def variants(self, receiver: int, senders: Sequence[int]) -> Float[Tensor, "variant prompt row d_model"]:
         """Inputs of the receiver with the first, the first two, ... of `senders` ablated on top of what already is.
@@ -108,7 +123,8 @@ class Incremental:
         on the device.
         """
         x = self._inputs[receiver]
-        deltas = self._sender_deltas(senders, all_rows=x.shape[-2] != 1 or self._needs_all_rows(receiver))
+        all_rows = x.shape[-2] != 1 or self._needs_all_rows(receiver)
+        deltas = self._sender_deltas(senders, all_rows=all_rows).to(x.device)
         out = torch.empty(len(senders), *x.shape, dtype=x.dtype, device=x.device)
         for variant in range(len(senders)):
             torch.add(x, deltas[variant], out=out[variant])
@@ -149,45 +165,77 @@ class Incremental:
         return trial
 
     def _run_heads(self, layer: int, trial: Trial) -> None:
-        """Projects the changed receivers of a layer and recomputes its alive heads."""
-        graph, record = self.graph, self.clean.layers[layer]
+        """Projects the changed receivers of a layer and recomputes the heads that they change."""
+        graph, block = self.graph, self._parts.blocks[layer]
         first, last = graph.head_receiver(layer, "q"), graph.mlp_receiver(layer)
         changed = [receiver for receiver in trial.inputs if first <= receiver < last]
+        if not changed:
+            return
         heads: set[int] = set()
         for receiver in changed:
             x = trial.inputs[receiver]
-            node = graph.receivers[receiver]
-            port: Port = node.port  # type: ignore[assignment]  # receivers below the MLP's all have a port
-            alive = [
-                h for h in graph.heads_fed_by(receiver) if self._readers.get(graph.head_sender(layer, h))
-            ]
-            normed = self._parts.blocks[layer].norm1(x)[None]
-            rows = self._rows(layer, normed)
-            projected = self.executor.project(layer, port, alive[:1], normed, rows)[0]
-            for head in alive:  # heads that share a key or a value share its projection
+            port: Port = graph.receivers[receiver].port  # type: ignore[assignment]  # below the MLP's all have one
+            fed = graph.heads_fed_by(receiver)
+            if not block.coupled:
+                fed = [h for h in fed if self._readers.get(graph.head_sender(layer, h))]
+            normed = block.norm1(x)[None]
+            if block.joint_qk:
+                projected = self.executor.project_raw(layer, port, fed[:1], normed)[0]
+            else:
+                projected = self.executor.project(layer, port, fed[:1], normed, self._rows(layer, normed))[0]
+            for head in fed:  # heads that share a key or a value share its projection
                 trial.ports[layer, port, head] = projected
-            heads.update(alive)
+            heads.update(fed)
+        if block.coupled:
+            self._run_coupled(layer, trial)
+            return
+        scale = None if block.multiplier == 1.0 else block.multiplier
         for head in sorted(heads):
             sender = graph.head_sender(layer, head)
-            q, k, v = (self._port(record, layer, port, head, sender, trial) for port in ("q", "k", "v"))
-            rows = self.executor.every[layer] if sender in self._full else self.executor.answer[layer]
-            z = attend(q, k, v, rows.mask, rows.scaling)
+            q, k, v = (self._port(layer, port, head, sender, trial) for port in ("q", "k", "v"))
+            z = self._head_rows(layer, sender).attend(q, k, v)
             z = z.expand(trial.values.shape[0], -1, -1, -1)
-            self._spread(sender, self.executor.head_outputs(layer, [head], z[None])[0], trial)
+            self._spread(sender, self.executor.head_outputs(layer, [head], z[None], scale)[0], trial)
+
+    def _run_coupled(self, layer: int, trial: Trial) -> None:
+        """Recomputes all heads of a layer, of which each changes what the others write."""
+        graph, block, heads = self.graph, self._parts.blocks[layer], range(self.graph.n_heads)
+        n_variants, sender = trial.values.shape[0], graph.head_sender(layer)
+        rows = self._head_rows(layer, sender)
+        ports = {}
+        for port in ("q", "k", "v"):
+            each = [self._port(layer, port, head, sender, trial) for head in heads]
+            ports[port] = torch.stack([x.expand(n_variants, -1, -1, -1) for x in each])
+        if block.joint_qk:
+            ports["q"] = finish(block, "q", ports["q"], rows, heads)
+            ports["k"] = finish(block, "k", ports["k"], self.executor.every[layer], heads)
+        z = rows.attend(ports["q"], ports["k"], ports["v"])
+        alive = [head for head in heads if self._readers.get(graph.head_sender(layer, head))]
+        outputs = self.executor.head_outputs(layer, alive, z[alive], self.executor.scale_of(layer, z))
+        for head, out in zip(alive, outputs, strict=True):
+            self._spread(graph.head_sender(layer, head), out, trial)
+
+    def _head_rows(self, layer: int, sender: int) -> Rows:
+        """The rows at which a head's output is needed."""
+        return self.executor.every[layer] if sender in self._full else self.executor.answer[layer]
 
     def _rows(self, layer: int, x: Tensor) -> Rows:
         answer = self.executor.answer[layer]
         return answer if x.shape[-2] == 1 else self.executor.every[layer]
 
     def _port(
-        self, record: LayerRecord, layer: int, port: str, head: int, sender: int, trial: Trial
+        self, layer: int, port: str, head: int, sender: int, trial: Trial
     ) -> Float[Tensor, "variant prompt row d_head"]:
-        """A head's q, k or v: changed by the trial, else the current one, else the clean one."""
+        """A head's q, k or v (before their norm where that is over all heads): changed by the trial, else the
+        current one, else the clean one."""
         key = (layer, port, head)
         value = trial.ports.get(key)
         if value is None:
             value = self._ports.get(key)
-            value = getattr(record, port)[:, head][None] if value is None else value[None]
+            if value is None:
+                joint = self._parts.blocks[layer].joint_qk and port != "v"
+                value = getattr(self.clean.layers[layer], f"{port}_raw" if joint else port)[:, head]
+            value = value[None]
         if port == "q" and sender not in self._full and value.shape[-2] != 1:
             value = at_answer(value, self._answer_pos)
         return value
@@ -201,7 +249,8 @@ class Incremental:
             x = trial.inputs.get(receiver, self._inputs[receiver])
             if x.shape[-2] == 1 and answer is None:
                 answer = at_answer(delta, self._answer_pos)
-            trial.inputs[receiver] = x + (answer if x.shape[-2] == 1 and answer is not None else delta)
+            change = answer if x.shape[-2] == 1 and answer is not None else delta
+            trial.inputs[receiver] = x + change.to(x.device)
 
     def commit(self, trial: Trial, variant: int) -> None:
         """Makes one variant of a trial the current state."""
@@ -224,10 +273,11 @@ class Incremental:
     def _clean_output(self, sender: int) -> Float[Tensor, "prompt row d_model"]:
         node = self.graph.senders[sender]
         assert node.layer is not None, "the input is never recomputed"
-        record = self.clean.layers[node.layer]
+        record, block = self.clean.layers[node.layer], self._parts.blocks[node.layer]
         if node.kind == "mlp":
             out = record.mlp
         else:
-            z = record.z[:, :, node.head]
-            out = z @ self._parts.blocks[node.layer].out_weight[node.head]
+            out = record.z_written[:, :, node.head] @ block.projections.out[node.head]
+            if (gain := block.post_gain) is not None:
+                out = out * gain
         return out if sender in self._full else at_answer(out, self._answer_pos)

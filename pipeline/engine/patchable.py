@@ -119,7 +119,7 @@ class PatchableModel:
         self.counters.forward_passes += batch.n_prompts
         with recording(self.hf, self.parts, exact=False) as records:
             hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
-        return senders_of(records[:-1], self.graph.n_heads), at_answer(hidden, batch.answer_pos).squeeze(-2)
+        return senders_of(self.parts, records[:-1]), at_answer(hidden, batch.answer_pos).squeeze(-2)
 
     def executor(self, run: Capture, batch: Batch) -> Executor:
         return Executor.for_run(self.parts, run, batch.answer_pos)
@@ -128,7 +128,8 @@ class PatchableModel:
 
     @property
     def unembedding(self) -> Unembedding:
-        return Unembedding(self.parts.unembedding, self.parts.unembedding_bias)
+        head = self.parts.head
+        return Unembedding(self.parts.unembedding, self.parts.unembedding_bias, head.scale, head.softcap)
 
     def objective(
         self, metric: "Metric", batch: Batch, clean_hidden: Float[Tensor, "prompt d_model"] | None = None
@@ -177,6 +178,8 @@ def patchable(hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None) 
     from pipeline.engine.selfcheck import check_model
 
     hf.eval().requires_grad_(requires_grad=False)
+    if hf.dtype == torch.float64 and getattr(hf.config, "_experts_implementation", None) is not None:
+        hf.set_experts_implementation("eager")  # the grouped kernels know no float64
     model = PatchableModel(hf, find_parts(hf), graph_of(hf.config, kv), tokenizer)
     check_model(model)
     model.counters.reset()

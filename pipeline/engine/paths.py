@@ -17,8 +17,7 @@ from torch import Tensor
 
 from pipeline.core.graph import Graph
 from pipeline.engine.ablated import Ablated
-from pipeline.engine.capture import attend
-from pipeline.engine.executor import Executor
+from pipeline.engine.executor import Executor, Rows, finish
 from pipeline.engine.readout import Objective
 from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Parts, Port
@@ -77,12 +76,12 @@ class Patcher:
         """The MLP reads a patched residual, but the residual itself goes on unpatched."""
         record, last = self.ablated.base.layers[layer], layer == self.graph.n_layers - 1
         n = int(self.graph.senders_read[self.graph.mlp_receiver(layer)])
-        mid, deltas = record.mid, self.deltas[:n]
+        mid, deltas, around = record.mid, self.deltas[:n], self.ablated.base.after(layer) - record.mlp
         if last:
-            mid, deltas = at_answer(mid, self._answer_pos), at_answer(deltas, self._answer_pos)
+            mid, deltas, around = (at_answer(x, self._answer_pos) for x in (mid, deltas, around))
         values = []
         for part in deltas.split(self.at_once()):
-            out = mid + self.executor.mlp(layer, mid + part)
+            out = around + self.executor.mlp(layer, mid + part.to(mid.device))
             values.append(self.objective(self.executor.rest(layer + 1, out)))
         return torch.cat(values)
 
@@ -97,35 +96,65 @@ class Patcher:
             for i in range(m)
         }
         for part in self.deltas[:n].split(self.at_once()):
-            normed = self.parts.blocks[layer].norm1(record.resid + part)
+            normed = self.parts.blocks[layer].norm1(record.resid + part.to(record.resid.device))
             for receiver, parts in values.items():
-                mid = self._head_change(layer, receiver, normed)
-                parts.append(self.objective(self.executor.rest_from_mid(layer, mid)))
+                change = self._head_change(layer, receiver, normed)
+                hidden = self.executor.rest_after_attention(layer, self.ablated.base, change)
+                parts.append(self.objective(hidden))
         yield from ((receiver, torch.cat(parts)) for receiver, parts in values.items())
 
     def _head_change(
         self, layer: int, receiver: int, normed: Float[Tensor, "sender prompt pos d_model"]
     ) -> Float[Tensor, "sender prompt row d_model"]:
-        """The residual after the attention of a layer when one receiver of its heads reads patched inputs."""
+        """The change of what the attention of a layer writes when one receiver of its heads reads patched inputs."""
         graph, record, executor = self.graph, self.ablated.base.layers[layer], self.executor
+        block = self.parts.blocks[layer]
         port = cast("Port", graph.receivers[receiver].port)
-        heads = graph.heads_fed_by(receiver)
+        fed = graph.heads_fed_by(receiver)
+        joint = block.joint_qk and port != "v"  # then a change of one head's input reaches all heads
+        heads = range(graph.n_heads) if joint else fed
         last = layer == graph.n_layers - 1
         rows = executor.answer[layer] if last else executor.every[layer]
-        q = record.q[:, heads.start : heads.stop].transpose(0, 1)[:, None]
-        k = record.k[:, heads.start : heads.stop].transpose(0, 1)[:, None]
-        v = record.v[:, heads.start : heads.stop].transpose(0, 1)[:, None]
-        z = record.z[:, :, heads.start : heads.stop].permute(2, 0, 1, 3)[:, None]
-        mid = record.mid
+
+        def of_heads(x: Tensor) -> Float[Tensor, "head one prompt pos d_head"]:
+            return x[:, heads.start : heads.stop].transpose(0, 1)[:, None]
+
+        q, k, v = of_heads(record.q), of_heads(record.k), of_heads(record.v)
+        z = of_heads(record.z.transpose(1, 2))
         if last:
-            q, z, mid = (at_answer(x, self._answer_pos) for x in (q, z, mid))
+            q, z = at_answer(q, self._answer_pos), at_answer(z, self._answer_pos)
             if port == "q":
                 normed = at_answer(normed, self._answer_pos)
         every = rows if port == "q" else executor.every[layer]
-        changed = executor.project(layer, port, heads[:1], normed[None], every)
+        if joint:
+            changed = self._joint(layer, port, fed, normed, every)
+        else:
+            changed = executor.project(layer, port, fed[:1], normed[None], every)
         q, k, v = (changed if name == port else old for name, old in (("q", q), ("k", k), ("v", v)))
-        new = attend(q, k, v, rows.mask, rows.scaling)
-        return mid + executor.head_outputs(layer, heads, new - z).sum(0)
+        change = executor.raw_change(layer, heads, rows.attend(q, k, v) - z)
+        if block.post_attn is None:
+            return change if block.multiplier == 1.0 else change * block.multiplier
+        raw = at_answer(record.attn_raw, self._answer_pos) if last else record.attn_raw
+        return executor.attention(layer, raw + change) - executor.attention(layer, raw)
+
+    def _joint(
+        self,
+        layer: int,
+        port: Port,
+        fed: range,
+        normed: Float[Tensor, "sender prompt row d_model"],
+        rows: Rows,
+    ) -> Float[Tensor, "head sender prompt row d_head"]:
+        """q or k of all heads when the input of some changes, where all heads are normed together."""
+        record = self.ablated.base.layers[layer]
+        clean = record.q_raw if port == "q" else record.k_raw
+        assert clean is not None, "recorded wherever all heads are normed together"
+        raw = clean.transpose(0, 1)[:, None]
+        if raw.shape[-2] != normed.shape[-2]:
+            raw = at_answer(raw, self._answer_pos)
+        raw = raw.expand(-1, len(normed), -1, -1, -1).clone()
+        raw[fed.start : fed.stop] = self.executor.project_raw(layer, port, fed[:1], normed[None])
+        return finish(self.parts.blocks[layer], port, raw, rows, range(self.graph.n_heads))
 
     # --- nodes -------------------------------------------------------------------------------------------
 
@@ -139,15 +168,15 @@ class Patcher:
             delta = self._at_positions(self.deltas[sender], positions)
             values = []
             for part in delta.split(self.at_once()):
+                base = self.ablated.base
                 if node.layer is None:
-                    hidden = self.executor.rest(0, self.ablated.base.input + part)
+                    hidden = self.executor.rest(0, base.input + part)
                 elif node.kind == "mlp":
-                    record = self.ablated.base.layers[node.layer]
-                    hidden = self.executor.rest(node.layer + 1, record.mid + record.mlp + part)
+                    after = base.after(node.layer)
+                    hidden = self.executor.rest(node.layer + 1, after + part.to(after.device))
                 else:
-                    hidden = self.executor.rest_from_mid(
-                        node.layer, self.ablated.base.layers[node.layer].mid + part
-                    )
+                    change = part.to(self.parts.blocks[node.layer].device)
+                    hidden = self.executor.rest_after_attention(node.layer, base, change)
                 values.append(self.objective(hidden))
             yield sender, torch.cat(values)
 

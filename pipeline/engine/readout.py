@@ -53,23 +53,30 @@ class Reference:
 
 @dataclass(frozen=True)
 class Unembedding:
-    """The map from final hidden states to logits."""
+    """The map from final hidden states to logits: a product, and what some families do to it."""
 
     weight: Float[Tensor, "vocab d_model"]
     bias: Float[Tensor, " vocab"] | None
+    scale: float = 1.0
+    softcap: float | None = None
 
     def logits(
         self, hidden: Float[Tensor, "*variant prompt d_model"]
     ) -> Float[Tensor, "*variant prompt vocab"]:
-        return torch.nn.functional.linear(hidden, self.weight, self.bias)
+        return self._finish(torch.nn.functional.linear(hidden, self.weight, self.bias))
 
     def logits_at(
         self, hidden: Float[Tensor, "*variant prompt d_model"], ids: Int[Tensor, "prompt answer"]
     ) -> Float[Tensor, "*variant prompt answer"]:
         """Logits of a few tokens per prompt, without the rest of the vocabulary."""
-        ids = ids.clamp(min=0)
+        ids = ids.clamp(min=0).to(self.weight.device)
         logits = torch.einsum("...bd,bad->...ba", hidden, self.weight[ids])
-        return logits if self.bias is None else logits + self.bias[ids]
+        return self._finish(logits if self.bias is None else logits + self.bias[ids])
+
+    def _finish(self, logits: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def reference(self, hidden: Float[Tensor, "prompt d_model"]) -> Reference:
         log_probs = self.logits(hidden).double().log_softmax(-1)

@@ -13,13 +13,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.core.graph import Node
-from pipeline.engine.capture import Capture
+from pipeline.engine.capture import Capture, scaled, write_scale
 from pipeline.models.adapters import Parts
 
 
 @dataclass(frozen=True)
 class SenderValues:
-    """What `input`, every head (before its output projection) and every MLP write. Output biases belong to none."""
+    """What `input`, every head (before its output projection) and every MLP write. Output biases belong to none.
+
+    A head's z includes the scalar factors on its way to the residual stream (`LayerRecord.scale`), so that
+    what it writes is linear in it.
+    """
 
     input: Float[Tensor, "prompt pos d_model"]
     z: tuple[Float[Tensor, "prompt pos head d_head"], ...]
@@ -27,7 +31,9 @@ class SenderValues:
 
     @staticmethod
     def of(run: Capture) -> "SenderValues":
-        return SenderValues(run.input, tuple(r.z for r in run.layers), tuple(r.mlp for r in run.layers))
+        return SenderValues(
+            run.input, tuple(r.z_written for r in run.layers), tuple(r.mlp for r in run.layers)
+        )
 
     def zeros(self) -> "SenderValues":
         return SenderValues(
@@ -48,7 +54,7 @@ class SenderValues:
         """The difference at real positions, exactly zero at padding."""
 
         def difference(a: Tensor, b: Tensor) -> Tensor:
-            at = real.view(*real.shape, *[1] * (a.ndim - 2))
+            at = real.to(a.device).view(*real.shape, *[1] * (a.ndim - 2))
             return torch.where(at, a - b, torch.zeros((), dtype=a.dtype, device=a.device))
 
         return SenderValues(
@@ -75,18 +81,28 @@ class SenderValues:
             return self.input
         if sender.kind == "mlp":
             return self.mlp[sender.layer]
-        return self.z[sender.layer][:, :, sender.head] @ parts.blocks[sender.layer].out_weight[sender.head]
+        block = parts.blocks[sender.layer]
+        out = self.z[sender.layer][:, :, sender.head] @ block.projections.out[sender.head]
+        return out if (gain := block.post_gain) is None else out * gain
 
-    def written(self, parts: Parts) -> Float[Tensor, "prompt sender pos d_model"]:
-        """What each sender adds to the residual stream, in sender order."""
+    def written(
+        self, parts: Parts, device: torch.device | None = None, n_senders: int | None = None
+    ) -> Float[Tensor, "prompt sender pos d_model"]:
+        """What each sender (or each of the first `n_senders`) adds to the residual stream, in sender order, on
+        one device (that of the input)."""
         n_prompts, length, d_model = self.input.shape
         heads = self.z[0].shape[2]
-        out = self.input.new_empty(n_prompts, 1 + len(self.z) * (heads + 1), length, d_model)
+        total = 1 + len(self.z) * (heads + 1) if n_senders is None else n_senders
+        out = self.input.new_empty(n_prompts, total, length, d_model, device=device or self.input.device)
         out[:, 0] = self.input
         for layer, block in enumerate(parts.blocks):
             first = 1 + layer * (heads + 1)
-            out[:, first : first + heads] = torch.matmul(self.z[layer].transpose(1, 2), block.out_weight)
-            out[:, first + heads] = self.mlp[layer]
+            if first >= total:
+                break
+            made = torch.matmul(self.z[layer].transpose(1, 2), block.projections.out)
+            out[:, first : first + heads] = made if (gain := block.post_gain) is None else made * gain
+            if first + heads < total:
+                out[:, first + heads] = self.mlp[layer]
         return out
 
 
@@ -95,13 +111,16 @@ def at_answer(
 ) -> Float[Tensor, "*variant prompt 1 width"]:
     """The row of each prompt at which its answer is read."""
     prompts = torch.arange(x.shape[-3], device=x.device)
-    return x[..., prompts, answer_pos, :].unsqueeze(-2)
+    return x[..., prompts, answer_pos.to(x.device), :].unsqueeze(-2)
 
 
-def senders_of(records: Sequence[dict[str, Any]], n_heads: int) -> SenderValues:
+def senders_of(parts: Parts, records: Sequence[dict[str, Any]]) -> SenderValues:
     """What every sender wrote, from the dicts of `pipeline.engine.capture.recording`."""
-    return SenderValues(
-        records[0]["resid"].detach(),
-        tuple(record["z"].detach().unflatten(-1, (n_heads, -1)) for record in records),
-        tuple(record["mlp"].detach() for record in records),
-    )
+    z, mlp = [], []
+    shape = records[0]["resid"].shape
+    for block, record in zip(parts.blocks, records, strict=True):
+        heads = record["z"].detach().reshape(*shape[:2], block.n_heads, -1)
+        z.append(scaled(heads, write_scale(block, record["attn_raw"].detach().reshape(shape))))
+        out = record["mlp"].detach().reshape(shape)
+        mlp.append(out if block.multiplier == 1.0 else out * block.multiplier)
+    return SenderValues(records[0]["resid"].detach(), tuple(z), tuple(mlp))

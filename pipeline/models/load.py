@@ -60,10 +60,11 @@ def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = F
 
 def graph_of(config: Any, kv: KvGrouping = "query_head") -> Graph:
     """The graph of a transformers config."""
-    family_of(config)
+    family = family_of(config)
     n_heads = config.num_attention_heads
     n_kv = getattr(config, "num_key_value_heads", None) or n_heads
-    return Graph(config.num_hidden_layers, n_heads, n_kv, kv=kv, d_model=config.hidden_size)
+    parallel = family.is_parallel(config)
+    return Graph(config.num_hidden_layers, n_heads, n_kv, parallel, kv, d_model=config.hidden_size)
 
 
 def context_length(config: Any) -> int | None:
