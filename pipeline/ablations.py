@@ -91,6 +91,7 @@ def _sums(model: "PatchableModel", batch: "Batch") -> Statistics:
     real = batch.real
 
     def summed(x: "Tensor") -> np.ndarray:
+        x = x.to(real.device)
         out = x.new_zeros(n_positions, *x.shape[2:]).double()
         out.index_add_(0, shift[real], x[real].double())
         return out.cpu().numpy()

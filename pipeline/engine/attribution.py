@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph
 from pipeline.engine.batch import Batch
 from pipeline.engine.capture import LayerContext, mid_of, raw_heads, recording, run_base
@@ -60,6 +61,11 @@ def gradients(
 ) -> tuple[Gradients, SenderValues]:
     """Gradients at the clean prompt, or with `embeddings` in place of block 0's input, and what every sender wrote."""
     parts = model.parts
+    if parts.offloaded:
+        raise ModelError(
+            "gradients need all weights on devices, and device_map keeps some on cpu or disk until they run (a "
+            "backward pass would hold them all anyway); use edge_patching or acdc, or devices that hold the model"
+        )
     with (
         torch.enable_grad(),
         recording(model.hf, parts, exact=False) as records,
@@ -154,6 +160,7 @@ def _score_chunk(
         last = min(first + layers_at_once, graph.n_layers)
         receiver = graph.head_receiver(first, "q")
         stop = graph.n_receivers if last == graph.n_layers else graph.head_receiver(last, "q")
+        differences = differences.to(parts.blocks[first].device)
         block = differences.new_zeros(n_prompts, stop - receiver, width)
         for step in steps:
             for layer in range(first, last):
@@ -161,15 +168,17 @@ def _score_chunk(
                 at_inputs = _receiver_gradients(parts.blocks[layer], graph, step.layers[layer], rows).flatten(
                     2
                 )
-                block[:, at : at + at_inputs.shape[1]] += at_inputs
+                block[:, at : at + at_inputs.shape[1]] += at_inputs.to(block.device)
             if last == graph.n_layers:
-                block[:, -1] += step.final[rows].flatten(1)
+                block[:, -1] += step.final[rows].flatten(1).to(block.device)
         n_senders = int(graph.senders_read[stop - 1])
         products = torch.bmm(block, differences[:, :n_senders].transpose(1, 2)) / len(steps)
         for r in _equal_prefixes(graph, receiver, stop):
             n = int(graph.senders_read[r.start])
             edges = slice(int(graph.first_edge[r.start]), int(graph.first_edge[r.stop]))
-            scores[:, edges] = products[:, r.start - receiver : r.stop - receiver, :n].flatten(1)
+            scores[:, edges] = (
+                products[:, r.start - receiver : r.stop - receiver, :n].flatten(1).to(scores.device)
+            )
     return scores
 
 

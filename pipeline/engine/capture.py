@@ -221,8 +221,10 @@ def _record_block(block: Block, values: dict[str, Any]) -> list[Any]:
     """Hooks that fill `values` when the block runs."""
 
     def keep_context(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        values["resid"] = args[0] if args else kwargs["hidden_states"]
-        values["rotary"] = block.rotary_tables(kwargs)
+        # Before accelerate has moved anything: these may still be where the layer before computed.
+        values["resid"] = (args[0] if args else kwargs["hidden_states"]).to(block.device)
+        tables = block.rotary_tables(kwargs)
+        values["rotary"] = None if tables is None else tuple(table.to(block.device) for table in tables)
 
     def keep_mlp_input(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         values["mlp_in"] = args[0].view_as(args[0])
@@ -270,7 +272,7 @@ def capture(model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch) -> 
     with recording(model, parts, exact=True) as values:
         run_base(model, parts, ids, batch)
     layers = [layer_record(block, v, batch) for block, v in zip(parts.blocks, values[:-1], strict=True)]
-    return Capture(layers, values[-1]["final"])
+    return Capture(layers, values[-1]["final"].to(parts.norm_device))
 
 
 def layer_record(block: Block, values: dict[str, Any], batch: Batch) -> LayerRecord:

@@ -160,7 +160,8 @@ class Executor:
 
     def read_out(self, x: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
         """Final hidden states of a residual."""
-        return self.parts.final_norm(x)
+        out: Tensor = self.parts.final_norm(x.to(self.parts.norm_device))
+        return out
 
     def answer_hidden(self, run: Capture) -> Float[Tensor, "prompt d_model"]:
         """Final hidden states at the answer of a recorded run."""

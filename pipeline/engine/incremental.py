@@ -124,7 +124,7 @@ class Incremental:
         """
         x = self._inputs[receiver]
         all_rows = x.shape[-2] != 1 or self._needs_all_rows(receiver)
-        deltas = self._sender_deltas(senders, all_rows=all_rows).to(x.device)
+        deltas = self._sender_deltas(senders, x.device, all_rows=all_rows)
         out = torch.empty(len(senders), *x.shape, dtype=x.dtype, device=x.device)
         for variant in range(len(senders)):
             torch.add(x, deltas[variant], out=out[variant])
@@ -132,15 +132,14 @@ class Incremental:
         return out
 
     def _sender_deltas(
-        self, senders: Sequence[int], *, all_rows: bool
+        self, senders: Sequence[int], device: torch.device, *, all_rows: bool
     ) -> Float[Tensor, "variant prompt row d_model"]:
         if not all_rows:
-            return self._answer_deltas[list(senders)]
+            return self._answer_deltas[list(senders)].to(device)
         if self._all_deltas is not None:
-            return self._all_deltas[list(senders)]
-        return torch.stack(
-            [self._deltas.written_by(self.graph.senders[sender], self._parts) for sender in senders]
-        )
+            return self._all_deltas[list(senders)].to(device)
+        nodes = (self.graph.senders[sender] for sender in senders)
+        return torch.stack([self._deltas.written_by(node, self._parts).to(device) for node in nodes])
 
     # --- running -----------------------------------------------------------------------------------------
 
@@ -175,7 +174,7 @@ class Incremental:
         for receiver in changed:
             x = trial.inputs[receiver]
             port: Port = graph.receivers[receiver].port  # type: ignore[assignment]  # below the MLP's all have one
-            fed = graph.heads_fed_by(receiver)
+            fed: Sequence[int] = graph.heads_fed_by(receiver)
             if not block.coupled:
                 fed = [h for h in fed if self._readers.get(graph.head_sender(layer, h))]
             normed = block.norm1(x)[None]

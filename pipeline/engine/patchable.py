@@ -55,8 +55,15 @@ class PatchableModel:
         return self.hf.config
 
     @property
-    def device(self) -> Any:
-        return self.hf.device
+    def device(self) -> torch.device:
+        """Where the first block computes, and batches are."""
+        return self.parts.blocks[0].device
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices on which the model computes."""
+        places = [*(block.device for block in self.parts.blocks), self.parts.device]
+        return tuple(dict.fromkeys(str(place) for place in places))
 
     # --- batches -----------------------------------------------------------------------------------------
 
@@ -163,13 +170,16 @@ def load_model(
     kv: KvGrouping = "query_head",
     *,
     trust_remote_code: bool = False,
+    max_memory: Any = None,
 ) -> PatchableModel:
     """A model from a folder, the hub or the bundled toys (`toy:trained`), checked against its own stock logits.
+
+    `device_map` and `max_memory` are accelerate's: layers may lie on several devices, or be offloaded.
 
     Raises ModelError for an unknown model, an unsupported architecture, or one that the engine does not reproduce.
     """
     resolved = resolve_model(name, revision, trust_remote_code)
-    hf = load_weights(resolved, dtype, device_map)
+    hf = load_weights(resolved, dtype, device_map, max_memory)
     return patchable(hf, kv=kv, tokenizer=load_tokenizer(resolved))
 
 

@@ -69,14 +69,18 @@ class Patcher:
 
     def _logits_edges(self) -> Float[Tensor, "sender prompt"]:
         final = at_answer(self.ablated.base.final, self._answer_pos)
-        hidden = self.executor.read_out(final + at_answer(self.deltas, self._answer_pos))
+        hidden = self.executor.read_out(final + at_answer(self.deltas, self._answer_pos).to(final.device))
         return self.objective(hidden.squeeze(-2))
 
     def _mlp_edges(self, layer: int) -> Float[Tensor, "sender prompt"]:
         """The MLP reads a patched residual, but the residual itself goes on unpatched."""
         record, last = self.ablated.base.layers[layer], layer == self.graph.n_layers - 1
         n = int(self.graph.senders_read[self.graph.mlp_receiver(layer)])
-        mid, deltas, around = record.mid, self.deltas[:n], self.ablated.base.after(layer) - record.mlp
+        mid, deltas, around = (
+            record.mid,
+            self.deltas[:n],
+            self.ablated.base.after(layer).to(record.mlp.device) - record.mlp,
+        )
         if last:
             mid, deltas, around = (at_answer(x, self._answer_pos) for x in (mid, deltas, around))
         values = []

@@ -69,7 +69,7 @@ class Unembedding:
         self, hidden: Float[Tensor, "*variant prompt d_model"], ids: Int[Tensor, "prompt answer"]
     ) -> Float[Tensor, "*variant prompt answer"]:
         """Logits of a few tokens per prompt, without the rest of the vocabulary."""
-        ids = ids.clamp(min=0).to(self.weight.device)
+        ids = ids.clamp(min=0)
         logits = torch.einsum("...bd,bad->...ba", hidden, self.weight[ids])
         return self._finish(logits if self.bias is None else logits + self.bias[ids])
 
@@ -79,7 +79,7 @@ class Unembedding:
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def reference(self, hidden: Float[Tensor, "prompt d_model"]) -> Reference:
-        log_probs = self.logits(hidden).double().log_softmax(-1)
+        log_probs = self.logits(hidden.to(self.weight.device)).double().log_softmax(-1)
         probs = log_probs.exp()
         return Reference(probs, (probs * log_probs).sum(-1))
 
@@ -156,10 +156,11 @@ class Objective:
 
     def __call__(self, hidden: Float[Tensor, "*variant prompt d_model"]) -> Float[Tensor, "*variant prompt"]:
         *variants, n_prompts, d_model = hidden.shape
-        flat = hidden.reshape(-1, n_prompts, d_model)
+        flat = hidden.reshape(-1, n_prompts, d_model).to(self.unembedding.weight.device)
         at_once = max(1, _LOGITS_AT_ONCE // (n_prompts * self.unembedding.weight.shape[0]))
         values = [self.compute(self._view(part)) for part in flat.split(at_once)]
         return torch.cat(values).reshape(*variants, n_prompts)
 
     def _view(self, hidden: Float[Tensor, "variant prompt d_model"]) -> Answers:
-        return Answers(hidden, self.unembedding, self.batch.answers, self.batch.wrong_answers, self.reference)
+        answers, wrong = (x.to(hidden.device) for x in (self.batch.answers, self.batch.wrong_answers))
+        return Answers(hidden, self.unembedding, answers, wrong, self.reference)

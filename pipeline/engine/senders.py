@@ -100,9 +100,11 @@ class SenderValues:
             if first >= total:
                 break
             made = torch.matmul(self.z[layer].transpose(1, 2), block.projections.out)
-            out[:, first : first + heads] = made if (gain := block.post_gain) is None else made * gain
+            if (gain := block.post_gain) is not None:
+                made = made * gain
+            out[:, first : first + heads] = made.to(out.device)
             if first + heads < total:
-                out[:, first + heads] = self.mlp[layer]
+                out[:, first + heads] = self.mlp[layer].to(out.device)
         return out
 
 

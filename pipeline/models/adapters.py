@@ -138,8 +138,13 @@ class Parts:
 
     @property
     def device(self) -> torch.device:
-        """Where final hidden states and logits are."""
+        """Where logits are computed."""
         return self.head_dense.device
+
+    @cached_property
+    def norm_device(self) -> torch.device:
+        """Where the final norm computes."""
+        return device_of(self.final_norm)
 
     @cached_property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:

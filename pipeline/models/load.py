@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph, KvGrouping
 from pipeline.models.families import family_of
+from pipeline.models.placement import check_device_map
 from pipeline.models.toy import toy_path
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -88,11 +89,13 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
         ) from None
 
 
-def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: Any = "cpu") -> Any:
+def load_weights(
+    resolved: ResolvedModel, dtype: str = "float32", device_map: Any = "cpu", max_memory: Any = None
+) -> Any:
     """The stock model in evaluation mode, weights frozen, placed by accelerate as `device_map` says.
 
-    Raises ModelError when it does not load, when weights are missing (transformers would draw them at random),
-    or when it lands on more than one device.
+    Raises ModelError for a device that is not there, when the model does not load, or when weights are missing
+    (transformers would draw them at random).
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -100,8 +103,7 @@ def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: An
 
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)}")
-    if device_map == "auto" and not torch.cuda.is_available():
-        device_map = "cpu"
+    device_map = check_device_map(resolved.name, device_map)
     transformers_logging.disable_progress_bar()
     _quiet()
     try:
@@ -110,6 +112,7 @@ def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: An
             revision=_revision(resolved),
             dtype=getattr(torch, dtype),
             device_map=device_map,
+            max_memory=max_memory,
             trust_remote_code=resolved.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
@@ -120,12 +123,6 @@ def load_weights(resolved: ResolvedModel, dtype: str = "float32", device_map: An
         raise ModelError(
             f"model {resolved.name!r} lacks {len(missing)} of its weights, such as {missing[0]}: give a folder with "
             "all of them, saved from the model with its language-model head"
-        )
-    devices = {str(parameter.device) for parameter in model.parameters()}
-    if len(devices) > 1 or "meta" in devices:
-        raise ModelError(
-            f"model {resolved.name!r} would be spread over {', '.join(sorted(devices))}; one device is supported so "
-            "far: set model.device_map to 'cpu' or to one GPU such as 'cuda:0'"
         )
     return model.requires_grad_(requires_grad=False).eval()
 
