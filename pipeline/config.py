@@ -35,8 +35,14 @@ class ModelSection(Section):
     name: str = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
     revision: str = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
-    device_map: str = Field(
-        default="auto", min_length=1, description="auto, cpu, cuda:0 ... as accelerate reads it"
+    device_map: str | dict[str, int | str] = Field(
+        default="auto",
+        min_length=1,
+        description="auto, balanced, cpu, cuda:0, or a mapping of module names to devices, cpu and disk, as accelerate "
+        "reads it",
+    )
+    max_memory: dict[int | str, int | str] | None = Field(
+        default=None, description="the most that each device may hold, such as {0: 20GiB, cpu: 60GiB}"
     )
     kv: Literal["query_head", "kv_head"] = Field(
         default="query_head", description="a <k> and <v> per query head, or per key-value head of the model"
@@ -249,9 +255,11 @@ class RunConfig(Section):
                 _known(f"methods.{index}.metric", method.metric, METRICS)
             if method.ablation is not None:
                 _known(f"methods.{index}.ablation", method.ablation, ABLATIONS)
-        if self.model.device_map not in ("auto", "cpu") and not self.cluster.gpus_per_worker:
+        places = self.model.device_map
+        chosen = set(places.values()) if isinstance(places, dict) else {places}
+        if chosen - {"auto", "cpu", "disk"} and not self.cluster.gpus_per_worker:
             raise ConfigError(
-                f"model.device_map: {self.model.device_map!r} asks for a device and cluster.gpus_per_worker is 0, "
+                f"model.device_map: {places!r} asks for a device and cluster.gpus_per_worker is 0, "
                 "which computes on the CPU; set cluster.gpus_per_worker: 1"
             )
         _ = self.task_ids

@@ -305,6 +305,8 @@ def worker_opener(session: Session) -> Opener:
     from pipeline.workers.execute import Settings, opener
 
     config, model = session.config, session.plan.model
+    places = config.model.device_map
+    on_cpu = "cpu" if isinstance(places, str) else places  # a mapping was checked to name no other device
     is_folder = model.is_local and not config.model.name.startswith("toy:")
     return opener(
         Settings(
@@ -312,7 +314,8 @@ def worker_opener(session: Session) -> Opener:
             model_name=str(Path(model.path).absolute()) if is_folder else config.model.name,
             batch_size=config.cluster.batch_size,
             threads=config.cluster.threads,
-            device_map=config.model.device_map if config.cluster.gpus_per_worker else "cpu",
+            device_map=places if config.cluster.gpus_per_worker else on_cpu,
+            max_memory=config.model.max_memory,
         )
     )
 

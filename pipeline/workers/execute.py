@@ -43,7 +43,8 @@ class Settings:
     model_name: str  # absolute for a folder: workers may start in another directory
     batch_size: int
     threads: int
-    device_map: str
+    device_map: str | dict[str, int | str]
+    max_memory: dict[int | str, int | str] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ class Bench:
 
     @property
     def device(self) -> str:
-        """Where the model is, as `cpu` or `cuda:0 (NVIDIA H200)`."""
-        device = self.model.device
-        if device.type != "cuda":
-            return str(device)
+        """Where the model computes, as `cpu` or `cuda:0 (NVIDIA H200), cuda:1 (NVIDIA H200)`."""
         import torch
 
-        return f"{device} ({torch.cuda.get_device_name(device)})"
+        def name(place: str) -> str:
+            return f"{place} ({torch.cuda.get_device_name(place)})" if place.startswith("cuda") else place
+
+        return ", ".join(name(place) for place in self.model.devices)
 
     def batches(self, task: str, shard: int) -> "list[Batch]":
         """The shard's prompts in batches of similar lengths; kept until another shard is asked for."""
@@ -133,6 +134,7 @@ def open_bench(settings: Settings) -> Bench:
         settings.model_name,
         dtype=config.model.dtype,
         device_map=settings.device_map,
+        max_memory=settings.max_memory,
         revision="main" if revision == "local" else revision,
         kv=config.model.kv,
         trust_remote_code=config.model.trust_remote_code,
