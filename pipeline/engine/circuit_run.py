@@ -39,7 +39,7 @@ def run_circuit(
     """Final hidden states at the answer of a run in which only the kept edges carry current values."""
     removed = ablated_minus_clean.written(parts)  # [prompt, sender, pos, d_model]
     written = SenderValues.of(clean).written(parts)
-    current = torch.zeros_like(written)  # current minus clean, filled layer by layer
+    current = torch.zeros_like(removed)  # current minus clean, filled layer by layer
     table = torch.from_numpy(kept_matrix(graph, kept)).to(removed)
 
     def inputs(
@@ -48,7 +48,8 @@ def run_circuit(
         n = int(graph.senders_read[first])
         keep = table[first:last, :n].to(base.device)
         x = torch.einsum("rs,bstd->rbtd", keep, current[:, :n])
-        return base + x + torch.einsum("rs,bstd->rbtd", 1 - keep, removed[:, :n])
+        x = base + x + torch.einsum("rs,bstd->rbtd", 1 - keep, removed[:, :n])
+        return x.to(base.dtype)
 
     for layer, block in enumerate(parts.blocks):
         record, rows = clean.layers[layer], executor.every[layer]

@@ -51,9 +51,11 @@ class SenderValues:
         )
 
     def minus(self, other: "SenderValues", real: Bool[Tensor, "prompt pos"]) -> "SenderValues":
-        """The difference at real positions, exactly zero at padding."""
+        """The difference at real positions, exactly zero at padding; of 16-bit values in float32, which holds it."""
 
         def difference(a: Tensor, b: Tensor) -> Tensor:
+            wide = torch.promote_types(a.dtype, torch.float32)
+            a, b = a.to(wide), b.to(wide)
             at = real.to(a.device).view(*real.shape, *[1] * (a.ndim - 2))
             return torch.where(at, a - b, torch.zeros((), dtype=a.dtype, device=a.device))
 
@@ -82,7 +84,8 @@ class SenderValues:
         if sender.kind == "mlp":
             return self.mlp[sender.layer]
         block = parts.blocks[sender.layer]
-        out = self.z[sender.layer][:, :, sender.head] @ block.projections.out[sender.head]
+        z = self.z[sender.layer][:, :, sender.head]
+        out = z @ block.projections.out[sender.head].to(z.dtype)
         return out if (gain := block.post_gain) is None else out * gain
 
     def written(
@@ -99,7 +102,8 @@ class SenderValues:
             first = 1 + layer * (heads + 1)
             if first >= total:
                 break
-            made = torch.matmul(self.z[layer].transpose(1, 2), block.projections.out)
+            z = self.z[layer]
+            made = torch.matmul(z.transpose(1, 2), block.projections.out.to(z.dtype))
             if (gain := block.post_gain) is not None:
                 made = made * gain
             out[:, first : first + heads] = made.to(out.device)
