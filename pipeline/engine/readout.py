@@ -16,8 +16,10 @@ from torch import Tensor
 
 from pipeline.engine.batch import Batch
 
-# Float64 logits held at once while a vocabulary metric is evaluated: 2**24 is 128 MiB.
+# Logits held at once while a vocabulary metric is evaluated (float32: 64 MiB), and those of them that are
+# reduced in float64 at once on a CPU: few enough to stay in its cache.
 _LOGITS_AT_ONCE = 2**24
+_REDUCED_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,25 @@ class Answers:
 
     @cached_property
     def _logits(self) -> Float[Tensor, "*variant prompt vocab"]:
-        return self.unembedding.logits(self.hidden).double()
+        return self.unembedding.logits(self.hidden)
 
     @cached_property
     def _log_normaliser(self) -> Float[Tensor, "*variant prompt"]:
-        return self._logits.logsumexp(-1)
+        return self._reduced(lambda logits: logits.logsumexp(-1))
+
+    def _reduced(self, reduce: Callable[[Tensor], Tensor]) -> Float[Tensor, "*variant prompt"]:
+        """A reduction over the vocabulary of float64 logits of whole variants, a few at a time."""
+        logits = self._logits
+        *variants, n_prompts, vocab = logits.shape
+        logits = logits.reshape(-1, n_prompts, vocab)
+        at_once = -(-_REDUCED_AT_ONCE // (n_prompts * vocab)) if logits.device.type == "cpu" else len(logits)
+        parts = logits.split(max(1, at_once))
+        return torch.cat([reduce(part.double()) for part in parts]).reshape(*variants, n_prompts)
 
     def _at(self, ids: Int[Tensor, "prompt answer"]) -> Ragged:
         if "_logits" in self.__dict__:  # one product for all of the vocabulary is there already
             index = ids.clamp(min=0).expand(*self._logits.shape[:-1], ids.shape[-1])
-            return Ragged(self._logits.gather(-1, index), ids >= 0)
+            return Ragged(self._logits.gather(-1, index).double(), ids >= 0)
         return Ragged(self.unembedding.logits_at(self.hidden, ids).double(), ids >= 0)
 
     @property
@@ -131,14 +142,19 @@ class Answers:
         return Ragged(self._at(self.wrong_answers).values - normaliser, self.wrong_answers >= 0)
 
     def highest_logit(self) -> Float[Tensor, "*variant prompt"]:
-        return self._logits.amax(-1)
+        return self._logits.amax(-1).double()
 
     def kl_from_reference(self) -> Float[Tensor, "*variant prompt"]:
         """KL(reference || here) = sum p log p - p . logits + logsumexp(logits), in nats."""
         if self.reference is None:
             raise ValueError("a divergence needs the clean run as reference")
-        expected = torch.einsum("...bv,bv->...b", self._logits, self.reference.probs)
-        return self.reference.negative_entropy - expected + self._log_normaliser
+        reference = self.reference
+
+        def divergence(logits: Float[Tensor, "variant prompt vocab"]) -> Float[Tensor, "variant prompt"]:
+            expected = torch.einsum("abv,bv->ab", logits, reference.probs)
+            return reference.negative_entropy - expected + logits.logsumexp(-1)
+
+        return self._reduced(divergence)
 
 
 @dataclass(frozen=True)
