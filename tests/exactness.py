@@ -1,6 +1,7 @@
 """One model seen twice: as the product loads it and as the oracles compute it, on the same prompts.
 
-What every test of exactness starts from. The stock model is built and saved by `tests.oracles.models`.
+What every test of exactness starts from. The stock model is built and saved by `tests.oracles.models`. The oracle
+follows the pure formulas, and while a test uses `setting_of` nothing of the product's model leaves float64.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from pipeline import load_model
 from tests.oracles import metrics, models
 from tests.oracles.dense import Dense, Forward
+from tests.oracles.float64 import Float64Throughout
 
 PADDINGS = ("none", "left", "right")
 LENGTHS = {"none": [6, 6, 6], "left": [6, 3, 5], "right": [6, 3, 5]}
@@ -70,7 +72,6 @@ def make_setting(
     padding: str = "none",
     kv: str = "query_head",
     dtype: str = "float64",
-    float32_norms: bool = True,
     lengths: list[int] | None = None,
     **shape: Any,
 ) -> Setting:
@@ -78,7 +79,7 @@ def make_setting(
     stock = models.build(kind, **shape)
     model = load_model(models.save(stock, folder), dtype=dtype, kv=kv)
     prompts = models.prompts(lengths or LENGTHS[padding], padding)
-    dense = Dense(stock, model.graph, float32_norms=float32_norms)
+    dense = Dense(stock, model.graph, float32_norms=False)
     return Setting(
         model=model,
         batch=batch_of(model, prompts),
@@ -108,8 +109,8 @@ def relative_error(found: Any, expected: Any) -> float:
 
 
 @pytest.fixture(scope="session")
-def setting_of(tmp_path_factory):
-    """Makes settings, each once a session: `setting_of("gpt2", padding="left")`."""
+def settings(tmp_path_factory):
+    """Makes settings, each once a session: `settings("gpt2", padding="left")`."""
     made = {}
 
     def make(kind, **options):
@@ -119,3 +120,10 @@ def setting_of(tmp_path_factory):
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def setting_of(settings):
+    """`settings`, in a test in which nothing leaves float64."""
+    with Float64Throughout():
+        yield settings

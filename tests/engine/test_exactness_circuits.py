@@ -12,13 +12,6 @@ from tests.exactness import PADDINGS, relative_error
 from tests.oracles import models
 from tests.oracles.metrics import HIGHER_IS_BETTER, at_answers
 
-SHAPES = [
-    (kind, kv)
-    for kind in models.KINDS
-    for kv in ("query_head", "kv_head")
-    if (kind, kv) != ("gpt2", "kv_head")
-]
-
 
 def masks_of(graph, n=6):
     """Random circuits from nearly empty to nearly full."""
@@ -33,7 +26,7 @@ def expected_values(setting, masks, metric, ablation="corrupted"):
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(("kind", "kv"), SHAPES)
+@pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
 def test_circuits_have_the_values_of_a_dense_patched_forward(setting_of, kind, kv, padding):
     setting = setting_of(kind, kv=kv, padding=padding)
     masks = masks_of(setting.graph)

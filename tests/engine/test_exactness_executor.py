@@ -11,12 +11,6 @@ from tests.oracles import models
 from tests.oracles.dense import position_ids
 from tests.oracles.metrics import at_answers
 
-SHAPES = [
-    (kind, kv)
-    for kind in models.KINDS
-    for kv in ("query_head", "kv_head")
-    if (kind, kv) != ("gpt2", "kv_head")
-]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
 
@@ -40,7 +34,7 @@ def recomputed_logits(setting, kept):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(("kind", "kv"), SHAPES)
+@pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
 def test_recomputed_runs_have_the_stock_logits(setting_of, kind, kv, padding, dtype):
     setting = setting_of(kind, kv=kv, padding=padding, dtype=dtype)
     senders = setting.graph.edge_senders

@@ -2,33 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.mistral.modeling_mistral import MistralRMSNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from pipeline.ablations import collect_statistics, needs_statistics
 from pipeline.methods import Eap, EapIg
 from tests.exactness import PADDINGS, relative_error
 from tests.oracles import attribution, models
-
-SHAPES = [
-    (kind, kv)
-    for kind in models.KINDS
-    for kv in ("query_head", "kv_head")
-    if (kind, kv) != ("gpt2", "kv_head")
-]
-
-
-@pytest.fixture(autouse=True)
-def double_norms(monkeypatch):
-    """RMSNorm without its excursion to float32, so that gradients can be compared in float64."""
-
-    def forward(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    for norm in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm):
-        monkeypatch.setattr(norm, "forward", forward)
 
 
 def per_prompt(setting, method, metric="logit_diff", ablation="corrupted"):
@@ -57,15 +35,15 @@ def expected_eap(setting, metric="logit_diff", ablation="corrupted"):
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(("kind", "kv"), SHAPES)
+@pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
 def test_eap_is_the_gradient_at_every_receiver_times_the_senders_change(setting_of, kind, kv, padding):
-    setting = setting_of(kind, kv=kv, padding=padding, float32_norms=False)
+    setting = setting_of(kind, kv=kv, padding=padding)
     assert relative_error(per_prompt(setting, Eap()), expected_eap(setting)) <= 1e-10
 
 
 @pytest.mark.parametrize("metric", ["prob_diff", "nll"])
 def test_eap_of_every_metric_with_a_gradient(setting_of, metric):
-    setting = setting_of("gpt2", padding="right", float32_norms=False)
+    setting = setting_of("gpt2", padding="right")
     assert relative_error(per_prompt(setting, Eap(), metric), expected_eap(setting, metric)) <= 1e-10
 
 
@@ -73,7 +51,7 @@ def test_eap_of_every_metric_with_a_gradient(setting_of, metric):
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_eap_of_every_ablation(setting_of, kind, ablation):
     padding = "none" if ablation == "mean_positional" else "left"
-    setting = setting_of(kind, padding=padding, float32_norms=False)
+    setting = setting_of(kind, padding=padding)
     found = per_prompt(setting, Eap(), ablation=ablation)
     assert relative_error(found, expected_eap(setting, ablation=ablation)) <= 1e-10
 
@@ -84,7 +62,7 @@ def test_eap_of_every_ablation(setting_of, kind, ablation):
     [("gpt2", "logit_diff"), ("gpt2", "kl_divergence"), ("llama", "nll"), ("qwen2", "logit_diff")],
 )
 def test_eap_ig_averages_the_gradients_along_the_path_between_the_embeddings(setting_of, kind, metric, rule):
-    setting = setting_of(kind, padding="left", float32_norms=False)
+    setting = setting_of(kind, padding="left")
     p = setting.prompts
     expected = attribution.eap_ig(
         setting.dense, p.clean, p.corrupted, p.mask, setting.ablated("corrupted"),
@@ -95,5 +73,5 @@ def test_eap_ig_averages_the_gradients_along_the_path_between_the_embeddings(set
 
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_single_precision_is_within_1e_5(setting_of, kind):
-    setting = setting_of(kind, padding="right", dtype="float32", float32_norms=False)
+    setting = setting_of(kind, padding="right", dtype="float32")
     assert relative_error(per_prompt(setting, Eap()), expected_eap(setting)) <= 1e-5

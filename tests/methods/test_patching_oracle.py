@@ -9,13 +9,6 @@ from pipeline.methods import EdgePatching, NodePatching
 from tests.exactness import PADDINGS, relative_error
 from tests.oracles import models
 
-SHAPES = [
-    (kind, kv)
-    for kind in models.KINDS
-    for kv in ("query_head", "kv_head")
-    if (kind, kv) != ("gpt2", "kv_head")
-]
-
 
 def statistics_of(setting, ablation):
     return collect_statistics(setting.model, [setting.batch]) if needs_statistics(ablation) else None
@@ -57,7 +50,7 @@ def expected_denoising(setting, metric="logit_diff"):
     ("kind", "kv", "padding"),
     [
         (kind, kv, padding)
-        for kind, kv in SHAPES
+        for kind, kv in models.SHAPES
         for padding in PADDINGS
         if kv == "query_head" or padding == "left"
     ],
@@ -159,7 +152,7 @@ def assert_nodes_equal(found, expected):
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-@pytest.mark.parametrize(("kind", "kv"), SHAPES)
+@pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
 def test_a_patched_node_is_a_dense_forward_with_all_its_edges_patched(setting_of, kind, kv, direction):
     setting = setting_of(kind, kv=kv, padding="left")
     assert_nodes_equal(found_nodes(setting, direction=direction), expected_nodes(setting, direction))

@@ -1,5 +1,6 @@
 """The oracles against stock models, finite differences and hand counts, before anything is judged by them."""
 
+import functools
 import math
 
 import numpy as np
@@ -9,14 +10,21 @@ import torch
 from pipeline.core.graph import Graph
 from tests.oracles import acdc, attribution, metrics, models
 from tests.oracles.dense import Dense, patched_logits, position_ids
+from tests.oracles.float64 import Float64Throughout
 
 PADDINGS = ("none", "left", "right")
+PARALLEL = ("gpt_neox", "gptj", "phi", "cohere", "cohere_qk")
+# Their norms of the sum of all heads are rounded to float32 by the stock model; no split over heads is so rounded.
+COUPLED = ("gemma2", "gemma3", "olmo2")
 
 
 def graph_of(model, kv="query_head"):
     config = model.config
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return Graph(config.num_hidden_layers, config.num_attention_heads, kv_heads, kv=kv)
+    parallel = config.model_type in ("gptj", "phi", "cohere") or getattr(
+        config, "use_parallel_residual", False
+    )
+    return Graph(config.num_hidden_layers, config.num_attention_heads, kv_heads, parallel, kv)
 
 
 def prompts_with(padding):
@@ -32,36 +40,73 @@ def assert_equal(a, b, real, tolerance=1e-10):
     assert float((a - b)[real].abs().max()) <= tolerance * float(b[real].abs().max())
 
 
-@pytest.fixture(scope="module", params=models.KINDS)
-def model(request):
-    return models.build(request.param)
+@pytest.fixture(scope="module")
+def built():
+    """Models, each built once."""
+    return functools.cache(models.build)
 
 
-@pytest.mark.parametrize("kv", ["query_head", "kv_head"])
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_all_kept_is_the_stock_clean_run_and_none_kept_the_stock_corrupted_run(model, padding, kv):
-    graph, p = graph_of(model, kv), prompts_with(padding)
-    for kept, ids in ((True, p.clean), (False, p.corrupted)):
-        mask = np.full(graph.n_edges, kept)
-        logits = patched_logits(model, p.clean, p.corrupted, p.mask, mask, graph)
-        assert_equal(logits, stock_logits(model, ids, p.mask), p.real)
+@pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
+def test_all_kept_is_the_stock_clean_run_and_none_kept_the_stock_corrupted_run(built, kind, kv, padding):
+    model, p = built(kind), prompts_with(padding)
+    graph = graph_of(model, kv)
+    assert graph.parallel == (kind in PARALLEL)
+    with Float64Throughout():
+        for kept, ids in ((True, p.clean), (False, p.corrupted)):
+            mask = np.full(graph.n_edges, kept)
+            logits = patched_logits(model, p.clean, p.corrupted, p.mask, mask, graph, float32_norms=False)
+            assert_equal(logits, stock_logits(model, ids, p.mask), p.real)
+
+
+# Gemma 2 only without padding: its softmax in float32 has no value where a float64 mask hides everything.
+@pytest.mark.parametrize(
+    ("kind", "padding"),
+    [
+        (kind, padding)
+        for kind in models.KINDS
+        for padding in PADDINGS
+        if kind != "gemma2" or padding == "none"
+    ],
+)
+def test_with_its_excursions_to_float32_it_is_the_stock_model_as_it_is(built, kind, padding):
+    model, p = built(kind), prompts_with(padding)
+    every = np.ones(graph_of(model).n_edges, dtype=bool)
+    logits = patched_logits(model, p.clean, p.corrupted, p.mask, every, graph_of(model))
+    tolerance = 1e-6 if kind in COUPLED else 1e-10
+    assert_equal(logits, stock_logits(model, p.clean, p.mask), p.real, tolerance)
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_the_stock_model_goes_through_float32_where_the_formulas_do_not(built, kind):
+    """What `Float64Throughout` takes away is there, and is no more than rounding."""
+    model, p = built(kind), prompts_with("none")
+    with Float64Throughout():
+        pure = stock_logits(model, p.clean, None)
+    stock = stock_logits(model, p.clean, None)
+    error = float((pure - stock).abs().max() / stock.abs().max())
+    assert error <= 1e-6
+    assert (error > 1e-10) == (kind not in ("gpt2", "opt", "gpt_neox", "gpt_neox_sequential", "phi"))
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
-def test_padding_does_not_change_a_patched_run(model, padding):
-    graph, p = graph_of(model), prompts_with(padding)
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_padding_does_not_change_a_patched_run(built, kind, padding):
+    model, p = built(kind), prompts_with(padding)
+    graph = graph_of(model)
     kept = np.random.default_rng(0).random(graph.n_edges) < 0.5
-    padded = patched_logits(model, p.clean, p.corrupted, p.mask, kept, graph)
+    padded = patched_logits(model, p.clean, p.corrupted, p.mask, kept, graph, float32_norms=False)
     for row in range(len(p.lengths)):
         real = p.real[row]
         clean, corrupted = p.clean[row, real][None], p.corrupted[row, real][None]
-        alone = patched_logits(model, clean, corrupted, None, kept, graph)
-        # the float32 islands of the stock model may round differently in another batch shape
-        assert_equal(padded[row, real], alone[0], slice(None), 1e-6)
+        alone = patched_logits(model, clean, corrupted, None, kept, graph, float32_norms=False)
+        assert_equal(padded[row, real], alone[0], slice(None))
 
 
-def test_a_grouped_circuit_is_the_ungrouped_one_with_whole_groups(model):
-    fine, coarse, p = graph_of(model), graph_of(model, "kv_head"), prompts_with("none")
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_a_grouped_circuit_is_the_ungrouped_one_with_whole_groups(built, kind):
+    model, p = built(kind), prompts_with("none")
+    fine, coarse = graph_of(model), graph_of(model, "kv_head")
     kept = np.random.default_rng(1).random(coarse.n_edges) < 0.5
     spread = np.zeros(fine.n_edges, dtype=bool)
     for receiver, node in enumerate(coarse.receivers):
@@ -73,26 +118,31 @@ def test_a_grouped_circuit_is_the_ungrouped_one_with_whole_groups(model):
             if same is None:
                 same = fine.receiver_index(node.name)
             spread[fine.edges_into(same)] = kept[coarse.edges_into(receiver)]
-    a = patched_logits(model, p.clean, p.corrupted, None, kept, coarse)
-    b = patched_logits(model, p.clean, p.corrupted, None, spread, fine)
+    a = patched_logits(model, p.clean, p.corrupted, None, kept, coarse, float32_norms=False)
+    b = patched_logits(model, p.clean, p.corrupted, None, spread, fine, float32_norms=False)
     assert_equal(a, b, p.real)
 
 
-def test_a_head_without_outgoing_edges_does_not_matter_and_one_with_them_does():
-    model = models.build("gpt2")
+def deaf_and_mute(model):
+    """Logits of the full circuit, and of those without the edges into and out of a head, and without both."""
     graph, p = graph_of(model), prompts_with("none")
     full = np.ones(graph.n_edges, dtype=bool)
     deaf = full.copy()
     deaf[graph.edges_into(graph.head_receiver(0, "v", 1))] = False
     mute = full.copy()
     mute[graph.edge_senders == graph.head_sender(0, 1)] = False
-    both = deaf & mute
-    run = {
-        name: patched_logits(model, p.clean, p.corrupted, None, kept, graph)
-        for name, kept in (("full", full), ("deaf", deaf), ("mute", mute), ("both", both))
+    return {
+        name: patched_logits(model, p.clean, p.corrupted, None, kept, graph, float32_norms=False)
+        for name, kept in (("full", full), ("deaf", deaf), ("mute", mute), ("both", deaf & mute))
     }
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_a_head_without_outgoing_edges_matters_only_through_a_norm_that_it_shares(built, kind):
+    run = deaf_and_mute(built(kind))
     assert float((run["deaf"] - run["full"]).abs().max()) > 1e-3
-    assert_equal(run["both"], run["mute"], p.real)
+    left = float((run["both"] - run["mute"]).abs().max())
+    assert left > 1e-3 if kind in COUPLED else left <= 1e-10
 
 
 def test_zero_ablation_of_all_edges_leaves_the_constants_only():
@@ -106,9 +156,9 @@ def test_zero_ablation_of_all_edges_leaves_the_constants_only():
     assert_equal(logits, expected.expand_as(logits), p.real)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
-def test_gradients_agree_with_finite_differences_of_patched_runs(kind):
-    model = models.build(kind)
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_gradients_agree_with_finite_differences_of_patched_runs(built, kind):
+    model = built(kind)
     graph, p = graph_of(model), prompts_with("none")
     dense = Dense(model, graph, float32_norms=False)
     clean = dense.forward(p.clean)
