@@ -157,6 +157,12 @@ def ablate(
 
     clean = model.capture(batch, "clean")
     corrupted = model.capture(batch, "corrupted") if name == "corrupted" else None
+    start = 0
+    if corrupted is not None:
+        start = _first_difference(batch)
+        start = start if clean.is_causal_at(start) else 0
+        corrupted = corrupted.window(start)
+    clean = clean.window(start)
     clean_values = SenderValues.of(clean)
     other = None if corrupted is None else SenderValues.of(corrupted)
     ablated = ablated_values(name, clean_values, other, statistics, batch)
@@ -165,6 +171,15 @@ def ablate(
         if corrupted is None:
             raise ConfigError("denoising restores clean values in the corrupted run: set ablation: corrupted")
         base, clean_values, ablated = corrupted, ablated, clean_values
-    deltas = ablated.minus(clean_values, batch.real)
-    executor = model.executor(base, batch)
-    return Ablated(batch, base, executor.answer_hidden(clean), deltas, executor)
+    deltas = ablated.minus(clean_values, batch.real[:, start:])
+    answer_pos = batch.answer_pos - start
+    executor = model.executor(base, answer_pos)
+    return Ablated(batch, base, executor.answer_hidden(clean), deltas, executor, answer_pos, start)
+
+
+def _first_difference(batch: "Batch") -> int:
+    """The first column in which a clean and a corrupted prompt differ, no later than an answer: under a causal
+    mask all activations before it are the same."""
+    differ = (batch.clean != batch.corrupted).any(0)
+    first = int(differ.int().argmax()) if bool(differ.any()) else batch.length
+    return min(first, int(batch.answer_pos.min()))

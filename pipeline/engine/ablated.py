@@ -5,7 +5,7 @@ Knows nothing about which ablation it was (`pipeline.ablations` makes these) nor
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.engine.batch import Batch
@@ -16,7 +16,9 @@ from pipeline.engine.senders import SenderValues
 
 @dataclass(frozen=True)
 class Ablated:
-    """`base` is the run that is patched (clean under noising, corrupted under denoising), `deltas` what a
+    """Positions before `start` are the same in both runs and left out: of `base`, `deltas` and `answer_pos`.
+
+    `base` is the run that is patched (clean under noising, corrupted under denoising), `deltas` what a
     patched sender writes minus what it writes in `base`, `clean_hidden` final hidden states at the answer of
     the clean run, with which divergences compare."""
 
@@ -25,3 +27,5 @@ class Ablated:
     clean_hidden: Float[Tensor, "prompt d_model"]
     deltas: SenderValues
     executor: Executor
+    answer_pos: Int[Tensor, " prompt"]
+    start: int = 0

@@ -10,7 +10,7 @@ Hooks and the attention name, which is global state on the model's config, live 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -31,10 +31,21 @@ _RECORDER = "_circuits_recorder"
 class LayerContext:
     """What a layer's attention needs besides its inputs, as the stock forward made it."""
 
-    mask: Float[Tensor, "prompt pos pos"] | None
+    mask: Float[Tensor, "prompt pos key"] | None
     rotary: tuple[Float[Tensor, "prompt pos rot"], Float[Tensor, "prompt pos rot"]] | None
     scaling: float
     softcap: float | None = None
+    past: "tuple[Tensor, Tensor] | None" = None  # keys and values of positions before those recorded
+
+    def window(self, start: int, k: Tensor, v: Tensor) -> "LayerContext":
+        """The context of the positions from `start` on, which still attend to the keys and values before."""
+        rotary = self.rotary
+        return replace(
+            self,
+            mask=None if self.mask is None else self.mask[:, start:],
+            rotary=None if rotary is None else (rotary[0][:, start:], rotary[1][:, start:]),
+            past=(k[:, :, :start], v[:, :, :start]),
+        )
 
 
 @dataclass
@@ -64,6 +75,30 @@ class LayerRecord:
         """z times `scale`: linear in it is what a head writes."""
         return scaled(self.z, self.scale)
 
+    def window(self, start: int) -> "LayerRecord":
+        """The positions from `start` on."""
+
+        def rows(x: Tensor) -> Tensor:
+            return x[:, start:]
+
+        def heads(x: Tensor) -> Tensor:
+            return x[:, :, start:]
+
+        return LayerRecord(
+            resid=rows(self.resid),
+            mid=rows(self.mid),
+            q=heads(self.q),
+            k=heads(self.k),
+            v=heads(self.v),
+            z=rows(self.z),
+            mlp=rows(self.mlp),
+            context=self.context.window(start, self.k, self.v),
+            attn_raw=rows(self.attn_raw),
+            scale=rows(self.scale) if isinstance(self.scale, Tensor) else self.scale,
+            q_raw=None if self.q_raw is None else heads(self.q_raw),
+            k_raw=None if self.k_raw is None else heads(self.k_raw),
+        )
+
 
 @dataclass
 class Capture:
@@ -80,6 +115,17 @@ class Capture:
     def after(self, layer: int) -> Float[Tensor, "prompt pos d_model"]:
         """The residual that leaves a block."""
         return self.final if layer == len(self.layers) - 1 else self.layers[layer + 1].resid
+
+    def window(self, start: int) -> "Capture":
+        """The positions from `start` on, which still attend to those before."""
+        if start == 0:
+            return self
+        return Capture([layer.window(start) for layer in self.layers], self.final[:, start:])
+
+    def is_causal_at(self, start: int) -> bool:
+        """Whether no position before `start` attends to one from `start` on."""
+        masks = [layer.context.mask for layer in self.layers]
+        return all(mask is not None and bool((mask[:, :start, start:] < -1e4).all()) for mask in masks)
 
 
 def scaled(

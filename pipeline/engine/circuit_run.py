@@ -62,7 +62,7 @@ def run_circuit(
         for port, part in zip(sizes, normed.split(list(sizes.values())), strict=True):
             per_head = part.repeat_interleave(heads // part.shape[0], 0)  # a group of heads reads one input
             projected[port] = executor.project(layer, cast("Port", port), range(heads), per_head, rows)
-        z = rows.attend(projected["q"], projected["k"], projected["v"])
+        z = rows.attend(projected["q"], projected["k"], projected["v"], range(heads))
         out = executor.head_outputs(layer, range(heads), z, executor.scale_of(layer, z))
         senders = slice(graph.head_sender(layer), graph.mlp_sender(layer))
         current[:, senders] = out.squeeze(1).transpose(0, 1) - written[:, senders]

@@ -8,7 +8,7 @@ them. Rows are all positions, or only the one at which the answer is read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -25,29 +25,48 @@ from pipeline.models.adapters import Block, Parts, Port
 class Rows:
     """The rows of one layer that are computed: their masks and rotary tables."""
 
-    mask: Float[Tensor, "prompt row pos"] | None
+    mask: Float[Tensor, "prompt row key"] | None
     rotary: tuple[Float[Tensor, "prompt row rot"], Float[Tensor, "prompt row rot"]] | None
     scaling: float
     softcap: float | None = None
+    past: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
     def all(context: LayerContext) -> "Rows":
-        return Rows(context.mask, context.rotary, context.scaling, context.softcap)
+        return Rows(context.mask, context.rotary, context.scaling, context.softcap, context.past)
 
     @staticmethod
     def answer(context: LayerContext, answer_pos: Int[Tensor, " prompt"]) -> "Rows":
-        mask = None if context.mask is None else at_answer(context.mask, answer_pos)
+        rows = Rows.all(context)
         rotary = context.rotary
         if rotary is not None:
             rotary = (at_answer(rotary[0], answer_pos), at_answer(rotary[1], answer_pos))
-        return Rows(mask, rotary, context.scaling, context.softcap)
+        mask = None if context.mask is None else at_answer(context.mask, answer_pos)
+        return replace(rows, mask=mask, rotary=rotary)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, heads_before: int = 0) -> Tensor:
-        """Attention at these rows; `heads_before` axes stand between prompts and rows."""
-        mask = self.mask
-        for _ in range(heads_before):
-            mask = None if mask is None else mask[:, None]
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: Sequence[int]) -> Tensor:
+        """Attention of query heads at these rows: `[head, variant, prompt, row, d_head]`, or heads before rows
+        in `[variant, prompt, head, row, d_head]` (`attend_all`). Keys and values of earlier positions come from
+        the recorded run."""
+        if self.past is not None:
+            index = _index(heads)
+            k, v = (
+                _after(past[:, index].transpose(0, 1)[:, None], x)
+                for past, x in zip(self.past, (k, v), strict=True)
+            )
+        return attend(q, k, v, self.mask, self.scaling, self.softcap)
+
+    def attend_all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of all heads of a layer, `[variant, prompt, head, row, d_head]`."""
+        if self.past is not None:
+            k, v = (_after(past[None], x) for past, x in zip(self.past, (k, v), strict=True))
+        mask = None if self.mask is None else self.mask[:, None]
         return attend(q, k, v, mask, self.scaling, self.softcap)
+
+
+def _after(past: Tensor, x: Tensor) -> Tensor:
+    """Rows of `past`, the same for every variant, and then those of `x`."""
+    return torch.cat([past.expand(*x.shape[:-2], *past.shape[-2:]), x], -2)
 
 
 @dataclass(frozen=True)
@@ -185,7 +204,7 @@ class Executor:
         q = finish(block, "q", _all_heads(block, "q", normed), rows, head_axis=-3)
         if block.kv_group > 1:
             k, v = k.repeat_interleave(block.kv_group, -3), v.repeat_interleave(block.kv_group, -3)
-        z = rows.attend(q, k, v, heads_before=1).transpose(-2, -3)
+        z = rows.attend_all(q, k, v).transpose(-2, -3)
         mid = x + self.attention(layer, block.out(z.flatten(-2)))
         return mid + self.mlp(layer, x if block.parallel else mid)
 

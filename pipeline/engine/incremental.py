@@ -50,7 +50,7 @@ class Incremental:
         self.clean = ablated.base
         self._parts = parts
         self._deltas = ablated.deltas
-        self._answer_pos = ablated.batch.answer_pos
+        self._answer_pos = ablated.answer_pos
         self._readers: dict[int, list[int]] = {}  # sender -> receivers that kept its edge
         self._full: set[int] = set()  # senders whose output is needed at all positions
         self._inputs: dict[int, Tensor] = {}  # receiver -> its current input
@@ -192,9 +192,9 @@ class Incremental:
         for head in sorted(heads):
             sender = graph.head_sender(layer, head)
             q, k, v = (self._port(layer, port, head, sender, trial) for port in ("q", "k", "v"))
-            z = self._head_rows(layer, sender).attend(q, k, v)
-            z = z.expand(trial.values.shape[0], -1, -1, -1)
-            self._spread(sender, self.executor.head_outputs(layer, [head], z[None], scale)[0], trial)
+            z = self._head_rows(layer, sender).attend(q[None], k[None], v[None], [head])
+            z = z.expand(-1, trial.values.shape[0], -1, -1, -1)
+            self._spread(sender, self.executor.head_outputs(layer, [head], z, scale)[0], trial)
 
     def _run_coupled(self, layer: int, trial: Trial) -> None:
         """Recomputes all heads of a layer, of which each changes what the others write."""
@@ -208,7 +208,7 @@ class Incremental:
         if block.joint_qk:
             ports["q"] = finish(block, "q", ports["q"], rows, heads)
             ports["k"] = finish(block, "k", ports["k"], self.executor.every[layer], heads)
-        z = rows.attend(ports["q"], ports["k"], ports["v"])
+        z = rows.attend(ports["q"], ports["k"], ports["v"], heads)
         alive = [head for head in heads if self._readers.get(graph.head_sender(layer, head))]
         outputs = self.executor.head_outputs(layer, alive, z[alive], self.executor.scale_of(layer, z))
         for head, out in zip(alive, outputs, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.core.errors import PromptError
@@ -19,7 +19,9 @@ from pipeline.engine.capture import Capture, capture, recording, run_base
 from pipeline.engine.executor import Executor
 from pipeline.engine.readout import Objective, Unembedding
 from pipeline.engine.senders import SenderValues, at_answer, senders_of
+from pipeline.models.activations import fuse_activations
 from pipeline.models.adapters import Parts, find_parts
+from pipeline.models.families import family_of
 from pipeline.models.load import context_length, graph_of, load_tokenizer, load_weights, resolve_model
 from pipeline.models.tokens import tokenise
 
@@ -128,8 +130,9 @@ class PatchableModel:
             hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
         return senders_of(self.parts, records[:-1]), at_answer(hidden, batch.answer_pos).squeeze(-2)
 
-    def executor(self, run: Capture, batch: Batch) -> Executor:
-        return Executor.for_run(self.parts, run, batch.answer_pos)
+    def executor(self, run: Capture, answer_pos: Int[Tensor, " prompt"]) -> Executor:
+        """The parts of the model in the context of a recorded run."""
+        return Executor.for_run(self.parts, run, answer_pos)
 
     # --- measuring ---------------------------------------------------------------------------------------
 
@@ -185,12 +188,15 @@ def load_model(
 
 def patchable(hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None) -> PatchableModel:
     """Wraps a stock model that is loaded already; runs the self-check."""
-    from pipeline.engine.selfcheck import check_model
+    from pipeline.engine.selfcheck import check_model, stock_logits
 
+    family_of(hf.config)
     hf.eval().requires_grad_(requires_grad=False)
     if hf.dtype == torch.float64 and getattr(hf.config, "_experts_implementation", None) is not None:
         hf.set_experts_implementation("eager")  # the grouped kernels know no float64
+    expected = stock_logits(hf)  # before anything is touched
+    fuse_activations(hf)
     model = PatchableModel(hf, find_parts(hf), graph_of(hf.config, kv), tokenizer)
-    check_model(model)
+    check_model(model, expected)
     model.counters.reset()
     return model

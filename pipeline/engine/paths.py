@@ -22,8 +22,10 @@ from pipeline.engine.readout import Objective
 from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Parts, Port
 
-# Elements of a residual stream over variants, prompts and rows that are in flight at once (float32: 16 MiB).
-_IN_FLIGHT = 2**22
+# Elements of a residual stream over variants, prompts and rows that are in flight at once. On a CPU few enough that
+# an MLP's hidden layer stays in cache; elsewhere enough to fill the device.
+_IN_FLIGHT = 2**19
+_IN_FLIGHT_ON_DEVICE = 2**25
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Patcher:
 
     @property
     def _answer_pos(self) -> Int[Tensor, " prompt"]:
-        return self.ablated.batch.answer_pos
+        return self.ablated.answer_pos
 
     def base_values(self) -> Float[Tensor, " prompt"]:
         """The metric of the unpatched base run."""
@@ -55,7 +57,8 @@ class Patcher:
 
     def at_once(self) -> int:
         """Variants in flight at once."""
-        return max(1, _IN_FLIGHT // self.ablated.base.input.numel())
+        base = self.ablated.base.input
+        return max(1, (_IN_FLIGHT if base.device.type == "cpu" else _IN_FLIGHT_ON_DEVICE) // base.numel())
 
     # --- edges -------------------------------------------------------------------------------------------
 
@@ -90,22 +93,20 @@ class Patcher:
         return torch.cat(values)
 
     def _head_edges(self, layer: int) -> Iterator[tuple[int, Float[Tensor, "sender prompt"]]]:
-        """Senders are normed once per layer; every port of every head projects from that."""
+        """Senders are normed once per layer; every port of every head projects from that. All receivers of a layer
+        are measured together: a large product with the unembedding is faster than many small ones."""
         graph, record = self.graph, self.ablated.base.layers[layer]
-        n = int(graph.senders_read[graph.head_receiver(layer, "q")])
-        sizes = {"q": graph.n_heads, "k": graph.n_ports, "v": graph.n_ports}
-        values: dict[int, list[Tensor]] = {
-            graph.head_receiver(layer, cast("Port", port), i): []
-            for port, m in sizes.items()
-            for i in range(m)
-        }
-        for part in self.deltas[:n].split(self.at_once()):
+        first = graph.head_receiver(layer, "q")
+        receivers = range(first, graph.mlp_receiver(layer))
+        values = []
+        for part in self.deltas[: int(graph.senders_read[first])].split(self.at_once()):
             normed = self.parts.blocks[layer].norm1(record.resid + part.to(record.resid.device))
-            for receiver, parts in values.items():
+            hidden = []
+            for receiver in receivers:
                 change = self._head_change(layer, receiver, normed)
-                hidden = self.executor.rest_after_attention(layer, self.ablated.base, change)
-                parts.append(self.objective(hidden))
-        yield from ((receiver, torch.cat(parts)) for receiver, parts in values.items())
+                hidden.append(self.executor.rest_after_attention(layer, self.ablated.base, change))
+            values.append(self.objective(torch.stack(hidden)))  # [receiver, sender, prompt]
+        yield from zip(receivers, torch.cat(values, 1), strict=True)
 
     def _head_change(
         self, layer: int, receiver: int, normed: Float[Tensor, "sender prompt pos d_model"]
@@ -135,7 +136,7 @@ class Patcher:
         else:
             changed = executor.project(layer, port, fed[:1], normed[None], every)
         q, k, v = (changed if name == port else old for name, old in (("q", q), ("k", k), ("v", v)))
-        change = executor.raw_change(layer, heads, rows.attend(q, k, v) - z)
+        change = executor.raw_change(layer, heads, rows.attend(q, k, v, heads) - z)
         if block.post_attn is None:
             return change if block.multiplier == 1.0 else change * block.multiplier
         raw = at_answer(record.attn_raw, self._answer_pos) if last else record.attn_raw
@@ -184,12 +185,11 @@ class Patcher:
                 values.append(self.objective(hidden))
             yield sender, torch.cat(values)
 
-    @staticmethod
     def _at_positions(
-        delta: Float[Tensor, "prompt pos d_model"], positions: Int[Tensor, "span prompt"] | None
+        self, delta: Float[Tensor, "prompt pos d_model"], positions: Int[Tensor, "span prompt"] | None
     ) -> Float[Tensor, "span prompt pos d_model"]:
         if positions is None:
             return delta[None]
-        steps = torch.arange(delta.shape[1], device=delta.device)
+        steps = torch.arange(delta.shape[1], device=delta.device) + self.ablated.start
         chosen = steps == positions[..., None]
         return torch.where(chosen[..., None], delta, torch.zeros((), dtype=delta.dtype, device=delta.device))

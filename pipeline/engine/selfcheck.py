@@ -6,9 +6,12 @@ another prompt's: all nodes are then recomputed from new inputs, and the answer 
 the other prompt, alone and without padding.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.core.errors import ModelError
@@ -16,50 +19,63 @@ from pipeline.engine.batch import from_ids
 from pipeline.engine.circuit_run import run_circuit
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.senders import SenderValues
+from pipeline.models.dense import device_of
 
 # Relative to the largest logit; float64 is limited by norms and softmax that models compute in float32.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 1e-2}
 _LENGTH = 8
 
 
-@torch.no_grad()
-def relative_error(model: PatchableModel, seed: int = 0) -> float:
-    """Largest difference between recomputed and stock logits at the answer, over the largest stock logit.
+@dataclass(frozen=True)
+class Expected:
+    """Two pairs of random prompts (`ids` [side, prompt, pos], `real` [prompt, pos]), the stock logits at the end of
+    the corrupted ones, and the largest stock logit of all."""
 
-    The largest of all positions and prompts: at one position all logits can cancel to nothing.
-    """
-    config = model.config
+    ids: Int[Tensor, "side prompt pos"]
+    real: Bool[Tensor, "prompt pos"]
+    logits: Float[Tensor, "prompt vocab"]
+    scale: float
+
+
+@torch.no_grad()
+def stock_logits(hf: Any, seed: int = 0) -> Expected:
+    """What the stock model says of the check's prompts, each alone and without padding: padding must not matter."""
+    config = hf.config
     length = min(_LENGTH, getattr(config, "max_position_embeddings", _LENGTH))
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, config.vocab_size, (2, 2, length), generator=generator)
-    real = torch.ones(2, length, dtype=torch.long)
-    real[1, : length // 3] = 0
+    real = torch.ones(2, length, dtype=torch.bool)
+    real[1, : length // 3] = False
+    device = device_of(hf.get_input_embeddings())
+    found = [
+        hf(input_ids=ids[side, row, real[row]][None].to(device), use_cache=False).logits[0].double().cpu()
+        for side in (0, 1)
+        for row in (0, 1)
+    ]
+    # The largest of all positions and prompts: at one position all logits can cancel to nothing.
+    scale = max(float(logits.abs().max()) for logits in found)
+    return Expected(ids, real, torch.stack([found[2][-1], found[3][-1]]), max(scale, 1e-12))
+
+
+@torch.no_grad()
+def relative_error(model: PatchableModel, expected: Expected | None = None) -> float:
+    """Largest difference between recomputed and stock logits at the answer, over the largest stock logit."""
+    expected = expected or stock_logits(model.hf)
     answers = torch.zeros(2, dtype=torch.long)
-    batch = from_ids(ids[0], ids[1], answers, attention_mask=real, device=model.device)
-    clean, corrupted = model.capture(batch, "clean"), model.capture(batch, "corrupted")
-    deltas = SenderValues.of(corrupted).minus(SenderValues.of(clean), batch.real)
+    clean, corrupted = expected.ids
+    batch = from_ids(clean, corrupted, answers, attention_mask=expected.real, device=model.device)
+    run, other = model.capture(batch, "clean"), model.capture(batch, "corrupted")
+    deltas = SenderValues.of(other).minus(SenderValues.of(run), batch.real)
     kept = model.graph.edge_senders != 0
-    executor = model.executor(clean, batch)
-    hidden = run_circuit(model.parts, model.graph, executor, clean, deltas, np.asarray(kept))
-    found = model.unembedding.logits(hidden).double()
-    errors, scales = [], []
-    for row in range(2):  # alone and unpadded: padding must not matter
-        stock = [_stock_logits(model, ids[row, batch.real[row]]) for ids in (batch.corrupted, batch.clean)]
-        errors.append((found[row].to(stock[0].device) - stock[0][-1]).abs().max())
-        scales += [logits.abs().max() for logits in stock]
-    scale = torch.stack(scales).max().clamp(min=1e-12)
-    return float(torch.stack(errors).max() / scale)
+    executor = model.executor(run, batch.answer_pos)
+    hidden = run_circuit(model.parts, model.graph, executor, run, deltas, np.asarray(kept))
+    found = model.unembedding.logits(hidden.to(model.unembedding.weight.device)).double().cpu()
+    return float((found - expected.logits).abs().max() / expected.scale)
 
 
-def _stock_logits(model: PatchableModel, ids: Int[Tensor, " pos"]) -> Float[Tensor, "pos vocab"]:
-    """Logits of one prompt by the stock model, with all of its own defaults."""
-    logits: Tensor = model.hf(input_ids=ids[None], use_cache=False).logits
-    return logits[0].double()
-
-
-def check_model(model: PatchableModel) -> None:
+def check_model(model: PatchableModel, expected: Expected) -> None:
     """Raises ModelError when the recomputed logits differ from the stock ones by more than the dtype allows."""
-    error = relative_error(model)
+    error = relative_error(model, expected)
     allowed = _TOLERANCE[model.hf.dtype]
     if not error <= allowed:
         raise ModelError(

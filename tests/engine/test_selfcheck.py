@@ -8,6 +8,7 @@ from pipeline.core.errors import ModelError
 from pipeline.engine.patchable import patchable
 from pipeline.engine.selfcheck import relative_error
 from tests.oracles import models
+from tests.oracles.float64 import Float64Throughout
 
 
 def modules(stock):
@@ -46,7 +47,8 @@ def test_what_lies_inside_of_a_module_that_is_called_whole_is_taken_over(place):
 @pytest.mark.parametrize("kind", models.KINDS)
 @pytest.mark.parametrize("kv", ["query_head", "kv_head"])
 def test_the_error_of_a_supported_model_is_rounding(kind, kv):
-    assert relative_error(patchable(models.build(kind), kv=kv)) <= 1e-10
+    with Float64Throughout():
+        assert relative_error(patchable(models.build(kind), kv=kv)) <= 1e-10
 
 
 def test_no_hook_or_setting_remains_after_an_exception():
