@@ -8,7 +8,7 @@ from pipeline.core.errors import ModelError
 from pipeline.engine.patchable import patchable
 from pipeline.engine.selfcheck import relative_error
 from tests.oracles import models
-from tests.oracles.float64 import Float64Throughout
+from tests.oracles.float64 import float64_throughout
 
 
 def modules(stock):
@@ -47,7 +47,7 @@ def test_what_lies_inside_of_a_module_that_is_called_whole_is_taken_over(place):
 @pytest.mark.parametrize("kind", models.KINDS)
 @pytest.mark.parametrize("kv", ["query_head", "kv_head"])
 def test_the_error_of_a_supported_model_is_rounding(kind, kv):
-    with Float64Throughout():
+    with float64_throughout():
         assert relative_error(patchable(models.build(kind), kv=kv)) <= 1e-10
 
 

@@ -9,7 +9,7 @@ from pipeline.ablations import ablate
 from pipeline.engine.patchable import patchable
 from pipeline.methods import Acdc, EdgePatching, NodePatching
 from tests.oracles import models
-from tests.oracles.float64 import Float64Throughout
+from tests.oracles.float64 import float64_throughout
 
 
 def batch_with_shared_start(model, *, padded=False, **options):
@@ -25,7 +25,7 @@ def batch_with_shared_start(model, *, padded=False, **options):
 
 
 def scores(method, model, batch):
-    with Float64Throughout():
+    with float64_throughout():
         found = method.score(model, [batch])
     return found.score, getattr(found, "kept", None)
 
