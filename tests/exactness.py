@@ -4,8 +4,9 @@ What every test of exactness starts from. The stock model is built and saved by 
 follows the pure formulas, and while a test uses `setting_of` nothing of the product's model leaves float64.
 """
 
+import copy
+import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor
 
 from pipeline import load_model
+from pipeline.engine.circuit_run import run_circuit
+from pipeline.engine.senders import SenderValues
 from tests.oracles import metrics, models
-from tests.oracles.dense import Dense, Forward
-from tests.oracles.float64 import Float64Throughout
+from tests.oracles.dense import Dense, Forward, position_ids
+from tests.oracles.float64 import float64_throughout
 
 PADDINGS = ("none", "left", "right")
 LENGTHS = {"none": [6, 6, 6], "left": [6, 3, 5], "right": [6, 3, 5]}
@@ -24,9 +27,11 @@ LENGTHS = {"none": [6, 6, 6], "left": [6, 3, 5], "right": [6, 3, 5]}
 
 @dataclass(frozen=True)
 class Setting:
-    """The product's model and batch, the oracle's network and prompts, and both runs of the oracle."""
+    """The product's model and batch, the stock model in the same precision, the oracle's network and prompts, and
+    both runs of the oracle."""
 
     model: Any
+    stock: Any
     batch: Any
     dense: Dense
     prompts: models.Prompts
@@ -65,29 +70,39 @@ class Setting:
         return self.dense.forward(self.prompts.clean, self.prompts.mask, kept, self.ablated(ablation)).logits
 
 
-def make_setting(
-    folder: Path,
-    kind: str,
-    *,
-    padding: str = "none",
-    kv: str = "query_head",
-    dtype: str = "float64",
-    lengths: list[int] | None = None,
-    **shape: Any,
-) -> Setting:
-    """Builds, saves and loads a model, and runs the oracle on its prompts. `shape` goes to `models.build`."""
-    stock = models.build(kind, **shape)
-    model = load_model(models.save(stock, folder), dtype=dtype, kv=kv)
+def make_setting(stock: Any, model: Any, padding: str = "none", lengths: list[int] | None = None) -> Setting:
+    """Runs the oracle of a stock model, and makes the batch of the product's, on the same prompts."""
     prompts = models.prompts(lengths or LENGTHS[padding], padding)
     dense = Dense(stock, model.graph, float32_norms=False)
     return Setting(
         model=model,
+        stock=copy.deepcopy(stock).to(model.hf.dtype),
         batch=batch_of(model, prompts),
         dense=dense,
         prompts=prompts,
         clean=dense.forward(prompts.clean, prompts.mask),
         corrupted=dense.forward(prompts.corrupted, prompts.mask),
     )
+
+
+def recomputed_logits(setting: Setting, kept: np.ndarray) -> Tensor:
+    """What the product's executor makes of a circuit: logits at the answers, [b, V]."""
+    model, batch = setting.model, setting.batch
+    clean, corrupted = model.capture(batch, "clean"), model.capture(batch, "corrupted")
+    deltas = SenderValues.of(corrupted).minus(SenderValues.of(clean), batch.real)
+    hidden = run_circuit(
+        model.parts, model.graph, model.executor(clean, batch.answer_pos), clean, deltas, kept
+    )
+    return model.unembedding.logits(hidden)
+
+
+def stock_logits(setting: Setting, ids: Tensor, *, eager: bool = False) -> Tensor:
+    """Logits at the answers of the untouched model, run as anybody would, [b, V]."""
+    hf, p = setting.stock, setting.prompts
+    hf.set_attn_implementation("sdpa" if hf._supports_sdpa and not eager else "eager")
+    with torch.no_grad():
+        run = hf(ids, attention_mask=p.mask, position_ids=position_ids(ids, p.mask), use_cache=False)
+    return metrics.at_answers(run.logits, p.answer_pos)
 
 
 def batch_of(model: Any, prompts: models.Prompts) -> Any:
@@ -110,14 +125,25 @@ def relative_error(found: Any, expected: Any) -> float:
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory):
-    """Makes settings, each once a session: `settings("gpt2", padding="left")`."""
-    made = {}
+    """Makes settings, each once a session: `settings("gpt2", padding="left", heads=2)`.
 
-    def make(kind, **options):
-        key = (kind, repr(sorted(options.items())))
-        if key not in made:
-            made[key] = make_setting(tmp_path_factory.mktemp(kind) / "model", kind, **options)
-        return made[key]
+    `kv` and `dtype` go to `load_model`, what says nothing about prompts to `models.build`.
+    """
+
+    @functools.cache
+    def loaded(kind, kv, dtype, shape):
+        stock = models.build(kind, **dict(shape))
+        return stock, load_model(
+            models.save(stock, tmp_path_factory.mktemp(kind) / "model"), dtype=dtype, kv=kv
+        )
+
+    @functools.cache
+    def made(kind, kv, dtype, padding, lengths, shape):
+        return make_setting(*loaded(kind, kv, dtype, shape), padding, list(lengths) if lengths else None)
+
+    def make(kind, *, kv="query_head", dtype="float64", padding="none", lengths=None, **shape):
+        lengths = None if lengths is None else tuple(lengths)
+        return made(kind, kv, dtype, padding, lengths, tuple(sorted(shape.items())))
 
     return make
 
@@ -125,5 +151,5 @@ def settings(tmp_path_factory):
 @pytest.fixture
 def setting_of(settings):
     """`settings`, in a test in which nothing leaves float64."""
-    with Float64Throughout():
+    with float64_throughout():
         yield settings

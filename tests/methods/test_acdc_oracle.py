@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.methods import Acdc
 from tests.exactness import relative_error
+from tests.oracles import models
 from tests.oracles.acdc import naive_acdc
 
 SHAPES = {
@@ -18,22 +19,37 @@ SHAPES = {
     ),
 }
 THRESHOLDS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+# The other families, smaller; those whose heads depend on each other with grouped keys and values too.
+FAMILIES = {kind: (kind, {"padding": "left"}) for kind in models.KINDS if kind not in SHAPES} | {
+    f"{kind}-kv": (kind, {"padding": "left", "kv": "kv_head"})
+    for kind in ("qwen3", "gemma2", "gemma3", "olmo2", "cohere_qk")
+}
+FAMILY_THRESHOLDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 @pytest.fixture(scope="module")
-def naive(setting_of):
-    """The oracle's decisions, with harm averaged over prompts; each once, for it is slow."""
+def naive(settings):
+    """The oracle's decisions, with harm averaged over prompts; each circuit is run once, for it is slow."""
+
+    @functools.cache
+    def harms(shape, metric, ablation):
+        kind, options = (SHAPES | FAMILIES)[shape]
+        setting = settings(kind, **options)
+        ablated, p, known = setting.ablated(ablation), setting.prompts, {}
+
+        def harm(kept):
+            key = kept.tobytes()
+            if key not in known:
+                logits = setting.dense.forward(p.clean, p.mask, kept, ablated).logits
+                known[key] = float(setting.harm(metric, logits).mean())
+            return known[key]
+
+        return setting.graph, harm
 
     @functools.cache
     def decide(shape, metric, threshold, rule="signed", ablation="corrupted"):
-        setting = setting_of(SHAPES[shape][0], **SHAPES[shape][1])
-        ablated, p = setting.ablated(ablation), setting.prompts
-
-        def harm(kept):
-            logits = setting.dense.forward(p.clean, p.mask, kept, ablated).logits
-            return float(setting.harm(metric, logits).mean())
-
-        return naive_acdc(harm, setting.graph, threshold, rule)
+        graph, harm = harms(shape, metric, ablation)
+        return naive_acdc(harm, graph, threshold, rule)
 
     return decide
 
@@ -63,26 +79,35 @@ def test_kept_edges_are_those_of_naive_acdc(setting_of, naive, shape, threshold)
     assert_same(found, naive(shape, "kl_divergence", threshold), setting.graph)
 
 
+@pytest.mark.parametrize("shape", FAMILIES)
+def test_kept_edges_of_every_family_are_those_of_naive_acdc(setting_of, naive, shape):
+    kind, options = FAMILIES[shape]
+    setting = setting_of(kind, **options)
+    for threshold in FAMILY_THRESHOLDS:
+        found = fast(setting, threshold=threshold)
+        assert_same(found, naive(shape, "kl_divergence", threshold), setting.graph)
+
+
 @pytest.mark.parametrize("rule", ["absolute", "signed"])
-@pytest.mark.parametrize("shape", ["gpt2", "llama-kv"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama-kv", "gemma2", "olmo2", "gpt_neox"])
 def test_kept_edges_are_those_of_naive_acdc_for_a_metric_with_a_direction(setting_of, naive, shape, rule):
-    kind, options = SHAPES[shape]
+    kind, options = (SHAPES | FAMILIES)[shape]
     setting = setting_of(kind, **options)
     found = fast(setting, threshold=0.01, rule=rule, metric="logit_diff")
     assert_same(found, naive(shape, "logit_diff", 0.01, rule), setting.graph)
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama", "gemma2", "olmo2", "granite", "gptj"])
 def test_kept_edges_are_those_of_naive_acdc_under_zero_ablation(setting_of, naive, shape):
-    kind, options = SHAPES[shape]
+    kind, options = (SHAPES | FAMILIES)[shape]
     setting = setting_of(kind, **options)
     found = fast(setting, threshold=0.01, ablation="zero")
     assert_same(found, naive(shape, "kl_divergence", 0.01, ablation="zero"), setting.graph)
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "llama-kv"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama-kv", "gemma2-kv", "olmo2", "cohere"])
 def test_decisions_do_not_depend_on_how_far_ahead_is_speculated(setting_of, shape):
-    kind, options = SHAPES[shape]
+    kind, options = (SHAPES | FAMILIES)[shape]
     setting = setting_of(kind, **options)
     runs = [fast(setting, threshold=0.003, width=width) for width in (1, 7, 16)]
     for run in runs[1:]:

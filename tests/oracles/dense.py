@@ -67,18 +67,6 @@ class Dense:
         `embeddings` replaces what enters block 0; `added` [receivers, b, T, d] is added to the receivers'
         inputs, so that its gradient is the gradient at every receiver by itself.
         """
-        with torch._C.DisableTorchFunction():  # no mode of a test changes what is expected
-            return self._forward(ids, mask, kept, ablated, embeddings, added)
-
-    def _forward(
-        self,
-        ids: Tensor,
-        mask: Tensor | None,
-        kept: np.ndarray | None,
-        ablated: Tensor | None,
-        embeddings: Tensor | None,
-        added: Tensor | None,
-    ) -> Forward:
         graph, family, positions = self.graph, self.family, position_ids(ids, mask)
         table = np.ones((graph.n_receivers, graph.n_senders))
         if kept is not None:

@@ -4,25 +4,38 @@ Norms, softmaxes, routers and some rotary embeddings of stock models convert to 
 precision is. What is left is 1e-7 of rounding, in which an error of that size would hide.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pytest
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 
-class Float64Throughout(TorchFunctionMode):
-    """While active, a float64 tensor that is asked for as float32, in the ways of stock models, stays float64.
+@contextmanager
+def float64_throughout() -> Iterator[None]:
+    """While open, a float64 tensor that is asked for as float32, in the ways of stock models, stays float64.
 
-    Conversions that also name a device remain: so the tables of rotary embeddings are made, and those are
-    float32 in the formulas too.
+    Conversions that name more than the precision remain: so the tables of rotary embeddings are made, and those
+    are float32 in the formulas too.
     """
+    to_float, to, softmax = Tensor.float, Tensor.to, nn.functional.softmax
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
-            if func is Tensor.float or (func is Tensor.to and args[1:] == (torch.float32,) and not kwargs):
-                return args[0]
-            if "softmax" in func.__name__ and kwargs.get("dtype") is torch.float32:
-                kwargs = {**kwargs, "dtype": torch.float64}
-        return func(*args, **kwargs)
+    def patched_float(self, *args, **kwargs):
+        return self if self.dtype == torch.float64 else to_float(self, *args, **kwargs)
+
+    def patched_to(self, *args, **kwargs):
+        if self.dtype == torch.float64 and args == (torch.float32,) and not kwargs:
+            return self
+        return to(self, *args, **kwargs)
+
+    def patched_softmax(x, *args, **kwargs):
+        if x.dtype == torch.float64 and kwargs.get("dtype") is torch.float32:
+            kwargs["dtype"] = torch.float64
+        return softmax(x, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "float", patched_float)
+        patch.setattr(Tensor, "to", patched_to)
+        patch.setattr(nn.functional, "softmax", patched_softmax)
+        yield

@@ -10,7 +10,7 @@ import torch
 from pipeline.core.graph import Graph
 from tests.oracles import acdc, attribution, metrics, models
 from tests.oracles.dense import Dense, patched_logits, position_ids
-from tests.oracles.float64 import Float64Throughout
+from tests.oracles.float64 import float64_throughout
 
 PADDINGS = ("none", "left", "right")
 PARALLEL = ("gpt_neox", "gptj", "phi", "cohere", "cohere_qk")
@@ -52,7 +52,7 @@ def test_all_kept_is_the_stock_clean_run_and_none_kept_the_stock_corrupted_run(b
     model, p = built(kind), prompts_with(padding)
     graph = graph_of(model, kv)
     assert graph.parallel == (kind in PARALLEL)
-    with Float64Throughout():
+    with float64_throughout():
         for kept, ids in ((True, p.clean), (False, p.corrupted)):
             mask = np.full(graph.n_edges, kept)
             logits = patched_logits(model, p.clean, p.corrupted, p.mask, mask, graph, float32_norms=False)
@@ -79,9 +79,9 @@ def test_with_its_excursions_to_float32_it_is_the_stock_model_as_it_is(built, ki
 
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_the_stock_model_goes_through_float32_where_the_formulas_do_not(built, kind):
-    """What `Float64Throughout` takes away is there, and is no more than rounding."""
+    """What `float64_throughout` takes away is there, and is no more than rounding."""
     model, p = built(kind), prompts_with("none")
-    with Float64Throughout():
+    with float64_throughout():
         pure = stock_logits(model, p.clean, None)
     stock = stock_logits(model, p.clean, None)
     error = float((pure - stock).abs().max() / stock.abs().max())

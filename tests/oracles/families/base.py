@@ -126,7 +126,7 @@ class Family:
 
     def narrow(self, x: Tensor) -> Tensor:
         """x in float32 where the stock model computes so, else as it is."""
-        return x.float() if self.float32 else x
+        return x.type(torch.float32) if self.float32 else x
 
     def angles(self, positions: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [b, T, frequencies] of positions times inverse wavelengths, in float32."""
