@@ -22,6 +22,13 @@ from tests.oracles.dense import Dense, Forward, position_ids
 from tests.oracles.float64 import float64_throughout
 
 PADDINGS = ("none", "left", "right")
+# Every kind with every padding, and its grouped keys and values with one.
+CASES = tuple(
+    (kind, kv, padding)
+    for kind, kv in models.SHAPES
+    for padding in PADDINGS
+    if kv == "query_head" or padding == "left"
+)
 LENGTHS = {"none": [6, 6, 6], "left": [6, 3, 5], "right": [6, 3, 5]}
 
 

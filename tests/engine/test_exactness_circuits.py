@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.errors import PromptError
 from pipeline.evaluation import circuit_values
-from tests.exactness import PADDINGS, relative_error
+from tests.exactness import CASES, relative_error
 from tests.oracles import models
 from tests.oracles.metrics import HIGHER_IS_BETTER, at_answers
 
@@ -25,8 +25,7 @@ def expected_values(setting, masks, metric, ablation="corrupted"):
     return torch.stack(rows).numpy()
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
+@pytest.mark.parametrize(("kind", "kv", "padding"), CASES)
 def test_circuits_have_the_values_of_a_dense_patched_forward(setting_of, kind, kv, padding):
     setting = setting_of(kind, kv=kv, padding=padding)
     masks = masks_of(setting.graph)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.exactness import PADDINGS, recomputed_logits, relative_error, stock_logits
+from tests.exactness import CASES, PADDINGS, recomputed_logits, relative_error, stock_logits
 from tests.oracles import models
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -13,8 +13,7 @@ ROUNDED = ("gemma2", "gemma3", "olmo2", "gptj")
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
+@pytest.mark.parametrize(("kind", "kv", "padding"), CASES)
 def test_recomputed_runs_have_the_stock_logits(setting_of, kind, kv, padding, dtype):
     setting = setting_of(kind, kv=kv, padding=padding, dtype=dtype)
     senders = setting.graph.edge_senders

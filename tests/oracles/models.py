@@ -1,7 +1,7 @@
 """Small random stock models of every family, with every norm gain, bias and multiplier away from its default so
 that none is forgotten.
 
-`save(kind, folder)` writes the folder that `load_model` reads; `pairs(...)` gives ragged prompts as ids.
+`save(model, folder)` writes the folder that `load_model` reads; `prompts(...)` gives ragged prompts as ids.
 """
 
 from dataclasses import dataclass
@@ -188,14 +188,15 @@ def build(
     width: int = 16,
     scale: float = 1.0,
     seed: int = 0,
+    changed: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """A random model in float64, in evaluation mode. `scale` multiplies the spread of all weights."""
+    """A random model in float64, in evaluation mode. `scale` multiplies the spread of all weights; `changed` are
+    other values for the config."""
     torch.manual_seed(seed)
     name, arguments = CONFIGS[kind]
     shape = Shape(layers, heads, kv_heads, width)
-    config = getattr(transformers, name)(
-        vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, tie_word_embeddings=False, **arguments(shape)
-    )
+    given = {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": False} | arguments(shape)
+    config = getattr(transformers, name)(vocab_size=VOCABULARY, **given | (changed or {}))
     model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
     if kind == "mixtral":
         model.set_experts_implementation("eager")  # the other kernels know no float64

@@ -89,6 +89,42 @@ def test_the_stock_model_goes_through_float32_where_the_formulas_do_not(built, k
     assert (error > 1e-10) == (kind not in ("gpt2", "opt", "gpt_neox", "gpt_neox_sequential", "phi"))
 
 
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 125.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ordinary"),
+    [
+        ("mistral", {"sliding_window": None}),
+        ("llama3", {"rope_parameters": PLAIN_ROPE}),
+        ("gemma2", {"attn_logit_softcapping": 1e6}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("gemma2", {"sliding_window": 16}),
+        ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}),
+        ("gemma2", {"query_pre_attn_scalar": 6}),
+        ("gemma3", {"rope_parameters": {"sliding_attention": PLAIN_ROPE, "full_attention": PLAIN_ROPE}}),
+        ("gemma3", {"final_logit_softcapping": None}),
+        ("phi3", {"sliding_window": None}),
+        ("phi3", {"rope_parameters": PLAIN_ROPE | {"partial_rotary_factor": 1.0}}),
+        ("granite", {"embedding_multiplier": 1.0}),
+        ("granite", {"residual_multiplier": 1.0}),
+        ("granite", {"attention_multiplier": 0.5}),
+        ("granite", {"logits_scaling": 1.0}),
+        ("mixtral", {"num_experts_per_tok": 1}),
+        ("cohere", {"logit_scale": 1.0}),
+        ("gpt_neox", {"use_parallel_residual": False}),
+        ("gpt_neox_sequential", {"use_parallel_residual": True}),
+        ("gptj", {"rotary_dim": 8}),
+        ("opt", {"activation_function": "gelu"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_what_is_particular_to_a_family_changes_its_logits(built, kind, ordinary):
+    p = prompts_with("none")
+    a, b = (stock_logits(m, p.clean, None) for m in (built(kind), models.build(kind, changed=ordinary)))
+    assert float((a - b).abs().max()) > 1e-3 * float(a.abs().max())
+
+
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_padding_does_not_change_a_patched_run(built, kind, padding):
