@@ -52,7 +52,7 @@ check: $(VENV)/.installed ## lint, format, types, layers
 	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.installed ## speed against the floor of plain passes, into results/benchmarks
-	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.benchmarks
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.benchmarks $(ROWS)
 
 clean: ## remove caches and builds; results and .venv stay
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

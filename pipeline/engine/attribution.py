@@ -24,24 +24,14 @@ from pipeline.engine.capture import LayerContext, mid_of, raw_heads, recording, 
 from pipeline.engine.executor import Rows, finish
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.readout import Objective
+from pipeline.engine.receiver_gradients import LayerGradients, add_receiver_gradients
 from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.adapters import Block, Parts, Port
 
-# Bytes that gradients of all receivers, or differences of all senders, may take while a chunk of prompts is scored.
-_CHUNK_BYTES = 2**28
+# Bytes that differences of all senders and gradients of a block of receivers may take while prompts are scored.
+_CHUNK_BYTES = 2**27
 # Receivers that one matrix product scores at least, where there are so many: narrow products waste most of a CPU.
 _COLUMNS = 128
-
-
-@dataclass(frozen=True)
-class LayerGradients:
-    """What one layer read, and the gradients at what its projections make (before norms and rotary embedding) and
-    at what its MLP reads (after the norm)."""
-
-    resid: Float[Tensor, "prompt pos d_model"]
-    mid: Float[Tensor, "prompt pos d_model"]
-    ports: dict[Port, Float[Tensor, "prompt head pos d_head"]]
-    mlp_in: Float[Tensor, "prompt pos d_model"]
 
 
 @dataclass(frozen=True)
@@ -134,52 +124,89 @@ def edge_scores(
     """Sum over positions of difference times mean gradient over `steps`, for every prompt and edge, in chunks
     of prompts.
 
-    The gradients are averaged at the receivers' inputs, not at head size: every step has its own norms.
+    The gradients are averaged at the receivers' inputs, not at head size: every step has its own norms. Chunks
+    are as large as a budget of memory allows; when a device has less, they are halved.
     """
     n_prompts, length, d_model = deltas.input.shape
-    per_prompt = max(graph.n_senders, graph.n_receivers) * length * d_model * deltas.input.element_size()
+    rows_at_once = graph.n_senders + _layers_at_once(graph) * graph.receivers_per_layer + 1
+    per_prompt = rows_at_once * length * d_model * deltas.input.element_size()
     size = max(1, _CHUNK_BYTES // per_prompt)
-    for start in range(0, n_prompts, size):
+    start = 0
+    while start < n_prompts:
         rows = slice(start, min(start + size, n_prompts))
-        differences = deltas.prompts(rows).written(parts).flatten(2)
-        yield _score_chunk(parts, graph, differences, rows, steps)
+        try:
+            differences = deltas.prompts(rows).written(parts).flatten(2)
+            scores = _score_chunk(parts, graph, differences, rows, steps)
+        except RuntimeError as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            size = max(1, (rows.stop - rows.start) // 2)
+            continue
+        yield scores
+        start = rows.stop
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the allocator of the CPU, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _layers_at_once(graph: Graph) -> int:
+    return max(1, -(-_COLUMNS // graph.receivers_per_layer))
 
 
 def _score_chunk(
     parts: Parts,
     graph: Graph,
-    differences: Float[Tensor, "prompt sender width"],
+    differences: Float[Tensor, "sender prompt width"],
     rows: slice,
     steps: Sequence[Gradients],
 ) -> Float[Tensor, "prompt edge"]:
-    n_prompts, _, width = differences.shape
+    _, n_prompts, width = differences.shape
+    d_model = steps[0].final.shape[-1]
     scores = differences.new_empty(n_prompts, graph.n_edges)
-    layers_at_once = max(1, -(-_COLUMNS // graph.receivers_per_layer))
-    starts = list(range(0, graph.n_layers, layers_at_once))
-    for first in starts:
-        last = min(first + layers_at_once, graph.n_layers)
+    for first in range(0, graph.n_layers, _layers_at_once(graph)):
+        last = min(first + _layers_at_once(graph), graph.n_layers)
         receiver = graph.head_receiver(first, "q")
         stop = graph.n_receivers if last == graph.n_layers else graph.head_receiver(last, "q")
         differences = differences.to(parts.blocks[first].device)
-        block = differences.new_zeros(n_prompts, stop - receiver, width)
-        for step in steps:
+        block = differences.new_empty(stop - receiver, n_prompts, width // d_model, d_model)
+        for number, step in enumerate(steps):
             for layer in range(first, last):
-                at = graph.head_receiver(layer, "q") - receiver
-                at_inputs = _receiver_gradients(parts.blocks[layer], graph, step.layers[layer], rows).flatten(
-                    2
-                )
-                block[:, at : at + at_inputs.shape[1]] += at_inputs.to(block.device)
+                _add_layer(block, receiver, parts.blocks[layer], graph, step.layers[layer], rows, number)
             if last == graph.n_layers:
-                block[:, -1] += step.final[rows].flatten(1).to(block.device)
+                final = step.final[rows].to(block.device, block.dtype)
+                block[-1] = final if number == 0 else block[-1] + final
         n_senders = int(graph.senders_read[stop - 1])
-        products = torch.bmm(block, differences[:, :n_senders].transpose(1, 2)) / len(steps)
+        left, right = block.flatten(2).transpose(0, 1), differences[:n_senders].permute(1, 2, 0)
+        products = torch.bmm(left, right) / len(steps)
         for r in _equal_prefixes(graph, receiver, stop):
             n = int(graph.senders_read[r.start])
             edges = slice(int(graph.first_edge[r.start]), int(graph.first_edge[r.stop]))
-            scores[:, edges] = (
-                products[:, r.start - receiver : r.stop - receiver, :n].flatten(1).to(scores.device)
-            )
+            found = products[:, r.start - receiver : r.stop - receiver, :n].flatten(1)
+            scores[:, edges] = found.to(scores.device)
     return scores
+
+
+def _add_layer(
+    block: Float[Tensor, "receiver prompt pos d_model"],
+    first_receiver: int,
+    part: Block,
+    graph: Graph,
+    layer: LayerGradients,
+    rows: slice,
+    number: int,
+) -> None:
+    """Adds one layer's gradients of one step to the block of receivers that starts at `first_receiver`."""
+    at = graph.head_receiver(part.layer, "q") - first_receiver
+    out = block[at : at + graph.receivers_per_layer]
+    if part.device == block.device:
+        add_receiver_gradients(out, part, graph, layer, rows, fresh=number == 0)
+        return
+    own = torch.empty_like(out, device=part.device)
+    add_receiver_gradients(own, part, graph, layer, rows, fresh=True)
+    own = own.to(out.device)
+    out.copy_(own) if number == 0 else out.add_(own)
 
 
 def _equal_prefixes(graph: Graph, start: int, stop: int) -> Iterator[range]:
@@ -189,33 +216,3 @@ def _equal_prefixes(graph: Graph, start: int, stop: int) -> Iterator[range]:
         if receiver == stop or graph.senders_read[receiver] != graph.senders_read[first]:
             yield range(first, receiver)
             first = receiver
-
-
-def _receiver_gradients(
-    block: Block, graph: Graph, layer: LayerGradients, rows: slice
-) -> Float[Tensor, "prompt receiver pos d_model"]:
-    """Gradients at the inputs of all receivers of a layer, in receiver order."""
-    normed = []
-    projections = block.projections
-    for port, gradient in layer.ports.items():
-        g, weight = gradient[rows], projections.weights[port]
-        if port != "q" and graph.n_ports == graph.n_heads and block.kv_group > 1:
-            weight = weight.repeat_interleave(block.kv_group, 0)
-        elif port != "q" and block.kv_group > 1:
-            g = g.unflatten(1, (graph.n_ports, block.kv_group)).sum(2)
-        normed.append(torch.matmul(g, weight))
-    heads = _through_norm(block.norm1, layer.resid[rows], torch.cat(normed, 1))
-    mlp = _through_norm(block.norm2, layer.mid[rows], layer.mlp_in[rows][:, None])
-    return torch.cat([heads, mlp], 1)
-
-
-def _through_norm(
-    norm: nn.Module,
-    x: Float[Tensor, "prompt pos d_model"],
-    gradient: Float[Tensor, "prompt receiver pos d_model"],
-) -> Float[Tensor, "prompt receiver pos d_model"]:
-    """Gradients at the input of a norm, for many receivers that all read `x` through it."""
-    if isinstance(norm, nn.Identity):
-        return gradient
-    backward = torch.func.vjp(norm, x)[1]
-    return torch.vmap(lambda g: backward(g)[0], in_dims=1, out_dims=1)(gradient)

@@ -37,7 +37,7 @@ def run_circuit(
     kept: Bool[np.ndarray, " edge"],
 ) -> Float[Tensor, "prompt d_model"]:
     """Final hidden states at the answer of a run in which only the kept edges carry current values."""
-    removed = ablated_minus_clean.written(parts)  # [prompt, sender, pos, d_model]
+    removed = ablated_minus_clean.written(parts)  # [sender, prompt, pos, d_model]
     written = SenderValues.of(clean).written(parts)
     current = torch.zeros_like(removed)  # current minus clean, filled layer by layer
     table = torch.from_numpy(kept_matrix(graph, kept)).to(removed)
@@ -47,8 +47,8 @@ def run_circuit(
     ) -> Float[Tensor, "receiver prompt pos d_model"]:
         n = int(graph.senders_read[first])
         keep = table[first:last, :n].to(base.device)
-        x = torch.einsum("rs,bstd->rbtd", keep, current[:, :n])
-        x = base + x + torch.einsum("rs,bstd->rbtd", 1 - keep, removed[:, :n])
+        x = torch.einsum("rs,sbtd->rbtd", keep, current[:n])
+        x = base + x + torch.einsum("rs,sbtd->rbtd", 1 - keep, removed[:n])
         return x.to(base.dtype)
 
     for layer, block in enumerate(parts.blocks):
@@ -65,11 +65,11 @@ def run_circuit(
         z = rows.attend(projected["q"], projected["k"], projected["v"], range(heads))
         out = executor.head_outputs(layer, range(heads), z, executor.scale_of(layer, z))
         senders = slice(graph.head_sender(layer), graph.mlp_sender(layer))
-        current[:, senders] = out.squeeze(1).transpose(0, 1) - written[:, senders]
+        current[senders] = out.squeeze(1) - written[senders]
         mlp = graph.mlp_receiver(layer)
         x = inputs(mlp, mlp + 1, record.mid, current, removed).squeeze(0)
         sender = graph.mlp_sender(layer)
-        current[:, sender] = executor.mlp(layer, x) - written[:, sender]
+        current[sender] = executor.mlp(layer, x) - written[sender]
     logits = graph.logits_receiver
     final = clean.final
     x = inputs(logits, logits + 1, final, current.to(final.device), removed.to(final.device)).squeeze(0)

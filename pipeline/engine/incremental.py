@@ -65,11 +65,11 @@ class Incremental:
         n_bytes = x.numel() * x.element_size() * self.graph.n_senders
         self._all_deltas: Tensor | None = None
         if n_bytes <= _CACHED_DELTAS:
-            self._all_deltas = self._deltas.written(self._parts).transpose(0, 1).contiguous()
+            self._all_deltas = self._deltas.written(self._parts)
             self._answer_deltas = at_answer(self._all_deltas, self._answer_pos)
         else:
             answer = self._deltas.at_answer(self._answer_pos)
-            self._answer_deltas = answer.written(self._parts).transpose(0, 1).contiguous()
+            self._answer_deltas = answer.written(self._parts)
 
     # --- questions ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ variants; the rest of the network reads one residual per variant, as in a stock 
 Knows captures, executor and graph. Does not know directions, signs or statistics.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -40,7 +40,7 @@ class Patcher:
 
     @staticmethod
     def of(parts: Parts, graph: Graph, ablated: Ablated, objective: Objective) -> "Patcher":
-        deltas = ablated.deltas.written(parts).transpose(0, 1).contiguous()
+        deltas = ablated.deltas.written(parts)
         return Patcher(parts, graph, ablated, objective, deltas)
 
     @property
@@ -66,47 +66,52 @@ class Patcher:
     def edges(self) -> Iterator[tuple[int, Float[Tensor, "sender prompt"]]]:
         """For every receiver, the metric with each of its senders patched alone."""
         for layer in range(self.graph.n_layers):
-            yield from self._head_edges(layer)
-            yield self.graph.mlp_receiver(layer), self._mlp_edges(layer)
-        yield self.graph.logits_receiver, self._logits_edges()
+            mlp = self.graph.mlp_receiver(layer)
+            receivers = range(self.graph.head_receiver(layer, "q"), mlp)
+            yield from zip(receivers, self.head_edges(layer, receivers), strict=True)
+            yield mlp, self.mlp_edges(layer)
+        yield self.graph.logits_receiver, self.logits_edges()
 
-    def _logits_edges(self) -> Float[Tensor, "sender prompt"]:
+    @torch.no_grad()
+    def logits_edges(self) -> Float[Tensor, "sender prompt"]:
+        """The metric with each sender patched in what the final norm reads."""
         final = at_answer(self.ablated.base.final, self._answer_pos)
-        hidden = self.executor.read_out(final + at_answer(self.deltas, self._answer_pos).to(final.device))
-        return self.objective(hidden.squeeze(-2))
+        deltas = at_answer(self.deltas, self._answer_pos).to(final.device)
+        return self.objective(self.executor.read_out(final + deltas).squeeze(-2))
 
-    def _mlp_edges(self, layer: int) -> Float[Tensor, "sender prompt"]:
-        """The MLP reads a patched residual, but the residual itself goes on unpatched."""
+    @torch.no_grad()
+    def mlp_edges(self, layer: int) -> Float[Tensor, "sender prompt"]:
+        """The metric with each sender patched in what an MLP reads: the residual itself goes on unpatched."""
         record, last = self.ablated.base.layers[layer], layer == self.graph.n_layers - 1
         n = int(self.graph.senders_read[self.graph.mlp_receiver(layer)])
-        mid, deltas, around = (
-            record.mid,
-            self.deltas[:n],
-            self.ablated.base.after(layer).to(record.mlp.device) - record.mlp,
-        )
+        mid, deltas = record.mid, self.deltas[:n]
+        around = self.ablated.base.after(layer).to(record.mlp.device) - record.mlp
         if last:
             mid, deltas, around = (at_answer(x, self._answer_pos) for x in (mid, deltas, around))
-        values = []
+        hidden = []
         for part in deltas.split(self.at_once()):
             out = around + self.executor.mlp(layer, mid + part.to(mid.device))
-            values.append(self.objective(self.executor.rest(layer + 1, out)))
-        return torch.cat(values)
+            hidden.append(self.executor.rest(layer + 1, out))
+        return self.objective(torch.cat(hidden))
 
-    def _head_edges(self, layer: int) -> Iterator[tuple[int, Float[Tensor, "sender prompt"]]]:
-        """Senders are normed once per layer; every port of every head projects from that. All receivers of a layer
-        are measured together: a large product with the unembedding is faster than many small ones."""
-        graph, record = self.graph, self.ablated.base.layers[layer]
-        first = graph.head_receiver(layer, "q")
-        receivers = range(first, graph.mlp_receiver(layer))
+    @torch.no_grad()
+    def head_edges(self, layer: int, receivers: Sequence[int]) -> Float[Tensor, "receiver sender prompt"]:
+        """The metric with each sender patched in what some `<q>`, `<k>` or `<v>` of a layer read.
+
+        Senders are normed once; every port of every head projects from that. All receivers are measured together:
+        a large product with the unembedding is faster than many small ones.
+        """
+        record = self.ablated.base.layers[layer]
+        n = int(self.graph.senders_read[self.graph.head_receiver(layer, "q")])
         values = []
-        for part in self.deltas[: int(graph.senders_read[first])].split(self.at_once()):
+        for part in self.deltas[:n].split(self.at_once()):
             normed = self.parts.blocks[layer].norm1(record.resid + part.to(record.resid.device))
             hidden = []
             for receiver in receivers:
                 change = self._head_change(layer, receiver, normed)
                 hidden.append(self.executor.rest_after_attention(layer, self.ablated.base, change))
-            values.append(self.objective(torch.stack(hidden)))  # [receiver, sender, prompt]
-        yield from zip(receivers, torch.cat(values, 1), strict=True)
+            values.append(self.objective(torch.stack(hidden)))
+        return torch.cat(values, 1)
 
     def _head_change(
         self, layer: int, receiver: int, normed: Float[Tensor, "sender prompt pos d_model"]

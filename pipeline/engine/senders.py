@@ -89,26 +89,26 @@ class SenderValues:
         return out if (gain := block.post_gain) is None else out * gain
 
     def written(
-        self, parts: Parts, device: torch.device | None = None, n_senders: int | None = None
-    ) -> Float[Tensor, "prompt sender pos d_model"]:
-        """What each sender (or each of the first `n_senders`) adds to the residual stream, in sender order, on
-        one device (that of the input)."""
+        self, parts: Parts, device: torch.device | None = None
+    ) -> Float[Tensor, "sender prompt pos d_model"]:
+        """What each sender adds to the residual stream, in sender order, on one device (that of the input)."""
         n_prompts, length, d_model = self.input.shape
         heads = self.z[0].shape[2]
-        total = 1 + len(self.z) * (heads + 1) if n_senders is None else n_senders
-        out = self.input.new_empty(n_prompts, total, length, d_model, device=device or self.input.device)
-        out[:, 0] = self.input
+        n_senders = 1 + len(self.z) * (heads + 1)
+        out = self.input.new_empty(n_senders, n_prompts, length, d_model, device=device or self.input.device)
+        out[0] = self.input
         for layer, block in enumerate(parts.blocks):
             first = 1 + layer * (heads + 1)
-            if first >= total:
-                break
-            z = self.z[layer]
-            made = torch.matmul(z.transpose(1, 2), block.projections.out.to(z.dtype))
+            z = self.z[layer].permute(2, 0, 1, 3).flatten(1, 2)
+            weight = block.projections.out.to(z.dtype)
+            part = out[first : first + heads]
+            if block.device == out.device and z.dtype == out.dtype:
+                torch.bmm(z, weight, out=part.flatten(1, 2))
+            else:
+                part.copy_(torch.bmm(z, weight).view(part.shape).to(part.device))
             if (gain := block.post_gain) is not None:
-                made = made * gain
-            out[:, first : first + heads] = made.to(out.device)
-            if first + heads < total:
-                out[:, first + heads] = self.mlp[layer].to(out.device)
+                part.mul_(gain.to(out.device))
+            out[first + heads] = self.mlp[layer].to(out.device)
         return out
 
 

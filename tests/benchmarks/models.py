@@ -15,11 +15,11 @@ TILES = D_MODEL // D_NARROW
 NAMES, FILLERS, BOS, CUE = 40, range(40, 60), 60, 61
 
 
-def gpt2_small_shaped() -> tuple[GPT2LMHeadModel, str]:
+def gpt2_small_shaped(n_layers: int = N_LAYERS) -> tuple[GPT2LMHeadModel, str]:
     """The model in evaluation mode, and the name of its weights for the table."""
     torch.manual_seed(0)
     config = GPT2Config(
-        n_layer=N_LAYERS,
+        n_layer=n_layers,
         n_head=N_HEADS,
         n_embd=D_MODEL,
         vocab_size=VOCAB,
@@ -28,7 +28,7 @@ def gpt2_small_shaped() -> tuple[GPT2LMHeadModel, str]:
     )
     wide = GPT2LMHeadModel(config).eval()
     folder = Path(os.environ.get("CIRCUITS_DATA", "../shared")) / "models" / "bench-12l-d192"
-    if not folder.is_dir():
+    if not folder.is_dir() or n_layers != N_LAYERS:
         return wide, "random stand-in"
     narrow = GPT2LMHeadModel.from_pretrained(folder).eval()
     _embed(narrow, wide)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.engine import attribution, incremental, paths, readout
 from pipeline.evaluation import circuit_values, faithfulness
@@ -96,3 +97,28 @@ def test_prompts_of_one_token(setting_of, kind, padding, lengths):
     assert relative_error(edge_table(setting, EdgePatching()), expected) <= 1e-10
     found = Acdc(threshold=0.01, rule="signed").score(setting.model, [setting.batch], metric="logit_diff")
     np.testing.assert_array_equal(found.kept, naive_acdc(mean_harm, graph, 0.01)[0])
+
+
+def test_a_chunk_that_finds_no_memory_is_halved_and_scoring_goes_on(setting_of, monkeypatch):
+    setting = setting_of("llama", padding="left")
+    whole = edge_table(setting, Eap())
+    sizes, score = [], attribution._score_chunk
+
+    def scarce(parts, graph, differences, rows, steps):
+        sizes.append(rows.stop - rows.start)
+        if sizes[-1] > 1:
+            raise torch.OutOfMemoryError("on purpose")
+        return score(parts, graph, differences, rows, steps)
+
+    monkeypatch.setattr(attribution, "_score_chunk", scarce)
+    assert relative_error(edge_table(setting, Eap()), whole) <= 1e-12
+    assert sizes == [3, 1, 1, 1]
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(setting_of, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(attribution, "_score_chunk", fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        edge_table(setting_of("llama", padding="left"), Eap())
