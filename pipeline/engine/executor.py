@@ -95,7 +95,7 @@ class Executor:
         layer: int,
         port: Port,
         heads: Sequence[int],
-        normed: Float[Tensor, "head variant prompt row d_model"],
+        normed: Float[Tensor, "head_or_one variant prompt row d_model"],
         rows: Rows,
     ) -> Float[Tensor, "head variant prompt row d_head"]:
         """q, k or v (norms and rotary embedding included) of some query heads, each from its own input or all
@@ -108,7 +108,7 @@ class Executor:
         layer: int,
         port: Port,
         heads: Sequence[int],
-        normed: Float[Tensor, "head variant prompt row d_model"],
+        normed: Float[Tensor, "head_or_one variant prompt row d_model"],
     ) -> Float[Tensor, "head variant prompt row d_head"]:
         """What the projection alone makes, before norms and rotary embedding."""
         block = self.parts.blocks[layer]

@@ -11,10 +11,13 @@ from pipeline.methods.eap import Eap
 from pipeline.methods.eap_ig import EapIg
 from pipeline.methods.edge_patching import EdgePatching
 from pipeline.methods.node_patching import NodePatching
+from pipeline.methods.path_patching import PathPatching
 
-METHODS: tuple[type[Method], ...] = (Eap, EapIg, Acdc, EdgePatching, NodePatching)
+METHODS: tuple[type[Method], ...] = (Eap, EapIg, Acdc, EdgePatching, NodePatching, PathPatching)
 
-MethodConfig = Annotated[Eap | EapIg | Acdc | EdgePatching | NodePatching, Field(discriminator="name")]
+MethodConfig = Annotated[
+    Eap | EapIg | Acdc | EdgePatching | NodePatching | PathPatching, Field(discriminator="name")
+]
 
 __all__ = [
     "METHODS",
@@ -26,4 +29,5 @@ __all__ = [
     "Method",
     "MethodConfig",
     "NodePatching",
+    "PathPatching",
 ]

@@ -1,0 +1,100 @@
+"""Path patching from every sender to a set of receivers (Wang et al. 2022, arXiv 2211.00593; Goldowsky-Dill et al.
+2023, arXiv 2304.05969).
+
+Which senders matter to these receivers? `reading: edge` patches the direct edges to all of them together;
+`reading: ioi` is the paper's: the sender's change also passes through MLPs and norms in between, heads are
+frozen, and the receivers are set to what they then read. In both, everything downstream is recomputed. One
+receiver in the `edge` reading is one edge of `edge_patching`.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from pipeline.ablations import Statistics, ablate
+from pipeline.core.graph import Graph
+from pipeline.core.scores import Moments, NodeScores
+from pipeline.methods.base import Cost, Method, captures
+from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
+from pipeline.metrics import get_metric
+
+if TYPE_CHECKING:
+    from pipeline.engine.batch import Batch
+    from pipeline.engine.patchable import PatchableModel
+
+
+class PathPatching(Method):
+    """The exact effect of each sender through its paths to chosen receivers: a score per sender."""
+
+    level: ClassVar[Literal["edge", "node"]] = "node"
+
+    name: Literal["path_patching"] = "path_patching"
+    receivers: tuple[str, ...] = Field(
+        default=("logits",), min_length=1, description="who reads the patched value: logits, a9.h6<q>, m3 ..."
+    )
+    reading: Literal["edge", "ioi"] = Field(
+        default="edge", description="nothing in between, or MLPs recomputed and heads frozen (the IOI paper)"
+    )
+    direction: Direction = Field(
+        default="noising", description="ablate in the clean run, or restore in the corrupted"
+    )
+    positions: Literal["all", "last"] = Field(
+        default="all", description="where the sender is patched: everywhere, or at the answer alone"
+    )
+
+    @field_validator("receivers", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def check(self, metric: str, ablation: str) -> None:
+        super().check(metric, ablation)
+        check_direction(self.direction, ablation)
+
+    def _receivers(self, graph: Graph) -> list[int]:
+        """Indices of the named receivers; CircuitsError for a name that the graph does not have."""
+        return sorted({graph.receiver_index(name) for name in self.receivers})
+
+    def _n_senders(self, graph: Graph) -> int:
+        """Senders that one of the receivers reads; they are always the first ones."""
+        return max(int(graph.senders_read[receiver]) for receiver in self._receivers(graph))
+
+    def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
+        n, rows = len(lengths), self._n_senders(graph)
+        return Cost(captures(self.ablation) * n, 0, rows * n, rows)
+
+    def score(
+        self,
+        model: "PatchableModel",
+        batches: "Sequence[Batch]",
+        *,
+        metric: str | None = None,
+        ablation: str | None = None,
+        statistics: Statistics | None = None,
+        per_prompt: bool = False,  # noqa: ARG002 - node scores have no per-prompt table
+    ) -> NodeScores:
+        """A row per sender that one of the receivers reads: mean and spread over prompts."""
+        from pipeline.engine.path_sets import path_values
+        from pipeline.engine.paths import Patcher
+
+        this = self.resolved(metric or "logit_diff", ablation or "corrupted")
+        this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
+        row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
+        receivers, senders = self._receivers(graph), range(self._n_senders(graph))
+        parts = []
+        for batch in batches:
+            ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            objective = model.objective(row, batch, ablated.clean_hidden)
+            patcher = Patcher.of(model.parts, graph, ablated, objective)
+            values = path_values(
+                patcher, senders, receivers, self.reading, last_only=self.positions == "last"
+            )
+            scores = (values - patcher.base_values()) * harm_sign(row.sign, self.direction)
+            parts.append(Moments.of(scores.T.cpu().numpy()))
+            model.counters.evaluations += len(senders) * batch.n_prompts
+        moments = Moments.merge(parts)
+        span = None if self.positions == "all" else self.positions
+        names = (span,) * len(senders)
+        return NodeScores(graph, np.asarray(senders), names, moments.mean, moments.std, moments.n)
