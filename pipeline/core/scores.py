@@ -60,6 +60,7 @@ class EdgeScores:
     `score` and `std` (population, over prompts) are float64 with NaN where nothing was measured, `n_prompts`
     says over how many prompts, `kept` is the decision of a method that decides. `per_prompt` holds the single
     prompts' scores when they were asked for. `facts` is what the method wants recorded (counters, settings).
+    `span` names the positions that all scores are of; None is every position.
     """
 
     graph: Graph
@@ -69,6 +70,7 @@ class EdgeScores:
     kept: Bool[np.ndarray, " edge"] | None = None
     per_prompt: Float[np.ndarray, "prompt edge"] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    span: str | None = None
 
     def __post_init__(self) -> None:
         if not len(self.score) == len(self.std) == len(self.n_prompts) == self.graph.n_edges:
@@ -92,12 +94,14 @@ class EdgeScores:
         graph = parts[0].graph
         if any(part.graph != graph for part in parts):
             raise CircuitsError("scores of different graphs cannot be merged")
+        if len({part.span for part in parts}) > 1:
+            raise CircuitsError("scores of different positions cannot be merged")
         decisions = [part.kept for part in parts if part.kept is not None]
         kept = np.mean(decisions, axis=0) >= 0.5 if len(decisions) == len(parts) else None
         rows = [part.per_prompt for part in parts if part.per_prompt is not None]
         per_prompt = np.concatenate(rows) if len(rows) == len(parts) else None
         merged = Moments.merge([part.moments for part in parts])
-        return EdgeScores.from_moments(graph, merged, kept=kept, per_prompt=per_prompt)
+        return EdgeScores.from_moments(graph, merged, kept=kept, per_prompt=per_prompt, span=parts[0].span)
 
     def to_frame(self) -> pd.DataFrame:
         """A row per edge: edge_id sender receiver score score_std n_prompts kept."""

@@ -3,7 +3,7 @@
 Knows nothing about which ablation it was (`pipeline.ablations` makes these) nor what is done with it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,3 +29,7 @@ class Ablated:
     executor: Executor
     answer_pos: Int[Tensor, " prompt"]
     start: int = 0
+
+    def only_last(self) -> "Ablated":
+        """The same with senders exchanged only where the answers are read."""
+        return replace(self, deltas=self.deltas.only_last(self.answer_pos))

@@ -27,27 +27,13 @@ Changes = Mapping[int, Float[Tensor, "variant prompt pos d_model"]]
 
 @torch.no_grad()
 def path_values(
-    patcher: Patcher,
-    senders: Sequence[int],
-    receivers: Sequence[int],
-    reading: Reading,
-    *,
-    last_only: bool = False,
+    patcher: Patcher, senders: Sequence[int], receivers: Sequence[int], reading: Reading
 ) -> Float[Tensor, "sender prompt"]:
-    """The metric when the paths from each of `senders` alone to the set of receivers carry its other value.
-
-    `last_only` changes the sender at the position of the answer alone.
-    """
+    """The metric when the paths from each of `senders` alone to the set of receivers carry its other value."""
+    make = direct_changes if reading == "edge" else changes_through_mlps
     values = []
     for part in torch.as_tensor(list(senders)).split(patcher.at_once()):
-        deltas = patcher.deltas[part]
-        if last_only:
-            at = torch.arange(deltas.shape[2], device=deltas.device) == patcher.ablated.answer_pos[:, None]
-            deltas = torch.where(
-                at[..., None], deltas, torch.zeros((), dtype=deltas.dtype, device=deltas.device)
-            )
-        make = direct_changes if reading == "edge" else changes_through_mlps
-        changes = make(patcher.ablated, patcher.graph, part.tolist(), deltas, receivers)
+        changes = make(patcher.ablated, patcher.graph, part.tolist(), patcher.deltas[part], receivers)
         hidden = run_with_inputs(patcher.ablated, patcher.graph, changes, live=reading == "edge")
         values.append(patcher.objective(hidden))
     return torch.cat(values)

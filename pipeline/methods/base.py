@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Method")
 
+Positions = Literal["all", "last"]
+POSITIONS = "where a sender's value is exchanged: everywhere, or at the answer alone"
+
 ID_PATTERN = re.compile(r"^[a-z0-9._-]{1,80}$")
 
 
@@ -129,6 +132,11 @@ def require_gradient(method: str, metric: str) -> None:
         raise ConfigError(
             f"{method} needs a gradient and {metric} has none; use logit_diff, prob_diff or nll"
         )
+
+
+def span_of(positions: Positions) -> str | None:
+    """The span of positions that scores are of; None is all of them."""
+    return None if positions == "all" else positions
 
 
 def captures(ablation: str | None) -> int:

@@ -10,11 +10,22 @@ forwards and one backward.
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from pipeline.ablations import Statistics, ablated_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import Cost, Method, PromptTable, captures, require_gradient
+from pipeline.methods.base import (
+    POSITIONS,
+    Cost,
+    Method,
+    Positions,
+    PromptTable,
+    captures,
+    require_gradient,
+    span_of,
+)
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
@@ -28,6 +39,7 @@ class Eap(Method):
     """Difference times gradient at the clean prompt."""
 
     name: Literal["eap"] = "eap"
+    positions: Positions = Field(default="all", description=POSITIONS)
 
     def check(self, metric: str, ablation: str) -> None:
         super().check(metric, ablation)
@@ -56,7 +68,11 @@ class Eap(Method):
         this = self.resolved(metric or "logit_diff", ablation or "corrupted")
         this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
         return attribute(
-            model, batches, lambda batch: this._prompt_scores(model, batch, statistics), per_prompt=per_prompt
+            model,
+            batches,
+            lambda batch: this._prompt_scores(model, batch, statistics),
+            span=span_of(self.positions),
+            per_prompt=per_prompt,
         )
 
     def _prompt_scores(
@@ -69,6 +85,8 @@ class Eap(Method):
         at_clean, clean = gradients(model, batch, objective)
         ablated = ablated_values(self.ablation, clean, corrupted, statistics, batch)  # type: ignore[arg-type]
         deltas = ablated.minus(clean, batch.real)
+        if self.positions == "last":
+            deltas = deltas.only_last(batch.answer_pos)
         for scores in edge_scores(model.parts, model.graph, deltas, [at_clean]):
             yield scores * objective.sign
 
@@ -78,6 +96,7 @@ def attribute(
     batches: "Sequence[Batch]",
     prompt_scores: "Callable[[Batch], Iterator[Tensor]]",
     *,
+    span: str | None,
     per_prompt: bool,
 ) -> EdgeScores:
     """Scores from a function that yields chunks of [prompt, edge] for a batch."""
@@ -85,4 +104,4 @@ def attribute(
     for batch in batches:
         for scores in prompt_scores(batch):
             table.add(scores.double().cpu().numpy())
-    return EdgeScores.from_moments(model.graph, table.moments, per_prompt=table.rows)
+    return EdgeScores.from_moments(model.graph, table.moments, span=span, per_prompt=table.rows)

@@ -18,7 +18,7 @@ from pipeline.ablations import Statistics, ablated_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import Cost, Method, captures, require_gradient
+from pipeline.methods.base import POSITIONS, Cost, Method, Positions, captures, require_gradient, span_of
 from pipeline.methods.eap import attribute
 from pipeline.metrics import get_metric
 
@@ -35,6 +35,7 @@ class EapIg(Method):
     name: Literal["eap_ig"] = "eap_ig"
     steps: int = Field(default=5, ge=1, description="points on the path")
     rule: Literal["left", "right", "midpoint"] = Field(default="left", description="where the points lie")
+    positions: Positions = Field(default="all", description=POSITIONS)
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -68,7 +69,11 @@ class EapIg(Method):
         this = self.resolved(metric or "logit_diff", ablation or "corrupted")
         this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
         return attribute(
-            model, batches, lambda batch: this._prompt_scores(model, batch, statistics), per_prompt=per_prompt
+            model,
+            batches,
+            lambda batch: this._prompt_scores(model, batch, statistics),
+            span=span_of(self.positions),
+            per_prompt=per_prompt,
         )
 
     def _prompt_scores(
@@ -83,5 +88,7 @@ class EapIg(Method):
         path = clean.input - ablated.input
         steps = [gradients(model, batch, objective, ablated.input + alpha * path)[0] for alpha in self.alphas]
         deltas = ablated.minus(clean, batch.real)
+        if self.positions == "last":
+            deltas = deltas.only_last(batch.answer_pos)
         for scores in edge_scores(model.parts, model.graph, deltas, steps):
             yield scores * objective.sign

@@ -15,7 +15,7 @@ from pipeline.ablations import Statistics, ablate
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import Cost, Method, PromptTable, captures
+from pipeline.methods.base import POSITIONS, Cost, Method, Positions, PromptTable, captures, span_of
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class EdgePatching(Method):
     direction: Direction = Field(
         default="noising", description="ablate in the clean run, or restore in the corrupted"
     )
+    positions: Positions = Field(default="all", description=POSITIONS)
 
     def check(self, metric: str, ablation: str) -> None:
         super().check(metric, ablation)
@@ -62,6 +63,8 @@ class EdgePatching(Method):
         table = PromptTable(graph.n_edges, keep=per_prompt)
         for batch in batches:
             ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            if self.positions == "last":
+                ablated = ablated.only_last()
             patcher = Patcher.of(
                 model.parts, graph, ablated, model.objective(row, batch, ablated.clean_hidden)
             )
@@ -73,7 +76,9 @@ class EdgePatching(Method):
                 ).T.cpu()
             table.add(scores.numpy())
             model.counters.evaluations += batch.n_prompts * graph.n_edges
-        return EdgeScores.from_moments(graph, table.moments, per_prompt=table.rows)
+        return EdgeScores.from_moments(
+            graph, table.moments, span=span_of(self.positions), per_prompt=table.rows
+        )
 
 
 def check_direction(direction: Direction, ablation: str) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from pipeline.ablations import Statistics, ablate
 from pipeline.core.graph import Graph
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import Cost, Method, captures
+from pipeline.methods.base import POSITIONS, Cost, Method, Positions, captures, span_of
 from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
 from pipeline.metrics import get_metric
 
@@ -40,9 +40,7 @@ class PathPatching(Method):
     direction: Direction = Field(
         default="noising", description="ablate in the clean run, or restore in the corrupted"
     )
-    positions: Literal["all", "last"] = Field(
-        default="all", description="where the sender is patched: everywhere, or at the answer alone"
-    )
+    positions: Positions = Field(default="all", description=POSITIONS)
 
     @field_validator("receivers", mode="before")
     @classmethod
@@ -86,15 +84,14 @@ class PathPatching(Method):
         parts = []
         for batch in batches:
             ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            if self.positions == "last":
+                ablated = ablated.only_last()
             objective = model.objective(row, batch, ablated.clean_hidden)
             patcher = Patcher.of(model.parts, graph, ablated, objective)
-            values = path_values(
-                patcher, senders, receivers, self.reading, last_only=self.positions == "last"
-            )
+            values = path_values(patcher, senders, receivers, self.reading)
             scores = (values - patcher.base_values()) * harm_sign(row.sign, self.direction)
             parts.append(Moments.of(scores.T.cpu().numpy()))
             model.counters.evaluations += len(senders) * batch.n_prompts
         moments = Moments.merge(parts)
-        span = None if self.positions == "all" else self.positions
-        names = (span,) * len(senders)
+        names = (span_of(self.positions),) * len(senders)
         return NodeScores(graph, np.asarray(senders), names, moments.mean, moments.std, moments.n)

@@ -198,7 +198,8 @@ class Run:
         """The merged scores of one method and task, which may be left out where there is one."""
         method_id, task_id = self._choose(method, task)
         table = self._read(self.path / aggregate_path("scores", task_id, method_id))
-        if table["span"].null_count < len(table):
+        spans = table["span"].unique().to_pylist()
+        if len(spans) > 1:
             raise CircuitsError(f"{method_id} scores spans of positions; read them with scores(method=...)")
         n = table["n_prompts"].to_numpy().astype(np.int64)
         kept = None
@@ -206,7 +207,7 @@ class Run:
             kept = np.nan_to_num(floats(table["kept_fraction"])) >= 0.5  # a tie keeps
         population = np.sqrt(np.maximum(n - 1, 0) / np.maximum(n, 1))  # the file's std is the sample's
         std = np.where(n == 1, 0.0, floats(table["score_std"]) * population)
-        return EdgeScores(self.graph, floats(table["score"]), std, n, kept=kept)
+        return EdgeScores(self.graph, floats(table["score"]), std, n, kept=kept, span=spans[0])
 
     def circuit(
         self,

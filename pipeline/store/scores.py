@@ -26,7 +26,7 @@ def edge_table(scores: EdgeScores, shard: int) -> pa.Table:
     return pa.table(
         [
             *edge_columns(graph),
-            pa.nulls(graph.n_edges, schema.SCORES.field("span").type),
+            pa.array([scores.span] * graph.n_edges, pa.string()).dictionary_encode(),
             nullable(scores.score, pa.float32()),
             nullable(scores.std, pa.float32()),
             pa.array(scores.n_prompts, pa.int32()),
