@@ -30,9 +30,7 @@ def path_rows(model: PatchableModel, stock: Any, weights: str) -> list[dict[str,
         seconds = _seconds(Patcher.of(model.parts, graph, ablated, objective))
         note = f"{seconds:.0f} s for {graph.n_edges:,} edges, from a sample; {weights}"
         ratio = forward * graph.n_edges / seconds
-        rows.append(
-            row(f"edge_patching {metric}, B2 T10", ratio, "x faster", "edges x stock forward", note)
-        )
+        rows.append(row(f"edge_patching {metric}, B2 T10", ratio, "x faster", "edges x stock forward", note))
     return rows
 
 

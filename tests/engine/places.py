@@ -54,7 +54,9 @@ class Places(TorchFunctionMode):
         places = self._places(func, args, kwargs)
         if len(places) > 1:
             shapes = [tuple(x.shape) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-            raise MisplacedError(f"{getattr(func, '__name__', func)} of {shapes} on {sorted(map(str, places))}")
+            raise MisplacedError(
+                f"{getattr(func, '__name__', func)} of {shapes} on {sorted(map(str, places))}"
+            )
         out = func(*args, **kwargs)
         place = torch.device(target) if target is not None else next(iter(places), None)
         if place is not None:
