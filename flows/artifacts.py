@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
-from pipeline.run import Event, OnEvent, Session
+from pipeline.session import Event, OnEvent, Session
 from pipeline.store.results import open_run
 
 SECONDS = 2.0  # between two updates of the progress: every one is a request

@@ -173,12 +173,12 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List methods, tasks, metrics, ablations and models; or the runs in a folder."""
-    from flows import tables
+    from flows import listing
 
     if folder is None:
-        _emit(tables.known_names(), as_json, tables.print_known_names)
+        _emit(listing.known_names(), as_json, listing.print_known_names)
     else:
-        _emit(tables.runs_in(folder), as_json, tables.print_runs)
+        _emit(listing.runs_in(folder), as_json, listing.print_runs)
 
 
 @app.command()

@@ -16,7 +16,8 @@ from prefect import flow
 from flows import artifacts
 from flows.steps import as_task
 from pipeline.config import RunConfig
-from pipeline.run import OnEvent, Session, conduct, ignore, open_pool, prepare
+from pipeline.run import conduct, open_pool, prepare
+from pipeline.session import OnEvent, Session, ignore
 from pipeline.workers.jobs import Pool
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from pipeline.run import Event, OnEvent
+from pipeline.session import Event, OnEvent
 
 STEPS = {
     "aggregate": "merging the shards",

@@ -1,15 +1,16 @@
 """The config of a run: what is asked for, checked as far as it can be without a model or a prompt.
 
-Knows sections, ids, and which part is the run's identity. Does not know models, tokens or other files.
+Knows ids, which part is the run's identity, and what does not go together. Does not know models, tokens or
+other files; the fields of the sections are in `pipeline.sections`.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.ablations import ABLATIONS
 from pipeline.core.documents import apply_overrides, explain, read_yaml, suggest
@@ -18,82 +19,8 @@ from pipeline.core.items import RESERVED_IDS, digest
 from pipeline.methods import Method, MethodConfig
 from pipeline.methods.base import ID_PATTERN
 from pipeline.metrics import METRICS
+from pipeline.sections import Aggregate, Cluster, Evaluate, Failures, ModelSection, Section, Shards, Store
 from pipeline.tasks import FileTask, Task, TaskConfig
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelSection(Section):
-    """Which model, and how it is read. `device_map` is where it lies and not part of the run's identity."""
-
-    name: str = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
-    revision: str = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
-    device_map: str | dict[str, int | str] = Field(
-        default="auto",
-        min_length=1,
-        description="auto, balanced, cpu, cuda:0, or a mapping of module names to devices, cpu and disk, as accelerate "
-        "reads it",
-    )
-    max_memory: dict[int | str, int | str] | None = Field(
-        default=None, description="the most that each device may hold, such as {0: 20GiB, cpu: 60GiB}"
-    )
-    kv: Literal["query_head", "kv_head"] = Field(
-        default="query_head", description="a <k> and <v> per query head, or per key-value head of the model"
-    )
-    trust_remote_code: bool = Field(default=False, description="run Python that comes with the model")
-
-
-class Shards(Section):
-    """How a task's prompts are cut."""
-
-    prompts: int = Field(default=100, ge=1, description="prompts per shard")
-
-
-class Evaluate(Section):
-    """At which sizes the circuits are evaluated."""
-
-    edge_fractions: tuple[Fraction, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    rank: Literal["absolute", "signed"] = "absolute"
-
-    @property
-    def key(self) -> str:
-        """Digest of the section, for the footer of what was evaluated."""
-        return digest(self.model_dump(mode="json"))
-
-
-class Cluster(Section):
-    """Who computes: changes the time, not the scores."""
-
-    address: str = Field(default="local", min_length=1, description="local, or the address of a Ray cluster")
-    workers: int = Field(default=1, ge=1, description="model replicas")
-    gpus_per_worker: float = Field(default=0, ge=0, description="whole devices, or a part of one")
-    batch_size: int = Field(default=32, ge=1, description="prompts per pass")
-    threads: int = Field(
-        default=1, ge=1, description="CPU threads per worker; more than 1 may change last digits"
-    )
-
-    @field_validator("gpus_per_worker")
-    @classmethod
-    def _whole_or_part(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError("more than one device per worker must be a whole number of devices")
-        return value
-
-
-class Failures(Section):
-    """How failures are met."""
-
-    retries: int = Field(default=2, ge=0, description="further attempts after a worker's death")
-    tolerate: Fraction | Literal[0] = Field(
-        default=0.05, description="share of failed items at which to stop early"
-    )
 
 
 class RunConfig(Section):
@@ -112,6 +39,8 @@ class RunConfig(Section):
     ablation: str = Field(default="corrupted", description="default for the methods")
     shards: Shards = Shards()
     seed: int = Field(default=0, ge=0)
+    store: Store = Store()
+    aggregate: Aggregate = Aggregate()
     evaluate: Evaluate = Evaluate()
     cluster: Cluster = Cluster()
     failures: Failures = Failures()
@@ -196,6 +125,16 @@ class RunConfig(Section):
         used = {method.ablation for method in self.method_ids.values()}
         return tuple(name for name in ABLATIONS if name in used)
 
+    @property
+    def prompt_scores(self) -> dict[str, str]:
+        """The methods whose scores are kept prompt by prompt, by id, with the type of the numbers."""
+        wanted = self.store.prompt_scores
+        return {
+            id_: self.store.dtype
+            for id_, method in self.method_ids.items()
+            if (id_ in wanted if isinstance(wanted, tuple) else wanted and method.scores_prompts)
+        }
+
     def identity(self) -> dict[str, Any]:
         """What the scores depend on, as plain data: not where it runs or what it is called.
 
@@ -269,12 +208,40 @@ class RunConfig(Section):
                 resolved.check_dtype(self.model.dtype)
             except ConfigError as error:
                 raise ConfigError(f"methods.{index} ({id_}): {error}") from None
+        self._check_prompt_scores()
         return self
 
+    def _check_prompt_scores(self) -> None:
+        """Refuses to keep what a method does not have, and to draw from what is not kept."""
+        methods, wanted = self.method_ids, self.store.prompt_scores
+        for id_ in wanted if isinstance(wanted, tuple) else ():
+            _known("store.prompt_scores", id_, methods, "method")
+            if not methods[id_].scores_prompts:
+                raise ConfigError(
+                    f"store.prompt_scores: {id_} has none: {_without(methods[id_])}; leave it out"
+                )
+        if wanted and not self.prompt_scores:
+            raise ConfigError(
+                "store.prompt_scores: no method here scores edges prompt by prompt; leave it out"
+            )
+        if self.aggregate.bootstrap_top is not None and not self.aggregate.bootstrap:
+            raise ConfigError(
+                "aggregate.bootstrap_top: means something with aggregate.bootstrap alone; set that too"
+            )
+        if self.aggregate.bootstrap and not self.prompt_scores:
+            raise ConfigError(
+                "aggregate.bootstrap: draws from every prompt's scores; set store.prompt_scores: true too"
+            )
 
-def _known(key: str, name: str, known: Mapping[str, Any]) -> None:
+
+def _known(key: str, name: str, known: Mapping[str, Any], what: str = "") -> None:
     if name not in known:
-        raise ConfigError(f"{key}: unknown {key.rsplit('.', 1)[-1]} {name!r}{suggest(name, known)}")
+        raise ConfigError(f"{key}: unknown {what or key.rsplit('.', 1)[-1]} {name!r}{suggest(name, known)}")
+
+
+def _without(method: Method) -> str:
+    """Why a method has no scores of single prompts."""
+    return "it scores nodes" if method.level == "node" else "it decides over all prompts of a shard together"
 
 
 def _parameters(entry: Task | Method) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from pipeline.methods import Cost, Method
 from pipeline.metrics import METRICS
 from pipeline.models.load import ResolvedModel, context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.tokens import tokenise
+from pipeline.store.bootstrap import MOST_EDGES
+from pipeline.store.prompt_scores import n_bytes
 from pipeline.store.run_dir import RunDirectory
 from pipeline.store.schema import SCHEMA_VERSION
 
@@ -164,7 +166,16 @@ class Plan:
         activations = positions * layers * (kept_per_layer + 2 * recorded_per_layer)
         differences = 2 * self.graph.n_senders * positions * d_model
         tables = 8 * 4 * (config.cluster.batch_size + 1) * self.graph.n_edges
-        return _PROCESS_BYTES + size * (weights + activations + differences) + tables
+        kept = max((len(self.prompts(i)) for i in self.items if i.method in config.prompt_scores), default=0)
+        by_prompt = (
+            2 * 8 * kept * self.graph.n_edges
+        )  # a shard's rows, and the same in the order of its prompts
+        return _PROCESS_BYTES + size * (weights + activations + differences) + tables + by_prompt
+
+    def prompt_score_bytes(self, item: Item) -> int:
+        """The size of every prompt's scores beside an item's own, before compression; 0 where none are kept."""
+        kind = self.config.prompt_scores.get(item.method or "")
+        return 0 if kind is None else n_bytes(len(self.prompts(item)), self.graph.n_edges, kind)
 
     def table(self) -> list[dict[str, Any]]:
         """What `circuits plan` prints: a row per task and method (or statistics, baseline) with counts."""
@@ -182,6 +193,7 @@ class Plan:
                     "prompts": sum(len(self.prompts(item)) for item in items),
                     "edges": self.graph.n_edges,
                     **asdict(cost),
+                    "prompt_score_bytes": sum(map(self.prompt_score_bytes, items)),
                 }
             )
         return rows
@@ -201,13 +213,19 @@ class Plan:
             "run_key": self.run_key,
             "totals": asdict(self.total),
             "memory_bytes": self.memory_bytes,
+            "prompt_scores": self.config.prompt_scores,
+            "prompt_score_bytes": sum(map(self.prompt_score_bytes, self.items)),
             "items": items,
         }
 
     def manifest(self) -> dict[str, Any]:
         """manifest.json: what the run is, in resolved form; readers and footers take their facts from it."""
         methods = {
-            id_: {"level": method.level, "parameters": self.identity["methods"][id_]}
+            id_: {
+                "level": method.level,
+                "scores_prompts": method.scores_prompts,
+                "parameters": self.identity["methods"][id_],
+            }
             for id_, method in self.methods.items()
         }
         return {
@@ -254,6 +272,11 @@ def make_plan(config: RunConfig) -> Plan:
     """
     model = resolve_model(config.model.name, config.model.revision, config.model.trust_remote_code)
     graph = graph_of(model.config, config.model.kv)
+    if config.aggregate.bootstrap and config.aggregate.bootstrap_top is None and graph.n_edges > MOST_EDGES:
+        raise ConfigError(
+            f"aggregate.bootstrap: {graph.n_edges:,} edges are more than {MOST_EDGES:,}; set "
+            "aggregate.bootstrap_top: 10000 for so many of the strongest"
+        )
     tokenizer = load_tokenizer(model)
     needs_wrong = any(METRICS[name].needs_wrong for name in config.metrics)
     tokens = {}

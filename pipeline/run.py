@@ -7,113 +7,33 @@ item is computed. The run directory is the truth: whatever is killed between two
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
-from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
-from pipeline.planning import Plan, make_plan
+from pipeline.planning import make_plan
+from pipeline.session import RESERVE, RESERVE_BYTES, OnEvent, Session, enter, ignore
 from pipeline.store import faithfulness as faithfulness_files
 from pipeline.store.aggregate import aggregate as aggregate_run
+from pipeline.store.bootstrap import Bootstrap
 from pipeline.store.results import Run, open_run
 from pipeline.store.run_dir import RunDirectory
-from pipeline.workers.jobs import Failure, Opener, Outcome, Pool, failure_kind
+from pipeline.workers.jobs import Opener, Outcome, Pool, failure_kind
 
 WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
 ROUNDS = 3  # how often damaged files are computed again before the storage itself is blamed
 REPORT = "report.html"
-RESERVE = ".reserve"  # gives way when the disk is full, so that the record of that still fits
-RESERVE_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that a person may want to see. `done` and `failed` count items of `total` at that moment."""
-
-    kind: Literal["begin", "item", "circuits", "retry", "failed", "step", "note"]
-    text: str
-    seconds: float = 0.0
-    done: int = 0
-    failed: int = 0
-    total: int = 0
-
-
-OnEvent = Callable[[Event], None]
 Step = Callable[..., Any]  # (title, function, *args) -> function(*args), shown as one step
-
-
-def ignore(event: Event) -> None:
-    """Shows nothing."""
 
 
 def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ARG001 - the title is for others
     """Takes a step without showing it anywhere."""
     return function(*args)
-
-
-class Session:
-    """A run directory that this process owns, with what is done and what has failed. Close it to let go."""
-
-    def __init__(self, plan: Plan, directory: RunDirectory, lock: ExitStack) -> None:
-        self.plan = plan
-        self.directory = directory
-        self._lock = lock
-        self.done: set[Item] = directory.done(plan.items)
-        self.tried: dict[Item, int] = {}
-        self.failed: set[Item] = set()  # given up; of earlier runs: what another attempt would not help
-        for record in directory.failures():
-            if "failure" not in record:  # unreadable
-                continue
-            item = Item.from_dict(record)
-            self.tried[item] = max(self.tried.get(item, 0), record["attempt"])
-            if record["final"] and record["failure"] in ("input", "error"):
-                self.failed.add(item)
-        self.failed -= self.done
-        self.stopped: str | None = None  # why nothing further is computed
-        self.problems: list[str] = []  # what is incomplete besides items
-
-    @property
-    def config(self) -> RunConfig:
-        return self.plan.config
-
-    @property
-    def path(self) -> Path:
-        return self.directory.path
-
-    @property
-    def pending(self) -> list[Item]:
-        """What is neither done nor failed, in the order of the plan."""
-        return [item for item in self.plan.items if item not in self.done and item not in self.failed]
-
-    @property
-    def missing(self) -> list[Item]:
-        """What is not done, for whatever reason."""
-        return [item for item in self.plan.items if item not in self.done]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing is missing, in items or in evaluation."""
-        return not self.missing and not self.problems
-
-    @property
-    def evaluation_key(self) -> dict[str, str]:
-        """What the table of faithfulness depends on: the run, the settings, the scores as they are now."""
-        return {
-            "run_key": self.plan.run_key,
-            "evaluate_key": self.config.evaluate.key,
-            "scores_digest": faithfulness_files.scores_digest(self.path),
-            "incomplete": "[]",
-        }
-
-    def event(self, kind: Any, text: str, seconds: float = 0.0) -> Event:
-        return Event(kind, text, seconds, len(self.done), len(self.failed), len(self.plan.items))
-
-    def close(self) -> None:
-        self._lock.close()
 
 
 # --- steps -------------------------------------------------------------------------------------------------
@@ -170,7 +90,7 @@ def run_wave(session: Session, items: Sequence[Item], pool: Pool, on_event: OnEv
     attempts = 1 + session.config.failures.retries
     with closing(pool.run(items, attempts=attempts, tried=session.tried)) as outcomes:
         for outcome in outcomes:
-            _enter(session, outcome, on_event)
+            enter(session, outcome, on_event)
             if session.stopped is not None:
                 on_event(session.event("note", session.stopped))
                 return
@@ -178,7 +98,9 @@ def run_wave(session: Session, items: Sequence[Item], pool: Pool, on_event: OnEv
 
 def aggregate(session: Session) -> list[Item]:
     """Merges the shards of every method; returns the items whose files turned out to be damaged."""
-    damaged = aggregate_run(session.directory)
+    wanted = session.config.aggregate
+    bootstrap = Bootstrap(wanted.bootstrap, wanted.bootstrap_top) if wanted.bootstrap else None
+    damaged = aggregate_run(session.directory, bootstrap)
     session.done -= set(damaged)
     return damaged
 
@@ -241,7 +163,7 @@ def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step
         for _ in range(ROUNDS):
             for number, wave in enumerate(waves(session, pool.size), start=1):
                 step(f"wave {number}", run_wave, session, wave, pool, on_event)
-            if session.stopped is not None and _is_full(session.stopped):
+            if session.is_full:
                 return
             on_event(session.event("step", "aggregate"))
             if not step("aggregate", aggregate, session):
@@ -254,7 +176,7 @@ def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step
     except OSError as error:
         if failure_kind(error) != "storage":
             raise
-        session.stopped = _full(session)
+        session.stopped = session.fullness
         on_event(session.event("note", session.stopped))
 
 
@@ -335,59 +257,3 @@ def _is_blocked(session: Session, item: Item) -> bool:
     if item.method is None or not needs_statistics(str(session.config.method_ids[item.method].ablation)):
         return False
     return Item("statistics", item.task, None, 0) not in session.done
-
-
-def _enter(session: Session, outcome: Outcome, on_event: OnEvent) -> None:
-    item, failure = outcome.job, outcome.failure
-    session.tried[item] = outcome.attempt
-    if failure is None:
-        session.done.add(item)
-        on_event(session.event("item", item.name, outcome.seconds))
-        return
-    if outcome.final:
-        session.failed.add(item)
-    _record(session, outcome, failure)
-    text = f"{item.name}: {failure.message}" if item.name not in failure.message else failure.message
-    on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
-    if failure.kind == "storage":
-        session.stopped = _full(session)
-    elif len(session.failed) > ceil(session.config.failures.tolerate * len(session.plan.items)):
-        session.stopped = (
-            f"{len(session.failed)} of {len(session.plan.items)} items have failed, more than "
-            "failures.tolerate: nothing further is computed"
-        )
-
-
-def _record(session: Session, outcome: Outcome, failure: Failure) -> None:
-    """The failure's record. On a full disk the reserve gives way to it."""
-    info = {
-        **{"failure" if name == "kind" else name: value for name, value in asdict(failure).items()},
-        "seconds": round(outcome.seconds, 3),
-        "final": outcome.final,
-        "next_step": _next_step(session, failure) if outcome.final else "tried again in the same run",
-    }
-    try:
-        session.directory.record_failure(outcome.job, outcome.attempt, info)
-    except OSError as error:
-        if failure_kind(error) != "storage":
-            raise
-        (session.path / RESERVE).unlink(missing_ok=True)
-        session.directory.record_failure(outcome.job, outcome.attempt, info)
-
-
-def _next_step(session: Session, failure: Failure) -> str:
-    path = session.path
-    return {
-        "input": f"mend what the message names, then: circuits resume --failed {path}",
-        "error": f"see the traceback; once mended: circuits resume --failed {path}",
-        "died": f"give the workers more memory or lower cluster.batch_size, then: circuits resume {path}",
-        "storage": f"free some space, then: circuits resume {path}",
-    }[failure.kind]
-
-
-def _full(session: Session) -> str:
-    return f"no space left on the device of {session.path}: free some, then: circuits resume {session.path}"
-
-
-def _is_full(reason: str) -> bool:
-    return reason.startswith("no space left")

@@ -41,6 +41,7 @@ _GUARD = 1e-6
 class Acdc(Method):
     """Exact ACDC at one threshold, over all prompts of a shard."""
 
+    scores_prompts: ClassVar[bool] = False
     default_metric: ClassVar[str | None] = "kl_divergence"
 
     name: Literal["acdc"] = "acdc"

@@ -18,8 +18,10 @@ from jaxtyping import Float, Int
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item
 from pipeline.core.scores import Moments, rank_order
-from pipeline.store import schema
+from pipeline.store import prompt_scores, schema
+from pipeline.store.bootstrap import Bootstrap
 from pipeline.store.files import DamagedFileError, read_parquet, write_parquet
+from pipeline.store.resampled import with_intervals
 from pipeline.store.run_dir import RunDirectory
 from pipeline.store.scores import dictionary, edge_columns, floats, nullable, span_order
 
@@ -32,9 +34,10 @@ _SHARED = ("schema_version", "run_key", "graph_fingerprint", "model", "revision"
 _SHARED_METHOD = ("method", "metric", "ablation")
 
 
-def aggregate(run: RunDirectory) -> list[Item]:
+def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Item]:
     """Writes `aggregate/` and `node_aggregate/`; returns the items whose files turned out to be damaged.
 
+    `bootstrap` adds intervals of its own to the methods whose scores are kept prompt by prompt.
     Those are set aside and count as missing: compute them and aggregate again. Footers list what is missing.
     `_SUCCESS.json` goes: a run whose merged scores are new is evaluated and reported before it is complete.
     """
@@ -60,7 +63,11 @@ def aggregate(run: RunDirectory) -> list[Item]:
             facts = run.facts(items[0])
             footer = {key: facts[key] for key in (*_SHARED, *_SHARED_METHOD)}
             footer["missing"] = json.dumps([item.name for item in gone])
-            write_parquet(target, pool.table(run.graph, kind), footer)
+            table = pool.table(run.graph, kind)
+            if bootstrap is not None and method in run.prompt_scores:
+                good = [item for item in items if item not in gone]
+                table, footer["bootstrap"] = with_intervals(run, good, table, bootstrap, target)
+            write_parquet(target, table, footer)
         else:
             target.unlink(missing_ok=True)
         damaged += bad
@@ -85,7 +92,10 @@ def _tables(
     for item in items:
         try:
             run.check(item)
-            yield read_parquet(run.path / item.path)
+            table = read_parquet(run.path / item.path)
+            if item.method in run.prompt_scores:
+                prompt_scores.read(run.path / prompt_scores.path_of(item))
+            yield table
         except FileNotFoundError:
             absent.append(item)
         except DamagedFileError:
@@ -188,9 +198,9 @@ class _Pool:
         if self.keys is not None:
             taken = pa.array([id_ for id_, _ in self.keys], pa.int32())
             columns = [column.take(taken) for column in columns]
-        return pa.table(
-            [*columns, *pooled, nullable(_ratio(kept, decided), pa.float64())], schema=schema.AGGREGATE
-        )
+        kept_fraction = nullable(_ratio(kept, decided), pa.float64())
+        without = [pa.nulls(len(n), pa.float32())] * 2
+        return pa.table([*columns, *pooled, kept_fraction, *without], schema=schema.AGGREGATE)
 
 
 def _spread(moments: Moments, rows: list[int], n_rows: int) -> Moments:

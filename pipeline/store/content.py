@@ -35,6 +35,9 @@ def _checksums(array: pa.Array) -> list[Any]:
         if array.null_count:  # what lies under a null is anything
             array = array.fill_null(pa.scalar(0).cast(array.type))
         return [nulls, _crc(array.to_numpy(zero_copy_only=False))]
+    if pa.types.is_fixed_size_list(array.type) and not array.null_count:
+        inner = array.flatten()
+        return [nulls, inner.null_count, *_checksums(inner)]
     return [nulls, array.to_pylist()]  # text and lists, which only small tables have
 
 

@@ -3,7 +3,6 @@
 Knows their columns, names and footers. Does not know how a circuit is evaluated.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.circuit import Circuit
+from pipeline.core.items import digest
 from pipeline.store.atomic import make_folder, write_json
-from pipeline.store.files import DamagedFileError, read_footer, write_parquet
+from pipeline.store.content import table_digest
+from pipeline.store.files import DamagedFileError, read_footer, read_parquet, write_parquet
 
 FILE = "faithfulness.parquet"
 FOLDER = "circuits"
@@ -67,14 +68,16 @@ def is_current(folder: Path, key: Mapping[str, Any]) -> bool:
 
 
 def scores_digest(folder: Path) -> str:
-    """sha256 over all aggregated scores: what circuits are selected from."""
-    total = hashlib.sha256()
-    for path in sorted((folder / "aggregate").rglob("*.parquet")):
-        with path.open("rb") as file:
-            total.update(
-                f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
-            )
-    return total.hexdigest()
+    """A hash over all aggregated scores, without what circuits are not selected from: intervals of a bootstrap
+    can come later."""
+    paths = sorted((folder / "aggregate").rglob("*.parquet"))
+    tables = {str(path.relative_to(folder)): _selected_from(path) for path in paths}
+    return digest({name: table_digest(table) for name, table in tables.items()})
+
+
+def _selected_from(path: Path) -> pa.Table:
+    table = read_parquet(path)
+    return table.drop_columns([name for name in table.column_names if name.startswith("boot_")])
 
 
 def write(folder: Path, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping[str, Any]) -> None:

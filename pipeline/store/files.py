@@ -32,7 +32,9 @@ class DamagedFileError(Exception):
     """A file is torn, flipped, or not what its footer says; the message is the reason alone."""
 
 
-def write_parquet(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> None:
+def write_parquet(
+    path: Path, table: pa.Table, footer: Mapping[str, Any], *, row_group: int = ROW_GROUP
+) -> None:
     """Writes a table atomically; `footer` keys come without their prefix. Equal input, equal bytes."""
     kinds = {field.name: field.type for field in table.schema}
     facts = _seal(
@@ -50,11 +52,11 @@ def write_parquet(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> Non
             table.schema,
             compression="zstd",
             use_dictionary=[name for name, kind in kinds.items() if pa.types.is_dictionary(kind)],
-            use_byte_stream_split=[name for name, kind in kinds.items() if pa.types.is_floating(kind)],
+            use_byte_stream_split=[place for name, kind in kinds.items() for place in _floats_of(name, kind)],
             write_page_checksum=True,
             store_schema=True,
         ) as writer:
-            writer.write_table(table, row_group_size=ROW_GROUP)
+            writer.write_table(table, row_group_size=row_group)
             writer.add_key_value_metadata(facts)
 
     write_atomic(path, write)
@@ -126,6 +128,13 @@ def _read_tensors(path: Path, *, load: bool = False) -> tuple[dict[str, np.ndarr
         raise
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(_reason(error)) from None
+
+
+def _floats_of(name: str, kind: pa.DataType) -> list[str]:
+    """Where in a file the floats of a column lie: under its name, or inside of its lists."""
+    if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
+        return [f"{name}.list.element"]
+    return [name] if pa.types.is_floating(kind) else []
 
 
 def _seal(footer: Mapping[str, Any]) -> Footer:

@@ -1,20 +1,26 @@
 """What planning leaves in a run directory: the plan, the graph, the prompts.
 
-Knows these files and their order. Does not know items that are done, nor what is in a plan.
+Knows these files, their order, and how they are read back. Does not know items that are done.
 """
 
+import contextlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph
+from pipeline.core.items import Item
 from pipeline.core.prompts import TokenPair
 from pipeline.store.atomic import write_atomic, write_json
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet, write_parquet
 from pipeline.store.schema import SCHEMA_VERSION
-from pipeline.store.scores import graph_table, nodes_table, prompts_table
+from pipeline.store.scores import graph_table, nodes_table, prompts_of, prompts_table
 
 _NAMES = {"run.yaml", "plan.json", "graph.parquet", "nodes.parquet", "prompts.parquet"}
 
@@ -64,3 +70,81 @@ def _holds_facts(path: Path, facts: Mapping[str, Any]) -> bool:
     except (DamagedFileError, FileNotFoundError):
         return False
     return all(footer.get(key) == str(value) for key, value in facts.items())
+
+
+class PlannedRun:
+    """The directory at `path` as far as planning has made it; files are read when asked for, and once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return self._json("manifest.json")
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        return self._json("plan.json")
+
+    @cached_property
+    def graph(self) -> Graph:
+        return Graph(**self.manifest["graph"])
+
+    @cached_property
+    def item_keys(self) -> dict[Item, str]:
+        """The key of every item of the plan, in the order of execution."""
+        return {Item.from_dict(entry): entry["key"] for entry in self.plan["items"]}
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All items of the plan, in the order of execution."""
+        return tuple(self.item_keys)
+
+    @cached_property
+    def prompt_scores(self) -> dict[str, str]:
+        """The methods whose items are done only with every prompt's scores beside them, by id, and the type of
+        number that they are kept in. It is a wish of the last plan, no part of any key."""
+        return dict(self.plan.get("prompt_scores", {}))
+
+    @property
+    def run_yaml(self) -> str:
+        """The text of run.yaml."""
+        return self._text("run.yaml")
+
+    def prompts(self, task: str, shard: int | None = None) -> list[TokenPair]:
+        """The prompts of a shard, or of the whole task; needs no tokenizer."""
+        table = self._prompts
+        chosen = pc.equal(table["task"], task)
+        if shard is not None:
+            chosen = pc.and_(chosen, pc.equal(table["shard"], shard))
+        tokens = prompts_of(table.filter(chosen))
+        if not tokens:
+            raise RunDirectoryError(
+                f"{self.path}: has no prompts for task {task}, shard {shard}; plan the run again"
+            )
+        return tokens
+
+    @cached_property
+    def _prompts(self) -> pa.Table:
+        path = self.path / "prompts.parquet"
+        try:
+            return read_parquet(path)
+        except (DamagedFileError, OSError) as error:
+            raise RunDirectoryError(
+                f"{path}: cannot be read ({error}); run the config again to rewrite it"
+            ) from None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        with contextlib.suppress(ValueError):
+            value = json.loads(self._text(name))
+            if isinstance(value, dict):
+                return value
+        raise RunDirectoryError(f"{self.path / name}: is no JSON object; run the config again to rewrite it")
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise RunDirectoryError(
+                f"{self.path}: has no readable {name}, so it is no run directory; check the path"
+            ) from None

@@ -5,9 +5,10 @@ Knows what files hold. Does not know how they came about, nor how to write any.
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,16 @@ from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores
+from pipeline.store import prompt_scores
 from pipeline.store.aggregate import aggregate_path
 from pipeline.store.files import DamagedFileError, Footer, read_parquet
 from pipeline.store.lock import is_free, read_owner, this_process
 from pipeline.store.run_dir import SUCCESS, RunDirectory
 from pipeline.store.scores import dictionary, floats
 
-LEVELS = ("aggregate", "shard")
+T = TypeVar("T")
+
+LEVELS = ("aggregate", "shard", "prompt")
 
 _OF_THE_FILE = ("columns", "values", "schema_version")  # facts by which damage is found
 
@@ -41,7 +45,8 @@ def open_run(path: str | Path) -> "Run":
 def load_scores(
     path: str | Path, level: str = "aggregate", task: str | None = None, method: str | None = None
 ) -> pd.DataFrame:
-    """The edge scores of a run: merged, a row per task, method and edge; or shard by shard.
+    """The edge scores of a run: merged, a row per task, method and edge; or shard by shard; or, where they were
+    kept, prompt by prompt: `Run.prompt_scores`.
 
     Choose one task or method by id. A method that scores nodes is read when it is named.
     """
@@ -125,8 +130,15 @@ class Run:
             "missing": len(self.directory.items) - len(done),
             "complete": self.is_complete and len(done) == len(self.directory.items),
             "running": self._running(),
+            "prompt_scores": self._prompt_score_files(),
             "rows": list(rows.values()),
         }
+
+    def _prompt_score_files(self) -> dict[str, Any]:
+        """Whose scores are to be kept prompt by prompt, and the files and bytes that are there."""
+        found = [self.path / prompt_scores.path_of(item) for item in self.directory.items if item.method]
+        sizes = [path.stat().st_size for path in found if path.exists()]
+        return {"methods": list(self.directory.prompt_scores), "files": len(sizes), "bytes": sum(sizes)}
 
     def _running(self) -> str | None:
         """`process 123 on host` when a live process owns the directory."""
@@ -172,13 +184,16 @@ class Run:
     def scores(
         self, method: str | None = None, task: str | None = None, level: str = "aggregate"
     ) -> pd.DataFrame:
-        """Scores with task and method columns: merged, or with `level="shard"` as the shards hold them.
+        """Scores with task and method columns: merged, or with `level="shard"` as the shards hold them. With
+        `level="prompt"` the frame of `prompt_scores`.
 
         Without `method`, all methods that score edges; node methods have other rows and are named one by one.
         Raises RunDirectoryError when there is nothing (yet), CircuitsError for an unknown task or method.
         """
         if level not in LEVELS:
             raise CircuitsError(f"level={level!r} is unknown{suggest(level, LEVELS)}")
+        if level == "prompt":
+            return self.prompt_scores(method, task)
         tasks = self.tasks if task is None else (_one(task, self.tasks, "task"),)
         kind = "scores" if method is None or self.level(method) == "edge" else "node_scores"
         methods = [m for m in self.methods if m == method or (method is None and self.level(m) == "edge")]
@@ -193,6 +208,32 @@ class Run:
                     items = [i for i in self.directory.items if (i.kind, i.task, i.method) == wanted]
                     sources += [(item.path, labels) for item in items]
         return self._frame(sources, "merged scores" if level == "aggregate" else "scores")
+
+    def prompt_scores(self, method: str | None = None, task: str | None = None) -> pd.DataFrame:
+        """Every prompt's scores of one method and task: a row per `prompt_id`, a column per edge, by name; float32
+        with NaN for what was not measured. Holds the prompts whose shards are there.
+
+        Raises RunDirectoryError when none were kept, CircuitsError for a method that has none.
+        """
+        method_id, task_id = self._choose(method, task)
+        if not self.manifest["methods"][method_id].get("scores_prompts", True):
+            raise CircuitsError(f"{method_id} has no scores of single prompts; choose another method")
+        ids, rows = [], []
+        for item in self.directory.items:
+            path = self.path / prompt_scores.path_of(item)
+            if (item.task, item.method) == (task_id, method_id) and path.exists():
+                one = self._checked(prompt_scores.read, path)
+                ids.append(one[0])
+                rows.append(one[1])
+        if not rows:
+            raise RunDirectoryError(
+                f"{self.path}: keeps no scores by prompt of {method_id} on {task_id}; compute them with "
+                f"`circuits resume {self.path} --set store.prompt_scores=true`"
+            )
+        index = pd.Index(np.concatenate(ids), name="prompt_id")
+        return pd.DataFrame(
+            np.concatenate(rows), index=index, columns=list(self.graph.edge_names), copy=False
+        )
 
     def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
         """The merged scores of one method and task, which may be left out where there is one."""
@@ -261,8 +302,12 @@ class Run:
         return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
 
     def _read(self, path: Path) -> pa.Table:
+        return self._checked(read_parquet, path)
+
+    def _checked(self, read: Callable[[Path], T], path: Path) -> T:
+        """What `read` returns; RunDirectoryError when the file is missing or damaged."""
         try:
-            return read_parquet(path)
+            return read(path)
         except FileNotFoundError:
             name = path.relative_to(self.path)
             raise RunDirectoryError(

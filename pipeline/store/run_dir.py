@@ -4,27 +4,26 @@ Knows names, keys, and how to tell a good file from a bad one. Does not know con
 is computed: plain values come in.
 
 A final name is necessary for an item to count as done, not sufficient: its footer must carry the item's key.
+Where every prompt's scores are asked for, their file is written before the item's own and is looked for too, so
+that an item without it is not done.
 """
 
 import contextlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, canonical_json
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
-from pipeline.store import failures, schema
+from pipeline.store import failures, prompt_scores, schema
 from pipeline.store.atomic import sweep_temporaries, write_json
 from pipeline.store.files import (
     DamagedFileError,
@@ -38,8 +37,8 @@ from pipeline.store.files import (
 )
 from pipeline.store.identity import difference, holds
 from pipeline.store.lock import Owner, locked
-from pipeline.store.planned import strangers, write_plan
-from pipeline.store.scores import edge_table, node_table, prompts_of
+from pipeline.store.planned import PlannedRun, strangers, write_plan
+from pipeline.store.scores import edge_table, node_table
 
 Payload: TypeAlias = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
 
@@ -47,11 +46,8 @@ SUCCESS = "_SUCCESS.json"
 SCHEMAS = {"scores": schema.SCORES, "node_scores": schema.NODE_SCORES, "baseline": schema.PROMPT_METRICS}
 
 
-class RunDirectory:
+class RunDirectory(PlannedRun):
     """The directory at `path`; make one with `create` or `open`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     # --- making and opening ------------------------------------------------------------------------------
 
@@ -113,79 +109,13 @@ class RunDirectory:
         sweep_temporaries(self.path)
         return locked(self.path)
 
-    # --- what planning wrote -----------------------------------------------------------------------------
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        return self._json("manifest.json")
-
-    @cached_property
-    def plan(self) -> dict[str, Any]:
-        return self._json("plan.json")
-
-    @cached_property
-    def graph(self) -> Graph:
-        return Graph(**self.manifest["graph"])
-
-    @cached_property
-    def item_keys(self) -> dict[Item, str]:
-        """The key of every item of the plan, in the order of execution."""
-        return {Item.from_dict(entry): entry["key"] for entry in self.plan["items"]}
-
-    @property
-    def items(self) -> tuple[Item, ...]:
-        """All items of the plan, in the order of execution."""
-        return tuple(self.item_keys)
-
-    @property
-    def run_yaml(self) -> str:
-        """The text of run.yaml."""
-        return self._text("run.yaml")
-
-    def prompts(self, task: str, shard: int | None = None) -> list[TokenPair]:
-        """The prompts of a shard, or of the whole task; needs no tokenizer."""
-        table = self._prompts
-        chosen = pc.equal(table["task"], task)
-        if shard is not None:
-            chosen = pc.and_(chosen, pc.equal(table["shard"], shard))
-        tokens = prompts_of(table.filter(chosen))
-        if not tokens:
-            raise RunDirectoryError(
-                f"{self.path}: has no prompts for task {task}, shard {shard}; plan the run again"
-            )
-        return tokens
-
-    @cached_property
-    def _prompts(self) -> pa.Table:
-        path = self.path / "prompts.parquet"
-        try:
-            return read_parquet(path)
-        except (DamagedFileError, OSError) as error:
-            raise RunDirectoryError(
-                f"{path}: cannot be read ({error}); run the config again to rewrite it"
-            ) from None
-
-    def _json(self, name: str) -> dict[str, Any]:
-        with contextlib.suppress(ValueError):
-            value = json.loads(self._text(name))
-            if isinstance(value, dict):
-                return value
-        raise RunDirectoryError(f"{self.path / name}: is no JSON object; run the config again to rewrite it")
-
-    def _text(self, name: str) -> str:
-        try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise RunDirectoryError(
-                f"{self.path}: has no readable {name}, so it is no run directory; check the path"
-            ) from None
-
     # --- items -------------------------------------------------------------------------------------------
 
     def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Path:
         """Writes the item's file atomically and returns its path.
 
-        `payload`: scores, a table, or for statistics named arrays. `footer`: facts without the `circuits.`
+        `payload`: scores (with `per_prompt` in the order of the shard's prompts where these are kept), a table,
+        or for statistics named arrays. `footer`: facts without the `circuits.`
         prefix (attempt, device, seconds ...); what the manifest knows is added. Raises OSError (disk full).
         """
         path = self.path / item.path
@@ -196,6 +126,8 @@ class RunDirectory:
             write_tensors(path, payload, facts)
             return path
         if isinstance(payload, EdgeScores):
+            if kind := self.prompt_scores.get(item.method or ""):
+                self._commit_prompts(item, payload, kind, facts)
             payload = edge_table(payload, item.shard)
         elif isinstance(payload, NodeScores):
             payload = node_table(payload, item.shard)
@@ -205,6 +137,15 @@ class RunDirectory:
             raise TypeError(f"{item.name}: not what an item of kind {item.kind} holds ({problem})")
         write_parquet(path, payload, facts)
         return path
+
+    def _commit_prompts(self, item: Item, scores: EdgeScores, kind: str, facts: Mapping[str, Any]) -> None:
+        """Writes every prompt's scores. Before the item's own file: one that is there means that these are."""
+        if scores.per_prompt is None:
+            raise TypeError(f"{item.name}: every prompt's scores are to be kept, and there are none")
+        prompt_ids = [prompt.prompt_id for prompt in self.prompts(item.task, item.shard)]
+        prompt_scores.write(
+            self.path / prompt_scores.path_of(item), prompt_ids, scores.per_prompt, kind, facts
+        )
 
     def facts(self, item: Item) -> dict[str, Any]:
         """What every footer says about an item without knowing who computed it."""
@@ -230,16 +171,22 @@ class RunDirectory:
         return facts
 
     def done(
-        self, items: Iterable[Item] | None = None, *, deep: bool = False, rename: bool = True
+        self,
+        items: Iterable[Item] | None = None,
+        *,
+        deep: bool = False,
+        rename: bool = True,
+        kept: Mapping[str, str] | None = None,
     ) -> set[Item]:
         """The items whose files are good by their footers; with `deep`, by the checksum of every page too.
 
-        A bad file is renamed `_bad-...`, unless `rename` is false, and its item is not done.
+        A bad file is renamed `_bad-...`, unless `rename` is false, and its item is not done. `kept` stands for
+        `prompt_scores` of the plan that is here.
         """
         good = set()
         for item in self.items if items is None else items:
             try:
-                self.check(item, deep=deep)
+                self.check(item, deep=deep, kept=kept)
             except FileNotFoundError:
                 continue
             except DamagedFileError:
@@ -249,8 +196,9 @@ class RunDirectory:
             good.add(item)
         return good
 
-    def check(self, item: Item, *, deep: bool = False) -> Footer:
-        """The footer of an item's file. Raises FileNotFoundError, and DamagedFileError with what is wrong."""
+    def check(self, item: Item, *, deep: bool = False, kept: Mapping[str, str] | None = None) -> Footer:
+        """The footer of an item's file. Raises FileNotFoundError, and DamagedFileError with what is wrong; for
+        the file of every prompt's scores too, where these are kept."""
         path = self.path / item.path
         statistics = item.kind == "statistics"
         footer = read_tensor_footer(path) if statistics else read_footer(path, SCHEMAS[item.kind])
@@ -258,13 +206,19 @@ class RunDirectory:
             raise DamagedFileError("it belongs to an item with another key")
         if deep:
             read_tensors(path) if statistics else read_parquet(path)
+        if kind := (self.prompt_scores if kept is None else kept).get(item.method or ""):
+            beside = self.path / prompt_scores.path_of(item)
+            if prompt_scores.check(beside, self.graph.n_edges, kind).get("item_key") != self._key(item):
+                raise DamagedFileError("its scores by prompt belong to an item with another key")
+            if deep:
+                read_parquet(beside)
         return footer
 
     def set_aside(self, item: Item) -> None:
-        """Renames an item's file `_bad-...`: out of the way of readers, and there for who wants to look."""
-        path = self.path / item.path
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(path.with_name(f"_bad-{uuid4().hex[:8]}-{path.name}"))
+        """Renames an item's files `_bad-...`: out of the way of readers, and there for who wants to look."""
+        for path in (self.path / item.path, self.path / prompt_scores.path_of(item)):
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(path.with_name(f"_bad-{uuid4().hex[:8]}-{path.name}"))
 
     def statistics(self, task: str) -> dict[str, np.ndarray] | None:
         """The means that were committed for a task, checked, or None; a damaged file is set aside."""

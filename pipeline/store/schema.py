@@ -57,9 +57,27 @@ _POOLED = {
     "sign_agreement": (pa.float64(),),
 }
 AGGREGATE = _schema(
-    edge_id=pa.int32(), sender=_NAME, receiver=_NAME, **_POOLED, kept_fraction=(pa.float64(),)
+    edge_id=pa.int32(),
+    sender=_NAME,
+    receiver=_NAME,
+    **_POOLED,
+    kept_fraction=(pa.float64(),),
+    boot_low=(pa.float32(),),  # 95 % percentile interval of a bootstrap over prompts, where one was asked for
+    boot_high=(pa.float32(),),
 )
 NODE_AGGREGATE = _schema(node_id=pa.int32(), node=_NAME, **_POOLED)
+
+
+def prompt_scores(n_edges: int, kind: pa.DataType) -> pa.Schema:
+    """A row per prompt with the scores of all edges, by edge id; `kind` is float32 or float16."""
+    element = pa.field("element", kind)
+    return pa.schema(
+        [
+            pa.field("prompt_id", pa.int64(), nullable=False),
+            pa.field("scores", pa.list_(element, n_edges), nullable=False),
+        ]
+    )
+
 
 GRAPH = _schema(
     edge_id=pa.int32(),

@@ -22,6 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError, ScoreError
 from pipeline.core.items import Item
 from pipeline.core.prompts import bucket_by_length
+from pipeline.core.scores import EdgeScores
 from pipeline.metrics import METRICS
 from pipeline.store.run_dir import Payload, RunDirectory
 from pipeline.store.scores import metrics_table
@@ -174,7 +175,12 @@ def compute(item: Item, bench: Bench) -> tuple[Payload, dict[str, Any]]:
     if item.method is None:
         return _baseline(bench.model, batches, bench.config.metrics), {}
     method = bench.config.method_ids[item.method]
-    scores = method.score(bench.model, batches, statistics=bench.directory.statistics(item.task))
+    statistics = bench.directory.statistics(item.task)
+    kept = item.method in bench.directory.prompt_scores
+    scores = method.score(bench.model, batches, statistics=statistics, per_prompt=kept)
+    if kept and isinstance(scores, EdgeScores) and scores.per_prompt is not None:
+        order = np.argsort(np.concatenate([batch.prompt_ids for batch in batches]))
+        scores = replace(scores, per_prompt=scores.per_prompt[order])
     return scores, scores.facts
 
 

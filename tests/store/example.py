@@ -18,9 +18,15 @@ METHODS = {"eap": "edge", "acdc": "edge", "patch": "node"}
 
 
 def plan_of(
-    tasks: dict[str, int], methods: dict[str, str], *, salt: str = "", statistics: bool = True
+    tasks: dict[str, int],
+    methods: dict[str, str],
+    *,
+    salt: str = "",
+    statistics: bool = True,
+    prompt_scores: dict[str, str] | None = None,
 ) -> dict:
-    """Arguments of `RunDirectory.create` for `tasks` {id: number of shards of two prompts}."""
+    """Arguments of `RunDirectory.create` for `tasks` {id: number of shards of two prompts}. `prompt_scores` are
+    kept for these methods, in these types."""
     identity = {
         "model": {"fingerprint": "f" + salt, "graph": GRAPH.fingerprint},
         "tasks": {task: {"prompts": 2 * n, "sha256": digest([task, n])} for task, n in tasks.items()},
@@ -41,7 +47,8 @@ def plan_of(
         "graph": asdict(GRAPH),
         "graph_fingerprint": GRAPH.fingerprint,
         "methods": {
-            m: {"level": level, "parameters": identity["methods"][m]} for m, level in methods.items()
+            m: {"level": level, "scores_prompts": m == "eap", "parameters": identity["methods"][m]}
+            for m, level in methods.items()
         },
         "metrics": ["logit_diff"],
         "identity": identity,
@@ -50,7 +57,8 @@ def plan_of(
         task: [[token_pair(2 * shard), token_pair(2 * shard + 1)] for shard in range(n)]
         for task, n in tasks.items()
     }
-    plan = {"items": [{**item.to_dict(), "key": digest([item.to_dict(), salt])} for item in items]}
+    plan = {"prompt_scores": prompt_scores or {}}
+    plan |= {"items": [{**item.to_dict(), "key": digest([item.to_dict(), salt])} for item in items]}
     return {
         "run_yaml": "name: test\n",
         "manifest": json.loads(json.dumps(manifest)),
@@ -80,13 +88,14 @@ def payload_of(item: Item, seed: int = 0):
         n = np.full(9, 2)
         node = np.repeat([0, 3, 1], 3)
         return NodeScores(GRAPH, node, spans * 3, rng.normal(size=9), np.abs(rng.normal(size=9)), n)
-    moments = Moments.of(rng.normal(size=(2, GRAPH.n_edges)))
+    rows = rng.normal(size=(2, GRAPH.n_edges))
+    moments = Moments.of(rows)
     if item.method == "acdc":
         mean, n = moments.mean.copy(), moments.n.copy()
         mean[:4], n[:4] = np.nan, 0  # edges into dead nodes
         std = np.where(n > 0, moments.std, np.nan)
         return EdgeScores(GRAPH, mean, std, n, kept=np.nan_to_num(mean) > 0)
-    return EdgeScores.from_moments(GRAPH, moments)
+    return EdgeScores.from_moments(GRAPH, moments, per_prompt=rows)
 
 
 def flip_a_bit(path) -> None:

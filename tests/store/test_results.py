@@ -28,6 +28,7 @@ def test_merged_scores_are_a_frame_with_a_row_per_task_method_and_edge(finished)
     assert frame.columns.tolist() == [
         "task", "method", "edge_id", "sender", "receiver", "span", "score", "score_std", "score_sem", "ci_low",
         "ci_high", "n_prompts", "n_shards", "rank", "sign_agreement", "kept_fraction",
+        "boot_low", "boot_high",
     ]  # fmt: skip
     assert len(frame) == 2 * 2 * GRAPH.n_edges  # two tasks, two methods that score edges
     assert set(zip(frame["task"], frame["method"], strict=True)) == {
@@ -92,7 +93,7 @@ def test_unknown_and_ambiguous_names_say_what_there_is(finished):
     with pytest.raises(CircuitsError, match="name a method"):
         finished.circuit(task="ioi", top=2)
     with pytest.raises(CircuitsError, match="level"):
-        finished.scores(level="prompt")
+        finished.scores(level="prompts")
 
 
 def test_an_unfinished_run_says_how_far_it_is(run):

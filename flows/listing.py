@@ -1,0 +1,101 @@
+"""What `circuits list` says: the names that a config may use, and the runs in a folder.
+
+Knows the lists of methods, tasks, metrics, ablations and models. Loads without torch, Ray and Prefect.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from flows.writing import count, say, show, table_of
+from pipeline.ablations import ABLATIONS
+from pipeline.core.errors import RunDirectoryError
+from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
+from pipeline.models.families import FAMILIES
+from pipeline.models.toy import FOLDERS
+from pipeline.store.results import open_run
+from pipeline.tasks import TASKS
+
+Facts = dict[str, Any]
+
+
+def known_names() -> Facts:
+    """Everything that a config may name."""
+    return {
+        "methods": [
+            {"name": cls.model_fields["name"].default, "scores": cls.level, "parameters": _parameters(cls)}
+            for cls in METHODS
+        ],
+        "tasks": [
+            {"name": cls.model_fields["name"].default, "parameters": _parameters(cls)} for cls in TASKS
+        ],
+        "metrics": [
+            {
+                "name": m.name,
+                "better": "higher" if m.higher_is_better else "lower",
+                "gradient": m.has_gradient,
+            }
+            for m in METRICS.values()
+        ],
+        "ablations": [{"name": a.name, "means": a.needs_statistics} for a in ABLATIONS.values()],
+        "models": {
+            "architectures": [name for family in FAMILIES for name in family.model_types],
+            "bundled": list(FOLDERS),
+        },
+    }
+
+
+def print_known_names(facts: Facts) -> None:
+    """Methods and tasks with their parameters, and the other names."""
+    for section in ("methods", "tasks"):
+        table = table_of(section, "parameters")
+        for row in facts[section]:
+            table.add_row(
+                row["name"], ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
+            )
+        show(table)
+    table = table_of("metrics", "better", "gradient")
+    for row in facts["metrics"]:
+        table.add_row(row["name"], row["better"], "yes" if row["gradient"] else "no")
+    show(table)
+    say("ablations: " + ", ".join(row["name"] for row in facts["ablations"]))
+    say("architectures: " + ", ".join(facts["models"]["architectures"]))
+    say("bundled models: " + ", ".join(facts["models"]["bundled"]))
+
+
+def runs_in(folder: Path) -> Facts:
+    """The runs that lie in a folder."""
+    if not folder.is_dir():
+        raise RunDirectoryError(f"{folder}: no such folder; runs lie in the config's output folder")
+    runs = []
+    for path in sorted(folder.iterdir()):
+        if not (path / "manifest.json").is_file():
+            continue
+        try:
+            facts = open_run(path).status()
+        except RunDirectoryError as error:
+            runs.append({"run": path.name, "error": str(error)})
+            continue
+        runs.append({key: facts[key] for key in ("run", "items", "done", "failed", "complete", "running")})
+    return {"folder": str(folder), "runs": runs}
+
+
+def print_runs(facts: Facts) -> None:
+    """A row per run."""
+    table = table_of("run", "#items", "#done", "#failed", "state")
+    for row in facts["runs"]:
+        if "error" in row:
+            table.add_row(row["run"], "", "", "", "cannot be read")
+            continue
+        state = "complete" if row["complete"] else row["running"] or "incomplete"
+        table.add_row(row["run"], *(count(row[key]) for key in ("items", "done", "failed")), state)
+    show(table)
+
+
+def _parameters(cls: type[Any]) -> Facts:
+    shared = ("name", "as_", "metric", "ablation", "attention")
+    return {
+        key: "..." if field.is_required() else field.default
+        for key, field in cls.model_fields.items()
+        if key not in shared
+    }

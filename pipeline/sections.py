@@ -1,0 +1,126 @@
+"""The sections of a config: their fields, defaults and limits.
+
+Knows one section at a time. Does not know how they fit together (`pipeline.config`).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.core.items import digest
+from pipeline.store.bootstrap import MOST_EDGES
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """Which model, and how it is read. `device_map` is where it lies and not part of the run's identity."""
+
+    name: str = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
+    revision: str = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device_map: str | dict[str, int | str] = Field(
+        default="auto",
+        min_length=1,
+        description="auto, balanced, cpu, cuda:0, or a mapping of module names to devices, cpu and disk, as accelerate "
+        "reads it",
+    )
+    max_memory: dict[int | str, int | str] | None = Field(
+        default=None, description="the most that each device may hold, such as {0: 20GiB, cpu: 60GiB}"
+    )
+    kv: Literal["query_head", "kv_head"] = Field(
+        default="query_head", description="a <k> and <v> per query head, or per key-value head of the model"
+    )
+    trust_remote_code: bool = Field(default=False, description="run Python that comes with the model")
+
+
+class Shards(Section):
+    """How a task's prompts are cut."""
+
+    prompts: int = Field(default=100, ge=1, description="prompts per shard")
+
+
+class Evaluate(Section):
+    """At which sizes the circuits are evaluated."""
+
+    edge_fractions: tuple[Fraction, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    rank: Literal["absolute", "signed"] = "absolute"
+
+    @property
+    def key(self) -> str:
+        """Digest of the section, for the footer of what was evaluated."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Aggregate(Section):
+    """What is computed beside means and normal intervals when shards are merged."""
+
+    bootstrap: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="samples of a bootstrap over prompts; 0 for none, 200 is usual",
+    )
+    bootstrap_top: int | None = Field(
+        default=None, ge=1, le=MOST_EDGES, description="only for so many of the strongest edges of a method"
+    )
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < 40:
+            raise ValueError("fewer than 40 samples have no 2.5 % quantile; take 200, or 0 for none")
+        return value
+
+
+class Store(Section):
+    """What is kept beside the scores that are merged over prompts."""
+
+    prompt_scores: bool | tuple[str, ...] = Field(
+        default=False,
+        description="also every prompt's score of every edge: true for all methods that have them, or ids of methods",
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="of these numbers; float16 halves the files and lets weak edges tie"
+    )
+
+    @field_validator("prompt_scores", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        if not isinstance(value, bool | str | list | tuple):
+            raise ValueError("give true, false, or a list of methods' ids")  # noqa: TRY004 - pydantic's kind
+        return (value,) if isinstance(value, str) else value
+
+
+class Cluster(Section):
+    """Who computes: changes the time, not the scores."""
+
+    address: str = Field(default="local", min_length=1, description="local, or the address of a Ray cluster")
+    workers: int = Field(default=1, ge=1, description="model replicas")
+    gpus_per_worker: float = Field(default=0, ge=0, description="whole devices, or a part of one")
+    batch_size: int = Field(default=32, ge=1, description="prompts per pass")
+    threads: int = Field(
+        default=1, ge=1, description="CPU threads per worker; more than 1 may change last digits"
+    )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_or_part(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("more than one device per worker must be a whole number of devices")
+        return value
+
+
+class Failures(Section):
+    """How failures are met."""
+
+    retries: int = Field(default=2, ge=0, description="further attempts after a worker's death")
+    tolerate: Fraction | Literal[0] = Field(
+        default=0.05, description="share of failed items at which to stop early"
+    )
