@@ -59,6 +59,7 @@ class Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     level: ClassVar[Literal["edge", "node"]] = "edge"
+    scores_prompts: ClassVar[bool] = True  # False: an edge's score belongs to all prompts together
     default_metric: ClassVar[str | None] = None  # None: the config's
 
     name: str
@@ -131,6 +132,14 @@ def require_gradient(method: str, metric: str) -> None:
     if not get_metric(metric).has_gradient:
         raise ConfigError(
             f"{method} needs a gradient and {metric} has none; use logit_diff, prob_diff or nll"
+        )
+
+
+def require_wide(method: str, dtype: str) -> None:
+    """Exact methods subtract two metrics that hardly differ; in 16 bits the difference is mostly rounding."""
+    if dtype in ("bfloat16", "float16"):
+        raise ConfigError(
+            f"{method} in {dtype} measures rounding; set model.dtype: float32, or use eap or eap_ig"
         )
 
 

@@ -15,7 +15,16 @@ from pipeline.ablations import Statistics, ablate
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import POSITIONS, Cost, Method, Positions, PromptTable, captures, span_of
+from pipeline.methods.base import (
+    POSITIONS,
+    Cost,
+    Method,
+    Positions,
+    PromptTable,
+    captures,
+    require_wide,
+    span_of,
+)
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
@@ -38,6 +47,9 @@ class EdgePatching(Method):
         super().check(metric, ablation)
         check_direction(self.direction, ablation)
 
+    def check_dtype(self, dtype: str) -> None:
+        require_wide(self.name, dtype)
+
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n = len(lengths)
         return Cost(captures(self.ablation) * n, 0, graph.n_edges * n, graph.n_edges)
@@ -59,6 +71,7 @@ class EdgePatching(Method):
 
         this = self.resolved(metric or "logit_diff", ablation or "corrupted")
         this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
+        self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
         row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
         table = PromptTable(graph.n_edges, keep=per_prompt)
         for batch in batches:

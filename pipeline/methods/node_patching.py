@@ -14,7 +14,7 @@ from pydantic import Field
 from pipeline.ablations import Statistics, ablate
 from pipeline.core.graph import Graph
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import Cost, Method, captures
+from pipeline.methods.base import Cost, Method, captures, require_wide
 from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
 from pipeline.metrics import get_metric
 
@@ -29,6 +29,7 @@ class NodePatching(Method):
     """The exact effect of each node's output, at all positions together or one by one."""
 
     level: ClassVar[Literal["edge", "node"]] = "node"
+    scores_prompts: ClassVar[bool] = False
 
     name: Literal["node_patching"] = "node_patching"
     direction: Direction = Field(
@@ -42,6 +43,9 @@ class NodePatching(Method):
     def check(self, metric: str, ablation: str) -> None:
         super().check(metric, ablation)
         check_direction(self.direction, ablation)
+
+    def check_dtype(self, dtype: str) -> None:
+        require_wide(self.name, dtype)
 
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n = len(lengths)
@@ -65,6 +69,7 @@ class NodePatching(Method):
 
         this = self.resolved(metric or "logit_diff", ablation or "corrupted")
         this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
+        self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
         row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
         n_spans = 1 if self.positions == "all" else max(int(b.position_ids.max()) + 1 for b in batches)
         parts: list[Moments] = []

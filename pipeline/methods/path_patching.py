@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from pipeline.ablations import Statistics, ablate
 from pipeline.core.graph import Graph
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import POSITIONS, Cost, Method, Positions, captures, span_of
+from pipeline.methods.base import POSITIONS, Cost, Method, Positions, captures, require_wide, span_of
 from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
 from pipeline.metrics import get_metric
 
@@ -29,6 +29,7 @@ class PathPatching(Method):
     """The exact effect of each sender through its paths to chosen receivers: a score per sender."""
 
     level: ClassVar[Literal["edge", "node"]] = "node"
+    scores_prompts: ClassVar[bool] = False
 
     name: Literal["path_patching"] = "path_patching"
     receivers: tuple[str, ...] = Field(
@@ -50,6 +51,9 @@ class PathPatching(Method):
     def check(self, metric: str, ablation: str) -> None:
         super().check(metric, ablation)
         check_direction(self.direction, ablation)
+
+    def check_dtype(self, dtype: str) -> None:
+        require_wide(self.name, dtype)
 
     def _receivers(self, graph: Graph) -> list[int]:
         """Indices of the named receivers; CircuitsError for a name that the graph does not have."""
@@ -79,6 +83,7 @@ class PathPatching(Method):
 
         this = self.resolved(metric or "logit_diff", ablation or "corrupted")
         this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
+        self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
         row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
         receivers, senders = self._receivers(graph), range(self._n_senders(graph))
         parts = []
