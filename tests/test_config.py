@@ -116,6 +116,45 @@ def test_overrides_and_the_file_name_in_errors(tmp_path):
             {"model": {"name": "gpt2", "device_map": "cuda:0"}},
             "model.device_map: 'cuda:0' asks for a device and cluster.gpus_per_worker is 0",
         ),
+        (
+            {"model": {"name": "x", "dtype": "float16"}, "methods": [{"name": "edge_patching"}]},
+            "methods.0 (edge_patching): edge_patching in float16 measures rounding; set model.dtype: float32",
+        ),
+        (
+            {"store": {"prompt_score": True}},
+            "unknown key 'store.prompt_score'; did you mean 'prompt_scores'?",
+        ),
+        ({"store": {"prompt_scores": 3}}, "store.prompt_scores: give true, false, or a list of methods' ids"),
+        (
+            {"store": {"prompt_scores": ["eapp"]}},
+            "store.prompt_scores: unknown method 'eapp'; did you mean 'eap'?",
+        ),
+        ({"store": {"dtype": "float8"}}, "store.dtype: 'float8' is not allowed"),
+        (
+            {"store": {"prompt_scores": True}, "methods": [{"name": "acdc"}]},
+            "store.prompt_scores: no method here scores edges prompt by prompt",
+        ),
+        (
+            {"store": {"prompt_scores": ["acdc"]}, "methods": [{"name": "acdc"}]},
+            "store.prompt_scores: acdc has none: it decides over all prompts of a shard together",
+        ),
+        (
+            {"store": {"prompt_scores": ["node_patching"]}, "methods": [{"name": "node_patching"}]},
+            "store.prompt_scores: node_patching has none: it scores nodes",
+        ),
+        (
+            {"aggregate": {"bootstrap": 200}},
+            "aggregate.bootstrap: draws from every prompt's scores; set store.",
+        ),
+        ({"aggregate": {"bootstrap": 39}}, "aggregate.bootstrap: fewer than 40 samples"),
+        (
+            {"aggregate": {"bootstrap_top": 5}},
+            "aggregate.bootstrap_top: means something with aggregate.bootstrap",
+        ),
+        (
+            {"store": {"prompt_scores": True}, "aggregate": {"bootstrap": 40, "bootstrap_top": 200_001}},
+            "aggregate.bootstrap_top: ",
+        ),
         ({"failures": {"tolerate": 2}}, "failures.tolerate"),
         ({"evaluate": {"edge_fractions": [0.1, 0]}}, "evaluate.edge_fractions.1: "),
         ({"evaluate": {"edge_fractions": [float("nan")]}}, "evaluate.edge_fractions.0: "),
@@ -225,6 +264,16 @@ def test_ids_are_unique_and_valid_and_do_not_depend_on_order(steps, backwards):
     }
 
 
+def test_prompt_scores_are_kept_of_all_methods_that_have_them_or_of_those_named():
+    methods = [{"name": "eap"}, {"name": "acdc"}, {"name": "eap_ig"}, {"name": "node_patching"}]
+    assert config(methods=methods).prompt_scores == {}
+    kept = config(methods=methods, store={"prompt_scores": True})
+    assert kept.prompt_scores == {"eap": "float32", "eap_ig": "float32"}
+    kept = config(methods=methods, store={"prompt_scores": "eap_ig", "dtype": "float16"})
+    assert kept.prompt_scores == {"eap_ig": "float16"}
+    assert RunConfig.from_mapping(yaml.safe_load(kept.to_yaml())) == kept
+
+
 # --- identity ----------------------------------------------------------------------------------------------
 
 
@@ -234,6 +283,8 @@ def test_ids_are_unique_and_valid_and_do_not_depend_on_order(steps, backwards):
         {"name": "other"},
         {"evaluate": {"edge_fractions": [0.5]}},
         {"cluster": {"workers": 9, "batch_size": 1}},
+        {"store": {"prompt_scores": True, "dtype": "float16"}},
+        {"store": {"prompt_scores": True}, "aggregate": {"bootstrap": 200}},
         {"failures": {"retries": 0}},
         {"output": "elsewhere"},
         {"model": {"name": "toy:planted", "device_map": "cpu"}},
@@ -315,6 +366,7 @@ configs = st.fixed_dictionaries(
             {"edge_fractions": st.lists(st.floats(0, 1, exclude_min=True), max_size=4)}
         ),
         "failures": st.fixed_dictionaries({"tolerate": st.floats(0, 1)}),
+        "store": st.fixed_dictionaries({"dtype": st.sampled_from(["float32", "float16"])}),
         "output": st.sampled_from(["results", "a/b c", "~", "1"]),
     },
 )

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 MOST_EDGES = 200_000  # more are refused: a sum per sample and edge is held, and read for every edge
 
-_CHUNK_BYTES = 1 << 28  # of sums at a time, whatever the numbers of samples and edges
+_CHUNK_BYTES = 1 << 27  # of sums at a time; the peak is about five times that, whatever is asked for
 _UP_TO = np.cumsum([exp(-1) / factorial(k) for k in range(20)])  # probability of k or less; 20 has 4e-19
 
 Shards = Callable[

@@ -61,6 +61,41 @@ BAD_CONFIGS = {
         ["methods.0", "eap"],
     ),
     "a value of the wrong kind": ({"shards": {"prompts": "many"}}, 2, ["shards.prompts", "'many'"]),
+    "ACDC in 16 bits": (
+        {"model": {"name": "toy:planted", "dtype": "bfloat16"}},
+        2,
+        ["methods.1 (acdc", "bfloat16", "model.dtype: float32"],
+    ),
+    "edge patching in 16 bits": (
+        {"model": {"name": "toy:planted", "dtype": "float16"}, "methods": [{"name": "edge_patching"}]},
+        2,
+        ["methods.0 (edge_patching)", "float16", "model.dtype: float32"],
+    ),
+    "node patching in 16 bits": (
+        {"model": {"name": "toy:planted", "dtype": "bfloat16"}, "methods": [{"name": "node_patching"}]},
+        2,
+        ["methods.0 (node_patching)", "bfloat16", "model.dtype: float32"],
+    ),
+    "path patching in 16 bits": (
+        {"model": {"name": "toy:planted", "dtype": "bfloat16"}, "methods": [{"name": "path_patching"}]},
+        2,
+        ["methods.0 (path_patching)", "bfloat16", "model.dtype: float32"],
+    ),
+    "scores by prompt of a method that has none": (
+        {"store": {"prompt_scores": ["acdc"]}},
+        2,
+        ["store.prompt_scores", "acdc has none", "leave it out"],
+    ),
+    "a bootstrap over nothing": (
+        {"aggregate": {"bootstrap": 200}},
+        2,
+        ["aggregate.bootstrap", "set store.prompt_scores: true"],
+    ),
+    "a device without workers that have one": (
+        {"model": {"name": "toy:planted", "device_map": "cuda:7"}},
+        2,
+        ["model.device_map", "'cuda:7'", "cluster.gpus_per_worker"],
+    ),
     "a file that is missing": ({"tasks": [{"name": "file", "path": "nowhere.jsonl"}]}, 1, ["nowhere.jsonl"]),
     "an unknown model": ({"model": {"name": "./no-such-model"}}, 1, ["'./no-such-model'", "no such folder"]),
     "an unknown bundled model": ({"model": {"name": "toy:plantd"}}, 1, ["toy:plantd", "toy:planted"]),
@@ -93,6 +128,25 @@ def test_bad_configs(circuits, config_file, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     check(circuits("run", config_file(**changes)), code, words)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("places", ["cuda:77", {"": "cuda:77"}], ids=["one", "mapping"])
+def test_a_device_that_the_machine_lacks(circuits, config_file, tmp_path, places):
+    """Known only where the model is loaded; the run directory is there by then, and no score."""
+    config = config_file(model={"name": "toy:planted", "device_map": places}, cluster={"gpus_per_worker": 1})
+    said = circuits("run", config, "--local")
+    assert said.code == 1
+    assert said.out == ""
+    (error,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert "device_map names cuda:77" in error
+    assert "this machine has" in error
+    assert "Traceback" not in said.err
+    assert not list(tmp_path.glob("results/*/scores/**/*.parquet"))
+
+
+def test_16_bits_are_good_enough_for_attribution(circuits, config_file):
+    config = config_file(model={"name": "toy:planted", "dtype": "bfloat16"}, methods=[{"name": "eap"}])
+    assert circuits("plan", config).code == 0
 
 
 def test_answers_of_more_than_one_token(circuits, config_file, tmp_path, shared_data):

@@ -93,6 +93,29 @@ def test_json_is_all_that_is_on_stdout(circuits, config_file):
     assert Path(said.data["report"]).is_file()
 
 
+def test_plan_and_status_say_what_is_kept_by_prompt(circuits, config_file):
+    config = config_file(store={"prompt_scores": True})
+    said = circuits("plan", config)
+    assert (
+        "scores by prompt: of eap, 12.7 KB in float32" in said.out
+    )  # 12 prompts x (262 edges x 4 + 8) bytes
+    assert "no scores by prompt: of acdc" in said.out
+    assert circuits("plan", config_file()).out.count("by prompt") == 0
+    config = config_file(store={"prompt_scores": True})
+    path = circuits("run", config, "--local", "--json").data["path"]
+    assert "scores by prompt: 3 files" in circuits("status", path).out
+    assert circuits("status", path, "--json").data["prompt_scores"]["methods"] == ["eap"]
+    assert circuits("plan", config_file(), "--json").data["done"] == 9
+    again = circuits("plan", config_file(store={"prompt_scores": True, "dtype": "float16"}), "--json")
+    assert again.data["done"] == 9
+
+
+def test_plan_sees_that_items_lack_the_scores_by_prompt(circuits, config_file):
+    assert circuits("run", config_file(), "--local").code == 0
+    said = circuits("plan", config_file(store={"prompt_scores": True}), "--json")
+    assert said.data["done"] == 6
+
+
 def test_missing_items_are_exit_3_until_they_are_there(circuits, config_file, monkeypatch):
     def score(*_, **__):
         raise ScoreError("2 of 262 edge scores are not finite")
