@@ -4,7 +4,8 @@ from tests.oracles.families.base import Family
 from tests.oracles.families.cohere import Cohere
 from tests.oracles.families.gemma import Gemma2, Gemma3
 from tests.oracles.families.gpt2 import Gpt2
-from tests.oracles.families.llama import Granite, Llama, Mixtral, Phi3, Qwen3
+from tests.oracles.families.llama import Granite, Llama, Phi3, Qwen3
+from tests.oracles.families.mixtures import Mixtral, Qwen2Moe, Qwen3Moe
 from tests.oracles.families.neox import GptJ, GptNeoX, Phi
 from tests.oracles.families.olmo2 import Olmo2
 from tests.oracles.families.opt import Opt
@@ -18,6 +19,8 @@ FAMILIES: dict[str, type[Family]] = {
     "phi3": Phi3,
     "granite": Granite,
     "mixtral": Mixtral,
+    "qwen2_moe": Qwen2Moe,
+    "qwen3_moe": Qwen3Moe,
     "gemma2": Gemma2,
     "gemma3_text": Gemma3,
     "olmo2": Olmo2,

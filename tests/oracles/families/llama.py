@@ -1,4 +1,4 @@
-"""Llama and what differs from it in one thing only: Mistral, Qwen 2 and 3, Phi-3, Granite, Mixtral.
+"""Llama and what differs from it in one thing only: Mistral, Qwen 2 and 3, Phi-3, Granite.
 
 RMSNorm, rotary positions, key-value heads that several query heads share, a gated MLP.
 """
@@ -125,20 +125,3 @@ class Granite(Llama):
 
     def logits(self, x: Tensor) -> Tensor:
         return super().logits(x) / self.config.logits_scaling
-
-
-class Mixtral(Llama):
-    """The MLP is a mixture: the experts that the router likes best, weighted by its renormalised probabilities."""
-
-    def gated(self, layer: int, x: Tensor) -> Tensor:
-        name, act = f"model.layers.{layer}.mlp", ACTIVATIONS[self.activation]
-        router = self.narrow(x @ self.weights[f"{name}.gate.weight"].T).softmax(-1)
-        best = router.topk(self.config.num_experts_per_tok, -1).indices
-        chosen = torch.zeros_like(router).scatter(-1, best, 1.0) * router
-        share = (chosen / chosen.sum(-1, keepdim=True)).to(x.dtype)
-        y = torch.zeros_like(x)
-        for expert in range(self.config.num_local_experts):
-            gate, up = (x @ self.weights[f"{name}.experts.gate_up_proj"][expert].T).chunk(2, -1)
-            down = self.weights[f"{name}.experts.down_proj"][expert]
-            y = y + share[..., expert, None] * ((act(gate) * up) @ down.T)
-        return y
