@@ -55,19 +55,27 @@ def test_eap_of_every_ablation(setting_of, kind, ablation):
     assert relative_error(found, expected_eap(setting, ablation=ablation)) <= 1e-10
 
 
-@pytest.mark.parametrize("rule", ["left", "right", "midpoint"])
-@pytest.mark.parametrize(
-    ("kind", "metric"),
-    [("gpt2", "logit_diff"), ("gpt2", "kl_divergence"), ("llama", "nll"), ("qwen2", "logit_diff")],
-)
-def test_eap_ig_averages_the_gradients_along_the_path_between_the_embeddings(setting_of, kind, metric, rule):
-    setting = setting_of(kind, padding="left")
+def expected_eap_ig(setting, metric, steps, rule):
     p = setting.prompts
-    expected = attribution.eap_ig(
+    return attribution.eap_ig(
         setting.dense, p.clean, p.corrupted, p.mask, setting.ablated("corrupted"),
-        lambda logits: setting.harm(metric, logits), steps=3, rule=rule,
+        lambda logits: setting.harm(metric, logits), steps, rule,
     )  # fmt: skip
-    assert relative_error(per_prompt(setting, EapIg(steps=3, rule=rule), metric), expected) <= 1e-10
+
+
+@pytest.mark.parametrize(("kind", "kv", "padding"), CASES)
+def test_eap_ig_averages_the_gradients_along_the_path_between_the_embeddings(setting_of, kind, kv, padding):
+    setting = setting_of(kind, kv=kv, padding=padding)
+    found = per_prompt(setting, EapIg(steps=2, rule="midpoint"))
+    assert relative_error(found, expected_eap_ig(setting, "logit_diff", 2, "midpoint")) <= 1e-10
+
+
+@pytest.mark.parametrize("rule", ["left", "right", "midpoint"])
+@pytest.mark.parametrize(("kind", "metric"), [("gpt2", "kl_divergence"), ("llama", "nll")])
+def test_eap_ig_of_every_rule_to_place_the_points(setting_of, kind, metric, rule):
+    setting = setting_of(kind, padding="left")
+    found = per_prompt(setting, EapIg(steps=3, rule=rule), metric)
+    assert relative_error(found, expected_eap_ig(setting, metric, 3, rule)) <= 1e-10
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
