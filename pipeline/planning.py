@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.ablations import ABLATIONS, needs_statistics
 from pipeline.config import RunConfig
+from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, Kind, digest, shard_ranges
@@ -82,6 +83,10 @@ class Plan:
             }
             for id_, task in self.config.task_ids.items()
         }
+        if self._span_digest:  # of those that are read: naming others makes no other run
+            identity["spans"] = {
+                f"{task}/{name}": {"sha256": d} for (task, name), d in self._span_digest.items()
+            }
         return identity | {"schema_version": SCHEMA_VERSION}
 
     @cached_property
@@ -124,11 +129,23 @@ class Plan:
         method = whole["methods"][item.method]
         if needs_statistics(method["ablation"]):  # the means come from the prompts of the other shards too
             identity |= {"task": self._task_digest[item.task]}
+        if span := self.methods[item.method].span:
+            identity |= {"spans": digest([prompt.spans.get(span) for prompt in self.prompts(item)])}
         return identity | {"method": method}
 
     @cached_property
     def _task_digest(self) -> dict[str, str]:
         return {task: digest([_plain(token) for token in tokens]) for task, tokens in self.tokens.items()}
+
+    @cached_property
+    def _span_digest(self) -> dict[tuple[str, str], str]:
+        """Where the spans lie that a method reads, by task and name."""
+        names = sorted({method.span for method in self.methods.values() if method.span})
+        return {
+            (task, name): digest([token.spans.get(name) for token in tokens])
+            for task, tokens in self.tokens.items()
+            for name in names
+        }
 
     # --- costs -------------------------------------------------------------------------------------------
 
@@ -139,7 +156,9 @@ class Plan:
             return Cost(forward_passes=len(prompts))
         if item.method is None:
             return Cost(forward_passes=2 * len(prompts), rows=len(prompts) * len(self.config.metrics))
-        return self.methods[str(item.method)].cost(self.graph, [prompt.length for prompt in prompts])
+        method = self.methods[item.method]
+        read = [prompt.length for prompt in prompts if method.span is None or method.span in prompt.spans]
+        return method.cost(self.graph, read)
 
     @cached_property
     def total(self) -> Cost:
@@ -294,7 +313,21 @@ def make_plan(config: RunConfig) -> Plan:
     for name in config.ablations:
         if ABLATIONS[name].positional:
             _require_one_length(name, tokens)
+    _require_spans(config, tokens)
     return Plan(config, model, graph, tokens)
+
+
+def _require_spans(config: RunConfig, tokens: Mapping[str, list[TokenPair]]) -> None:
+    for id_, method in config.method_ids.items():
+        for task, pairs in tokens.items():
+            known = list(dict.fromkeys(name for pair in pairs for name in pair.spans))
+            if method.span is None or method.span in known:
+                continue
+            none = "; its prompts name none: give them 'spans', or use positions: all or last"
+            raise PromptError(
+                f"task {task}: no prompt has the span {method.span!r} that {id_} reads"
+                + (suggest(method.span, known) if known else none)
+            )
 
 
 def _require_one_length(ablation: str, tokens: Mapping[str, list[TokenPair]]) -> None:

@@ -141,6 +141,12 @@ class NodeScores:
         if not np.isfinite(self.score).all():
             raise ScoreError(f"{int((~np.isfinite(self.score)).sum())} node scores are not finite")
 
+    @staticmethod
+    def empty(graph: Graph) -> "NodeScores":
+        """No rows: nothing was measured."""
+        none, numbers = np.zeros(0, dtype=np.int64), np.zeros(0)
+        return NodeScores(graph, none, (), numbers, numbers, none)
+
     @property
     def moments(self) -> Moments:
         return Moments(self.n_prompts, self.score, self.std)

@@ -30,6 +30,7 @@ class Ablated:
     answer_pos: Int[Tensor, " prompt"]
     start: int = 0
 
-    def only_last(self) -> "Ablated":
-        """The same with senders exchanged only where the answers are read."""
-        return replace(self, deltas=self.deltas.only_last(self.answer_pos))
+    def only_at(self, positions: str) -> "Ablated":
+        """The same with senders exchanged only at the named positions of each prompt (see `Batch.at`)."""
+        chosen = self.batch.at(positions)
+        return self if chosen is None else replace(self, deltas=self.deltas.only_at(chosen[:, self.start :]))

@@ -4,8 +4,8 @@ Knows padding. Does not know tokenizers or models. Positions are always explicit
 default positions are silently wrong.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.core.errors import PromptError
-from pipeline.core.prompts import TokenPair
+from pipeline.core.prompts import TokenPair, span_name_problem
 
 Attention = Literal["causal", "bidirectional"]
 
@@ -22,8 +22,9 @@ Attention = Literal["causal", "bidirectional"]
 class Batch:
     """Clean and corrupted prompts of one padded length, with the position at which the answer is read.
 
-    `real` is false at padding. `mask_4d` is an additive mask given with the task (bidirectional attention),
-    else None and the model's own. Answers are padded with -1.
+    `real` is false at padding. `spans` are masks by name, all false in a prompt without the span. `mask_4d` is an
+    additive mask given with the task (bidirectional attention), else None and the model's own. Answers are padded
+    with -1.
     """
 
     prompt_ids: tuple[int, ...]
@@ -35,6 +36,7 @@ class Batch:
     answers: Int[Tensor, "prompt answer"]
     wrong_answers: Int[Tensor, "prompt wrong"]
     mask_4d: Float[Tensor, "prompt one pos pos"] | None = None
+    spans: Mapping[str, Bool[Tensor, "prompt pos"]] = field(default_factory=dict)
 
     @property
     def n_prompts(self) -> int:
@@ -49,14 +51,44 @@ class Batch:
         """What the model is given: the additive 4-D mask if there is one, else ones at real positions."""
         return self.real.long() if self.mask_4d is None else self.mask_4d
 
+    def at(self, positions: str) -> Bool[Tensor, "prompt pos"] | None:
+        """Where the named positions are: None for `all`, the answer for `last`, else the span of that name."""
+        if positions == "all":
+            return None
+        if positions == "last":
+            steps = torch.arange(self.length, device=self.answer_pos.device)
+            return steps == self.answer_pos[:, None]
+        return self.spans[positions] if positions in self.spans else torch.zeros_like(self.real)
+
+    def having(self, positions: str) -> Bool[Tensor, " prompt"]:
+        """Which prompts have the named positions."""
+        at = self.at(positions)
+        return self.real.any(1) if at is None else at.any(1)
+
     def split(self, size: int) -> "list[Batch]":
         """Parts of at most `size` prompts, in order."""
         return [self._rows(slice(start, start + size)) for start in range(0, self.n_prompts, size)]
 
-    def _rows(self, rows: slice) -> "Batch":
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values}
-        return Batch(**cut)
+    def only(self, chosen: Bool[Tensor, " prompt"]) -> "Batch":
+        """The chosen prompts, in order."""
+        return self if bool(chosen.all()) else self._rows(chosen.nonzero().flatten().tolist())
+
+    def _rows(self, rows: slice | list[int]) -> "Batch":
+        def cut(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: mask[rows] for name, mask in value.items()}
+            if isinstance(value, tuple) and not isinstance(rows, slice):
+                return tuple(value[row] for row in rows)
+            return None if value is None else value[rows]
+
+        values: dict[str, Any] = {entry.name: cut(getattr(self, entry.name)) for entry in fields(self)}
+        return Batch(**values)
+
+
+def only_having(batches: Sequence[Batch], positions: str) -> list[Batch]:
+    """The batches without prompts that lack the named positions, and without those that are empty then."""
+    chosen = [(batch, batch.having(positions)) for batch in batches]
+    return [batch.only(there) for batch, there in chosen if bool(there.any())]
 
 
 def collate(
@@ -88,6 +120,7 @@ def collate(
         prompt_ids=[pair.prompt_id for pair in pairs],
         attention=attention,
         device=device,
+        spans=_masks(pairs, real),
     )
 
 
@@ -100,9 +133,11 @@ def from_ids(
     prompt_ids: Iterable[int] | None = None,
     attention: Attention = "causal",
     device: torch.device | str = "cpu",
+    spans: Mapping[str, Tensor] | None = None,
 ) -> Batch:
     """A batch from ids. `answers` is [prompt] or [prompt, answer] padded with -1; `attention_mask` is
-    [prompt, pos] (nonzero where real, padding on one side) or an additive mask [prompt or 1, 1, pos, pos]."""
+    [prompt, pos] (nonzero where real, padding on one side) or an additive mask [prompt or 1, 1, pos, pos];
+    `spans` are true where a prompt has the span of that name."""
     if clean.shape != corrupted.shape:
         raise PromptError(
             f"clean has shape {tuple(clean.shape)} and corrupted {tuple(corrupted.shape)}; make them equal"
@@ -119,6 +154,7 @@ def from_ids(
         mask_4d = torch.zeros(n_prompts, 1, length, length).masked_fill(~real[:, None, None, :], lowest)
     if wrong_answers is None:
         wrong_answers = torch.full((n_prompts, 1), -1)
+    masks = {name: _mask(name, mask, real) for name, mask in (spans or {}).items()}
     positions = (real.long().cumsum(1) - 1).clamp(min=0)
     last = (real.long() * torch.arange(1, length + 1)).argmax(1)
     tensors = {
@@ -133,8 +169,32 @@ def from_ids(
     return Batch(
         prompt_ids=tuple(range(n_prompts)) if prompt_ids is None else tuple(prompt_ids),
         mask_4d=None if mask_4d is None else mask_4d.to(device),
+        spans={name: mask.to(device) for name, mask in masks.items()},
         **{name: tensor.to(device) for name, tensor in tensors.items()},
     )
+
+
+def _masks(
+    pairs: Sequence[TokenPair], real: Bool[Tensor, "prompt pos"]
+) -> dict[str, Bool[Tensor, "prompt pos"]]:
+    """The spans of all pairs, by name, moved by the padding on the left."""
+    masks: dict[str, Tensor] = {}
+    for row, (pair, padding) in enumerate(zip(pairs, real.int().argmax(1).tolist(), strict=True)):
+        for name, (first, end) in pair.spans.items():
+            mask = masks.setdefault(name, torch.zeros_like(real))
+            mask[row, padding + first : padding + end] = True
+    return masks
+
+
+def _mask(name: str, mask: Tensor, real: Bool[Tensor, "prompt pos"]) -> Bool[Tensor, "prompt pos"]:
+    if problem := span_name_problem(name):
+        raise PromptError(f"the span {name!r} {problem}; rename it")
+    mask = mask.to("cpu").bool()
+    if mask.shape != real.shape or bool((mask & ~real).any()):
+        raise PromptError(
+            f"the span {name!r} is not within the prompts; give a mask [prompt, pos] of real tokens"
+        )
+    return mask
 
 
 def _ragged(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "prompt answer"]:

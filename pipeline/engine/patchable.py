@@ -3,7 +3,7 @@
 Knows how the pieces of the engine meet. Does not know methods or metrics beyond the function they bind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,10 +96,19 @@ class PatchableModel:
         wrong_answers: Tensor | None = None,
         attention_mask: Tensor | None = None,
         prompt_ids: Sequence[int] | None = None,
+        spans: Mapping[str, Tensor] | None = None,
     ) -> Batch:
-        """A batch of token ids: [prompt, pos]; answers [prompt] or [prompt, answer] padded with -1."""
+        """A batch of token ids: [prompt, pos]; answers [prompt] or [prompt, answer] padded with -1; `spans` are
+        masks [prompt, pos] by name."""
         return from_ids(
-            clean, corrupted, answers, wrong_answers, attention_mask, prompt_ids, device=self.device
+            clean,
+            corrupted,
+            answers,
+            wrong_answers,
+            attention_mask,
+            prompt_ids,
+            device=self.device,
+            spans=spans,
         )
 
     # --- runs --------------------------------------------------------------------------------------------
@@ -162,7 +171,7 @@ class PatchableModel:
             if clean_hidden is None:
                 raise ValueError(f"{metric.name} needs the clean run")
             reference = self.unembedding.reference(clean_hidden)
-        return Objective(metric.compute, metric.sign, self.unembedding, batch, reference)
+        return Objective(metric.compute, metric.sign, self.unembedding, batch, reference, metric.normalised)
 
 
 def load_model(

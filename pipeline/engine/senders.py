@@ -69,11 +69,6 @@ class SenderValues:
         """The values at some positions, and zero elsewhere."""
         return self.minus(self.zeros(), chosen)
 
-    def only_last(self, answer_pos: Int[Tensor, " prompt"]) -> "SenderValues":
-        """The values where the answers are read, and zero elsewhere."""
-        steps = torch.arange(self.input.shape[1], device=answer_pos.device)
-        return self.only_at(steps == answer_pos[:, None])
-
     def prompts(self, rows: slice) -> "SenderValues":
         return SenderValues(
             self.input[rows], tuple(z[rows] for z in self.z), tuple(m[rows] for m in self.mlp)

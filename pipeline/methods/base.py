@@ -6,15 +6,16 @@ Knows config values. Does not know how any method computes; `score` of each meth
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from jaxtyping import Bool, Float
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.ablations import get_ablation
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
+from pipeline.core.prompts import POSITION_WORDS, span_name_problem
 from pipeline.core.scores import EdgeScores, Moments, NodeScores
 from pipeline.metrics import get_metric
 
@@ -25,8 +26,28 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Method")
 
-Positions = Literal["all", "last"]
-POSITIONS = "where a sender's value is exchanged: everywhere, or at the answer alone"
+
+def _position(value: str) -> str:
+    if value in ("all", "last"):
+        return value
+    if value in POSITION_WORDS:
+        raise ValueError(f"{value} is for node_patching; give all, last or the name of a span")
+    return _span(value)
+
+
+def _node_position(value: str) -> str:
+    return value if value in POSITION_WORDS else _span(value)
+
+
+def _span(name: str) -> str:
+    if problem := span_name_problem(name):
+        raise ValueError(f"{name!r} {problem}; give all, last or the name of a span")
+    return name
+
+
+Positions = Annotated[str, AfterValidator(_position)]
+NodePositions = Annotated[str, AfterValidator(_node_position)]
+POSITIONS = "where a sender's value is exchanged: all, last (the answer), or a span that prompts name"
 
 ID_PATTERN = re.compile(r"^[a-z0-9._-]{1,80}$")
 
@@ -84,6 +105,12 @@ class Method(BaseModel):
             if key not in ("name", "as_") and value != field.default:
                 parts.append(_slug(value))
         return "-".join(parts)[:80]
+
+    @property
+    def span(self) -> str | None:
+        """The span of prompts that is read, or None; prompts without it are left out."""
+        positions = getattr(self, "positions", "all")
+        return None if positions in POSITION_WORDS else positions
 
     def resolved(self: M, metric: str, ablation: str) -> M:
         """A copy with metric and ablation written out: its own, else its kind's default, else the given ones."""
@@ -143,9 +170,14 @@ def require_wide(method: str, dtype: str) -> None:
         )
 
 
-def span_of(positions: Positions) -> str | None:
+def span_of(positions: str) -> str | None:
     """The span of positions that scores are of; None is all of them."""
     return None if positions == "all" else positions
+
+
+def which_have(batches: "Sequence[Batch]", positions: str) -> Bool[np.ndarray, " prompt"]:
+    """Which of all prompts have the named positions."""
+    return np.concatenate([batch.having(positions).cpu().numpy() for batch in batches])
 
 
 def captures(ablation: str | None) -> int:
@@ -154,15 +186,18 @@ def captures(ablation: str | None) -> int:
 
 
 class PromptTable:
-    """Collects per-prompt scores batch by batch into moments, and keeps the rows themselves where asked to."""
+    """Collects per-prompt scores batch by batch into moments, and keeps the rows themselves where asked to.
 
-    def __init__(self, n_entries: int, *, keep: bool) -> None:
-        empty = np.zeros(n_entries)
-        self.moments = Moments(np.zeros(n_entries, dtype=np.int64), np.full(n_entries, np.nan), empty)
+    `there` says which of all prompts are scored; the others are counted nowhere, and their rows are NaN."""
+
+    def __init__(self, n_entries: int, there: Bool[np.ndarray, " prompt"], *, keep: bool) -> None:
+        self._there = there
+        nothing = np.full(n_entries, np.nan)
+        self.moments = Moments(np.zeros(n_entries, dtype=np.int64), nothing, nothing)
         self._rows: list[np.ndarray] | None = [] if keep else None
 
     def add(self, rows: Float[np.ndarray, "prompt entry"]) -> None:
-        """Rows of prompts that were not added before."""
+        """Rows of the next prompts that are scored."""
         part = Moments.of(rows)
         self.moments = part if not self.moments.n.any() else Moments.merge([self.moments, part])
         if self._rows is not None:
@@ -170,5 +205,9 @@ class PromptTable:
 
     @property
     def rows(self) -> Float[np.ndarray, "prompt entry"] | None:
-        """All rows in the order added, or None where they were not kept."""
-        return None if self._rows is None else np.concatenate(self._rows)
+        """A row for each of all prompts, or None where they were not kept."""
+        if self._rows is None:
+            return None
+        rows = np.full((len(self._there), len(self.moments.n)), np.nan)
+        rows[self._there] = np.concatenate([rows[:0], *self._rows])
+        return rows

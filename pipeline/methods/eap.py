@@ -25,6 +25,7 @@ from pipeline.methods.base import (
     captures,
     require_gradient,
     span_of,
+    which_have,
 )
 from pipeline.metrics import get_metric
 
@@ -71,7 +72,7 @@ class Eap(Method):
             model,
             batches,
             lambda batch: this._prompt_scores(model, batch, statistics),
-            span=span_of(self.positions),
+            positions=self.positions,
             per_prompt=per_prompt,
         )
 
@@ -85,8 +86,8 @@ class Eap(Method):
         at_clean, clean = gradients(model, batch, objective)
         ablated = ablated_values(self.ablation, clean, corrupted, statistics, batch)  # type: ignore[arg-type]
         deltas = ablated.minus(clean, batch.real)
-        if self.positions == "last":
-            deltas = deltas.only_last(batch.answer_pos)
+        if (at := batch.at(self.positions)) is not None:
+            deltas = deltas.only_at(at)
         for scores in edge_scores(model.parts, model.graph, deltas, [at_clean]):
             yield scores * objective.sign
 
@@ -96,12 +97,14 @@ def attribute(
     batches: "Sequence[Batch]",
     prompt_scores: "Callable[[Batch], Iterator[Tensor]]",
     *,
-    span: str | None,
+    positions: str,
     per_prompt: bool,
 ) -> EdgeScores:
-    """Scores from a function that yields chunks of [prompt, edge] for a batch."""
-    table = PromptTable(model.graph.n_edges, keep=per_prompt)
-    for batch in batches:
+    """Scores from a function that yields chunks of [prompt, edge] for a batch of prompts that have `positions`."""
+    from pipeline.engine.batch import only_having
+
+    table = PromptTable(model.graph.n_edges, which_have(batches, positions), keep=per_prompt)
+    for batch in only_having(batches, positions):
         for scores in prompt_scores(batch):
             table.add(scores.double().cpu().numpy())
-    return EdgeScores.from_moments(model.graph, table.moments, span=span, per_prompt=table.rows)
+    return EdgeScores.from_moments(model.graph, table.moments, span=span_of(positions), per_prompt=table.rows)

@@ -18,7 +18,7 @@ from pipeline.ablations import Statistics, ablated_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import POSITIONS, Cost, Method, Positions, captures, require_gradient, span_of
+from pipeline.methods.base import POSITIONS, Cost, Method, Positions, captures, require_gradient
 from pipeline.methods.eap import attribute
 from pipeline.metrics import get_metric
 
@@ -72,7 +72,7 @@ class EapIg(Method):
             model,
             batches,
             lambda batch: this._prompt_scores(model, batch, statistics),
-            span=span_of(self.positions),
+            positions=self.positions,
             per_prompt=per_prompt,
         )
 
@@ -88,7 +88,7 @@ class EapIg(Method):
         path = clean.input - ablated.input
         steps = [gradients(model, batch, objective, ablated.input + alpha * path)[0] for alpha in self.alphas]
         deltas = ablated.minus(clean, batch.real)
-        if self.positions == "last":
-            deltas = deltas.only_last(batch.answer_pos)
+        if (at := batch.at(self.positions)) is not None:
+            deltas = deltas.only_at(at)
         for scores in edge_scores(model.parts, model.graph, deltas, steps):
             yield scores * objective.sign

@@ -24,6 +24,7 @@ from pipeline.methods.base import (
     captures,
     require_wide,
     span_of,
+    which_have,
 )
 from pipeline.metrics import get_metric
 
@@ -67,17 +68,17 @@ class EdgePatching(Method):
         """The exact effect of every edge, its mean and spread over prompts."""
         import torch
 
+        from pipeline.engine.batch import only_having
         from pipeline.engine.paths import Patcher
 
         this = self.resolved(metric or "logit_diff", ablation or "corrupted")
         this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
         self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
         row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
-        table = PromptTable(graph.n_edges, keep=per_prompt)
-        for batch in batches:
+        table = PromptTable(graph.n_edges, which_have(batches, self.positions), keep=per_prompt)
+        for batch in only_having(batches, self.positions):
             ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
-            if self.positions == "last":
-                ablated = ablated.only_last()
+            ablated = ablated.only_at(self.positions)
             patcher = Patcher.of(
                 model.parts, graph, ablated, model.objective(row, batch, ablated.clean_hidden)
             )

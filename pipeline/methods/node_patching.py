@@ -1,8 +1,9 @@
 """Activation patching of every node: its whole output is exchanged and everything downstream recomputed.
 
-By node, or by node and position. Noising and denoising as for edges (arXiv 2404.15255). Positions count from
-the start of the prompt ("0", "1", ...) or from the position of the answer backwards ("-1" is that position),
-padding left out; a position that only some prompts have is averaged over those.
+By node, by node at the answer or a named span, or by node and position. Noising and denoising as for edges
+(arXiv 2404.15255). Positions count from the start of the prompt ("0", "1", ...) or from the position of the
+answer backwards ("-1" is that position), padding left out; a position or span that only some prompts have is
+averaged over those.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pydantic import Field
 from pipeline.ablations import Statistics, ablate
 from pipeline.core.graph import Graph
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import Cost, Method, captures, require_wide
+from pipeline.methods.base import Cost, Method, NodePositions, captures, require_wide, span_of
 from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
 from pipeline.metrics import get_metric
 
@@ -35,10 +36,16 @@ class NodePatching(Method):
     direction: Direction = Field(
         default="noising", description="ablate in the clean run, or restore in the corrupted"
     )
-    positions: Literal["all", "from_start", "from_end"] = Field(
+    positions: NodePositions = Field(
         default="all",
-        description="all at once, or one by one, counted from the start or back from the answer",
+        description="all at once, last (the answer), a span that prompts name, or one by one: from_start, "
+        "from_end (back from the answer)",
     )
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether positions are patched one by one."""
+        return self.positions in ("from_start", "from_end")
 
     def check(self, metric: str, ablation: str) -> None:
         super().check(metric, ablation)
@@ -49,8 +56,8 @@ class NodePatching(Method):
 
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n = len(lengths)
-        patched = n if self.positions == "all" else sum(lengths)
-        spans = 1 if self.positions == "all" else max(lengths, default=0)
+        patched = sum(lengths) if self.one_by_one else n
+        spans = max(lengths, default=0) if self.one_by_one else 1
         rows = graph.n_senders * spans
         return Cost(captures(self.ablation) * n, 0, graph.n_senders * patched, rows)
 
@@ -65,16 +72,21 @@ class NodePatching(Method):
         per_prompt: bool = False,  # noqa: ARG002 - node scores have no per-prompt table
     ) -> NodeScores:
         """A row per node, or per node and position that at least one prompt has."""
+        from pipeline.engine.batch import only_having
         from pipeline.engine.paths import Patcher
 
         this = self.resolved(metric or "logit_diff", ablation or "corrupted")
         this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
         self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
         row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
-        n_spans = 1 if self.positions == "all" else max(int(b.position_ids.max()) + 1 for b in batches)
+        if not self.one_by_one:
+            batches = only_having(batches, self.positions)
+        n_spans = max(int(b.position_ids.max()) + 1 for b in batches) if self.one_by_one else 1
         parts: list[Moments] = []
         for batch in batches:
             ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            if not self.one_by_one:
+                ablated = ablated.only_at(self.positions)
             patcher = Patcher.of(
                 model.parts, graph, ablated, model.objective(row, batch, ablated.clean_hidden)
             )
@@ -88,6 +100,8 @@ class NodePatching(Method):
             )
             parts.append(_masked_moments(np.stack(scores), exists))
             model.counters.evaluations += graph.n_senders * int(exists.sum())
+        if not parts:
+            return NodeScores.empty(graph)
         moments = Moments.merge(parts)
         measured = moments.n > 0
         span = self._spans(n_spans)
@@ -98,15 +112,15 @@ class NodePatching(Method):
         )
 
     def _spans(self, n_spans: int) -> list[str | None]:
-        if self.positions == "all":
-            return [None]
+        if not self.one_by_one:
+            return [span_of(self.positions)]
         return [str(i) if self.positions == "from_start" else str(-1 - i) for i in range(n_spans)]
 
     def _positions(self, batch: "Batch", n_spans: int) -> "Tensor | None":
         """[span, prompt]: the column of the batch that each span means in each prompt, -1 where there is none."""
         import torch
 
-        if self.positions == "all":
+        if not self.one_by_one:
             return None
         length = batch.real.sum(1)
         first = batch.answer_pos - length + 1

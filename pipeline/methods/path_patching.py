@@ -78,6 +78,7 @@ class PathPatching(Method):
         per_prompt: bool = False,  # noqa: ARG002 - node scores have no per-prompt table
     ) -> NodeScores:
         """A row per sender that one of the receivers reads: mean and spread over prompts."""
+        from pipeline.engine.batch import only_having
         from pipeline.engine.path_sets import path_values
         from pipeline.engine.paths import Patcher
 
@@ -87,16 +88,17 @@ class PathPatching(Method):
         row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
         receivers, senders = self._receivers(graph), range(self._n_senders(graph))
         parts = []
-        for batch in batches:
+        for batch in only_having(batches, self.positions):
             ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
-            if self.positions == "last":
-                ablated = ablated.only_last()
+            ablated = ablated.only_at(self.positions)
             objective = model.objective(row, batch, ablated.clean_hidden)
             patcher = Patcher.of(model.parts, graph, ablated, objective)
             values = path_values(patcher, senders, receivers, self.reading)
             scores = (values - patcher.base_values()) * harm_sign(row.sign, self.direction)
             parts.append(Moments.of(scores.T.cpu().numpy()))
             model.counters.evaluations += len(senders) * batch.n_prompts
+        if not parts:
+            return NodeScores.empty(graph)
         moments = Moments.merge(parts)
         names = (span_of(self.positions),) * len(senders)
         return NodeScores(graph, np.asarray(senders), names, moments.mean, moments.std, moments.n)

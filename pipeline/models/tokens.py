@@ -11,16 +11,8 @@ from typing import Any
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair, Text, TokenPair, check_pair
-
-
-def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids of a prompt, with the special tokens that the model expects before it, and none after it."""
-    ids = list(tokenizer(text, add_special_tokens=True)["input_ids"])
-    end = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None, tokenizer.bos_token_id}
-    plain = tokenizer(text, add_special_tokens=False)["input_ids"]
-    while len(ids) > len(plain) and ids and ids[-1] in end and ids[-len(plain) :] != plain:
-        ids.pop()
-    return tuple(ids)
+from pipeline.models.encoding import encode
+from pipeline.models.spans import token_spans
 
 
 def drops_leading_space(tokenizer: Any) -> bool:
@@ -66,7 +58,8 @@ def tokenise(
     """The pairs in tokens, each checked; `prompt_id` is the index in `pairs`.
 
     Raises PromptError that names the pair for unequal lengths, answers of more than one token, ids outside of
-    the vocabulary, a prompt longer than `max_length`, or a missing wrong answer where `needs_wrong`.
+    the vocabulary, a prompt longer than `max_length`, a missing wrong answer where `needs_wrong`, or a span that
+    is not where it is said to be.
     """
     tokens = []
     for index, pair in enumerate(pairs):
@@ -75,7 +68,8 @@ def tokenise(
         corrupted = _ids(tokenizer, pair.corrupted, where, vocab_size)
         answers = tuple(_answer(tokenizer, pair.clean, a, where, vocab_size) for a in pair.answers)
         wrong = tuple(_answer(tokenizer, pair.clean, a, where, vocab_size) for a in pair.wrong_answers)
-        token_pair = TokenPair(index, clean, corrupted, _unique(answers), _unique(wrong), pair)
+        spans = token_spans(tokenizer, pair, clean, where)
+        token_pair = TokenPair(index, clean, corrupted, _unique(answers), _unique(wrong), pair, spans)
         check_pair(token_pair, max_length=max_length, needs_wrong=needs_wrong)
         tokens.append(token_pair)
     return tokens

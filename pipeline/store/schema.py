@@ -92,6 +92,20 @@ GRAPH = _schema(
     receiver_input=(_NAME,),
 )
 NODES = _schema(node_id=pa.int32(), node=pa.string(), kind=_NAME, layer=(pa.int32(),), head=(pa.int32(),))
+_SPANS = pa.list_(
+    pa.field(
+        "element",
+        pa.struct(
+            [
+                pa.field("name", pa.string(), nullable=False),
+                pa.field("first", pa.int32(), nullable=False),  # token
+                pa.field("end", pa.int32(), nullable=False),  # the token after the last
+                pa.field("text", pa.string()),  # what it is in the clean prompt, where that is text
+                pa.field("start", pa.int32()),  # character of the clean prompt, where it was given by that
+            ]
+        ),
+    )
+)
 PROMPTS = _schema(
     task=_NAME,
     shard=pa.int32(),
@@ -105,6 +119,7 @@ PROMPTS = _schema(
     answer_ids=(_IDS,),
     wrong_answer_ids=(_IDS,),
     source=(pa.string(),),
+    spans=(_SPANS,),
 )
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph, Node
-from pipeline.core.prompts import PromptPair, Text, TokenPair
+from pipeline.core.prompts import Piece, PromptPair, Text, TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store import schema
 
@@ -166,6 +166,7 @@ def prompts_table(prompts: Mapping[str, Sequence[Sequence[TokenPair]]]) -> pa.Ta
             "answer_ids": list(token.answers),
             "wrong_answer_ids": list(token.wrong_answers),
             "source": token.pair.source,
+            "spans": [_span(token, name) for name in token.spans] or None,
         }
         for task, shards in prompts.items()
         for shard, tokens in enumerate(shards)
@@ -189,14 +190,36 @@ def _prompt(row: dict[str, Any]) -> TokenPair:
     clean, corrupted, answers, wrong = (
         tuple(row[key] or ()) for key in ("clean_ids", "corrupted_ids", "answer_ids", "wrong_answer_ids")
     )
+    named = row.get("spans") or []  # runs of earlier versions have no such column
     pair = PromptPair(
         clean=_text_or_ids(row["clean"], clean),
         corrupted=_text_or_ids(row["corrupted"], corrupted),
         answers=_answers(row["answers"], answers),
         wrong_answers=_answers(row["wrong_answers"], wrong),
         source=row["source"] or "",
+        spans={span["name"]: _piece(span) for span in named},
     )
-    return TokenPair(row["prompt_id"], clean, corrupted, answers, wrong, pair)
+    spans = {span["name"]: (span["first"], span["end"]) for span in named}
+    return TokenPair(row["prompt_id"], clean, corrupted, answers, wrong, pair, spans)
+
+
+def _span(token: TokenPair, name: str) -> dict[str, Any]:
+    """A row of the column `spans`."""
+    first, end = token.spans[name]
+    piece, clean = token.pair.spans.get(name), token.pair.clean
+    row: dict[str, Any] = {"name": name, "first": first, "end": end, "text": None, "start": None}
+    if isinstance(piece, str):
+        row["text"] = piece
+    elif piece is not None and isinstance(clean, str):
+        row |= {"text": clean[slice(*piece)], "start": piece[0]}
+    return row
+
+
+def _piece(span: dict[str, Any]) -> Piece:
+    text, start = span["text"], span["start"]
+    if text is None:
+        return span["first"], span["end"]
+    return text if start is None else (start, start + len(text))
 
 
 def _words(value: Text | str | int) -> str | None:

@@ -6,7 +6,8 @@ Knows parameters, ids and seeds. Does not know models, shards or runs; a tokeniz
 import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
-from pipeline.models.tokens import encode
+from pipeline.models.encoding import encode
 
 ID_PATTERN = r"^[a-z0-9._-]{1,80}$"
 
@@ -82,6 +83,37 @@ class GeneratedTask(Task):
             f"task {self.name}: this tokenizer writes {found} of {tried} {what} as one token in context and "
             f"{needed} are needed; {mend} or give your own pairs with {{name: file, path: ...}}"
         )
+
+
+def written(frame: str, words: Mapping[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
+    """A template with its gaps filled, and [first, end) in characters of each gap. No gap may occur twice."""
+    text, places = "", {}
+    for literal, gap, _, _ in Formatter().parse(frame):
+        text += literal
+        if gap is not None:
+            places[gap] = (len(text), len(text) + len(words[gap]))
+            text += words[gap]
+    return text, places
+
+
+def next_word(text: str, start: int) -> tuple[int, int]:
+    """[first, end) in characters of the first word at or after `start`; there must be one."""
+    found = re.compile(r"\w+").search(text, start)
+    if found is None:
+        raise ValueError(f"no word after character {start} of {text!r}")
+    return found.span()
+
+
+def nth_word(text: str, n: int) -> tuple[int, int]:
+    """[first, end) in characters of word `n`, from 0, of words with one space between them."""
+    words = text.split(" ")
+    start = sum(len(word) + 1 for word in words[:n])
+    return start, start + len(words[n])
+
+
+def last_word(text: str) -> tuple[int, int]:
+    """[first, end) in characters of what follows the last space."""
+    return text.rindex(" ") + 1, len(text)
 
 
 def slug(text: str) -> str:

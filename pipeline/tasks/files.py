@@ -1,39 +1,39 @@
 """Your own prompt pairs, from JSONL, CSV or Parquet.
 
-Knows file formats and field names. Does not know tokenizers: whether clean and corrupted are equally long,
-and whether an answer is one token, is checked where the model's tokenizer is at hand.
+Knows fields and what they may hold. Does not know file formats, nor tokenizers: whether clean and corrupted are
+equally long, an answer is one token, and a span is where it is said to be, is checked where the model's tokenizer
+is at hand.
 
 Fields: `clean`, `corrupted` (or `corrupt`), `answers`, and `wrong_answers` where the metric compares. Prompts
 are text or lists of token ids; answers are one or a list, text pieces or token ids. In CSV, lists are written
 as JSON (`[" She", " He"]`). The columns of EAP-IG's files (`correct_idx`, `incorrect_idx`, an unnamed index)
 are read too.
+
+`spans` may name pieces of the clean prompt, for `positions` of methods: `{"name": "Mary", "verb": [14, 19]}`. A
+piece is words that occur once, or [first, end) in characters, from 0; in prompts of token ids, [first, end) in
+tokens. The same tokens are meant in the corrupted prompt. A prompt that lacks a span is left out where it is read.
 """
 
-import csv
 import difflib
-import io
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pipeline.core.errors import PromptError
-from pipeline.core.prompts import PromptPair, Text
+from pipeline.core.prompts import Piece, PromptPair, Text
 from pipeline.tasks.base import Task, slug
+from pipeline.tasks.rows import EXPECTED, Row, kind_of, read_csv, read_jsonl, read_parquet
 
 SYNONYMS = {
     "corrupted": ("corrupted", "corrupt"),
     "answers": ("answers", "answer", "correct_idx"),
     "wrong_answers": ("wrong_answers", "wrong_answer", "incorrect_idx"),
 }
-KNOWN = ("clean", *(name for names in SYNONYMS.values() for name in names))
+KNOWN = ("clean", "spans", *(name for names in SYNONYMS.values() for name in names))
 INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")
-EXPECTED = "clean, corrupted, answers and, where the metric compares, wrong_answers"
-
-Row = dict[str, Any]
+EXAMPLE = '{"subject": "Mary"}'
 
 
 class FileTask(Task):
@@ -59,7 +59,7 @@ def read_pairs(path: str | Path, *, corrupted_field: str = "corrupted") -> list[
     Raises PromptError with file and line for whatever cannot be read; nothing is skipped but blank lines.
     """
     path = Path(path)
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+    readers = {".jsonl": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise PromptError(
@@ -71,103 +71,6 @@ def read_pairs(path: str | Path, *, corrupted_field: str = "corrupted") -> list[
     if not pairs:
         raise PromptError(f"{path}: no prompt pairs in it; give at least one with the fields {EXPECTED}")
     return pairs
-
-
-# --- formats: rows with the place they come from -----------------------------------------------------------
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptError(
-                f"{where}: not valid JSON ({error.msg}, column {error.colno}); write one JSON object per line"
-            ) from None
-        except RecursionError:
-            raise PromptError(f"{where}: JSON nested too deeply; write one flat object per line") from None
-        if not isinstance(row, dict):
-            raise PromptError(f"{where}: {_kind(row)} where an object with the fields {EXPECTED} is expected")
-        yield where, row
-
-
-def _read_csv(path: Path) -> Iterator[tuple[str, Row]]:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    header: list[str] | None = None
-    start = 1
-    try:
-        for cells in reader:
-            where, start = f"{path}:{start}", reader.line_num + 1
-            if not cells:
-                continue
-            if header is None:
-                header = [name.strip() for name in cells]
-                _check_header(header, path)
-                continue
-            if len(cells) != len(header):
-                raise PromptError(
-                    f"{where}: {len(cells)} cells where the header has {len(header)}; "
-                    "put double quotes around text with commas"
-                )
-            yield where, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)}
-    except csv.Error as error:
-        raise PromptError(f"{path}:{reader.line_num}: not valid CSV ({error}); mend the quotes") from None
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    if twice := {name for name in header if name and header.count(name) > 1}:
-        raise PromptError(f"{path}:1: the column {min(twice)!r} occurs twice; remove one")
-    if "label" in header and not {"answers", "answer", "correct_idx"} & set(header):
-        raise PromptError(
-            f"{path}:1: a 'label' column says nothing about tokens; replace it by 'answers' and "
-            "'wrong_answers' (JSON lists of all right and wrong pieces), or use the task greater_than"
-        )
-
-
-def _cell(name: str, cell: str) -> Any:
-    """A CSV cell's value: a JSON list is a list, `*_idx` a token id, an empty cell nothing, the rest text."""
-    if not cell:
-        return None
-    if cell.lstrip().startswith("["):
-        try:
-            value = json.loads(cell)
-        except (json.JSONDecodeError, RecursionError):
-            return cell
-        return value if isinstance(value, list) else cell
-    if name.endswith("_idx") and cell.strip().removeprefix("-").isdecimal():
-        return int(cell)
-    return cell
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # A file opened by us, so that a name such as "task=a/x.parquet" adds no partition columns.
-        with path.open("rb") as file:
-            table = pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise PromptError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path}:{number}", row
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PromptError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = data[error.start]
-        raise PromptError(f"{path}:{line}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8") from None
 
 
 def _missing(path: Path) -> str:
@@ -200,6 +103,7 @@ def _pair(row: Row, where: str, file_name: str, corrupted_field: str) -> PromptP
         answers=_answers(_field(row, SYNONYMS["answers"], where), "answers", where),
         wrong_answers=_answers(_field(row, SYNONYMS["wrong_answers"], where, []), "wrong_answers", where),
         source=f"{file_name}:{where.rpartition(':')[2]}",
+        spans=_spans(row.get("spans", {}), where),
     )
 
 
@@ -219,7 +123,7 @@ def _prompt(value: Any, name: str, where: str) -> Text:
         return value
     if isinstance(value, list) and value and all(_is_id(item) for item in value):
         return tuple(value)
-    raise PromptError(f"{where}: {name!r} is {_kind(value)}; give text or a list of token ids (from 0)")
+    raise PromptError(f"{where}: {name!r} is {kind_of(value)}; give text or a list of token ids (from 0)")
 
 
 def _answers(value: Any, name: str, where: str) -> tuple[str | int, ...]:
@@ -227,11 +131,32 @@ def _answers(value: Any, name: str, where: str) -> tuple[str | int, ...]:
     for item in values:
         if not (isinstance(item, str) and item) and not _is_id(item):
             raise PromptError(
-                f"{where}: {name!r} holds {_kind(item)}; give a text piece, a token id (from 0), or a list"
+                f"{where}: {name!r} holds {kind_of(item)}; give a text piece, a token id (from 0), or a list"
             )
     if name == "answers" and not values:
         raise PromptError(f"{where}: 'answers' is empty; give the piece that follows the clean prompt")
     return tuple(values)
+
+
+def _spans(value: Any, where: str) -> dict[str, Piece]:
+    """The named pieces; whether they are in the prompt is checked with the tokenizer at hand."""
+    if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
+        value = dict(value)  # a column of maps, as Parquet gives it
+    if not isinstance(value, dict):
+        raise PromptError(f"{where}: 'spans' is {kind_of(value)}; give an object such as {EXAMPLE}")
+    # A column of structs has every name in every row.
+    return {name: _piece(piece, name, where) for name, piece in value.items() if not _is_empty(piece)}
+
+
+def _piece(value: Any, name: str, where: str) -> Piece:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list) and len(value) == 2 and all(_is_id(item) for item in value):
+        return (value[0], value[1])
+    raise PromptError(
+        f"{where}: the span {name!r} is {kind_of(value)}; give words of the clean prompt, or [first, end) as two "
+        "numbers from 0"
+    )
 
 
 def _is_id(value: Any) -> bool:
@@ -240,15 +165,3 @@ def _is_id(value: Any) -> bool:
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _kind(value: Any) -> str:
-    """What a value is, in words for an error message."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, (str, list)) and not value:
-        return "empty"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"the number {value}"
-    names = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)

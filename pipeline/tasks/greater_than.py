@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
-from pipeline.models.tokens import encode
-from pipeline.tasks.base import GeneratedTask, is_known
+from pipeline.models.encoding import encode
+from pipeline.tasks.base import GeneratedTask, is_known, written
 
 SENTENCE = "The {noun} lasted from the year {year} to the year {stem}"
 CENTURIES = tuple(str(century) for century in range(11, 18))
@@ -43,6 +43,8 @@ class GreaterThan(GeneratedTask):
     17|32 (GPT-2 and others; years that it writes as one token are left out of prompts and of answers, where
     the authors keep them in the answers), "17 32" as two words, or 173|2 (digits; the answer is the last one,
     and the corrupted prompt has 0).
+    Spans: `noun`, `year` the first year, `xx` and `yy` its beginning and ending as they are split, `end` the last
+    word, which is the beginning of the second year.
     """
 
     name: Literal["greater_than"] = "greater_than"
@@ -69,15 +71,25 @@ class GreaterThan(GeneratedTask):
         ending = year[rng.integers(len(year))]
         noun = nouns[rng.integers(len(nouns))]
 
-        def write(first: str) -> str:
-            return SENTENCE.format(noun=noun, year=f"{stem}{splitting.joint}{first}", stem=stem)
+        def write(first: str) -> tuple[str, dict[str, tuple[int, int]]]:
+            year = f"{stem}{splitting.joint}{first}"
+            return written(SENTENCE, {"noun": noun, "year": year, "stem": stem})
 
+        clean, places = write(ending)
+        first, end = places["year"]
         return PromptPair(
-            clean=write(ending),
-            corrupted=write(splitting.lowest),
+            clean=clean,
+            corrupted=write(splitting.lowest)[0],
             answers=tuple(tokens[y] for y in years if y > ending),
             wrong_answers=tuple(tokens[y] for y in years if y <= ending),
             source=f"{self.id} prompt {index}",
+            spans={
+                "noun": places["noun"],
+                "year": (first, end),
+                "xx": (first, first + len(stem)),
+                "yy": (end - len(ending), end),
+                "end": places["stem"],
+            },
         )
 
 

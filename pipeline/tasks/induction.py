@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.core.prompts import PromptPair
-from pipeline.tasks.base import GeneratedTask, one_token_words
+from pipeline.tasks.base import GeneratedTask, nth_word, one_token_words
 
 # Common words, so that most tokenizers have many of them as one token; the meaning plays no part.
 _WORDS = """
@@ -37,6 +37,7 @@ class Induction(GeneratedTask):
     it differs where the word is read, matched and copied, so that each link of the circuit shows;
     `answer` replaces B by an unseen word: only what is copied differs, and that word is the wrong answer;
     `break` replaces the first A by an unseen word: nothing in the prompt says what comes next.
+    Spans: `a`, `b`, `c` and `d`, the words of the two bigrams where they first stand, and `end`, the last word.
     """
 
     name: Literal["induction"] = "induction"
@@ -68,12 +69,15 @@ class Induction(GeneratedTask):
             case "break":
                 corrupted[a] = unseen
                 last, wrong = body[a], body[c + 1]
+        clean = " ".join([*body, body[a]])
+        place = {"a": a, "b": a + 1, "c": c, "d": c + 1, "end": self.length}
         return PromptPair(
-            clean=" ".join([*body, body[a]]),
+            clean=clean,
             corrupted=" ".join([*corrupted, last]),
             answers=(f" {body[a + 1]}",),
             wrong_answers=(f" {wrong}",),
             source=f"{self.id} prompt {index}",
+            spans={name: nth_word(clean, index) for name, index in place.items()},
         )
 
     @staticmethod

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
-from pipeline.tasks.base import GeneratedTask, is_known, one_token_words, pick
+from pipeline.tasks.base import GeneratedTask, is_known, last_word, next_word, one_token_words, pick, written
 
 # {0} and {1} are the two names as introduced, {s} is the one repeated; no prompt begins with a name, because
 # many tokenizers write a word without the space before it differently.
@@ -60,6 +60,8 @@ class Ioi(GeneratedTask):
     `abc` all three names by three unrelated ones (the paper's), `s2_io_flip` the repeated name by the other,
     so that the answer flips (MIB's default), `s2_third` the repeated name by a third (EAP-IG's `corrupted`).
     `order` says which name comes first: the answer (abba), the repeated one (baba), or either (mixed).
+    Spans: `io` the name that is the answer, `s1` and `s2` the repeated one where it comes first and again,
+    `s1_next` the word after `s1`, `end` the last word.
     """
 
     name: Literal["ioi"] = "ioi"
@@ -98,21 +100,30 @@ class Ioi(GeneratedTask):
         answer_first = self.order == "abba" or (self.order == "mixed" and bool(rng.integers(2)))
         answer, subject, *others = pick(rng, words.names, min(5, len(words.names)))
 
-        def write(io: str, s1: str, s2: str) -> str:
-            first, second = (io, s1) if answer_first else (s1, io)
-            return frame.format(first, second, s=s2, **fill)
+        io_gap, s1_gap = ("0", "1") if answer_first else ("1", "0")
 
-        corrupted = {
+        def write(io: str, s1: str, s2: str) -> tuple[str, dict[str, tuple[int, int]]]:
+            return written(frame, {io_gap: io, s1_gap: s1, "s": s2, **fill})
+
+        clean, places = write(answer, subject, subject)
+        corrupted, _ = {
             "abc": lambda: write(*others[:3]),
             "s2_io_flip": lambda: write(answer, subject, answer),
             "s2_third": lambda: write(answer, subject, others[0]),
         }[self.corruption]()
         return PromptPair(
-            clean=write(answer, subject, subject),
+            clean=clean,
             corrupted=corrupted,
             answers=(f" {answer}",),
             wrong_answers=(f" {subject}",),
             source=f"{self.id} prompt {index}",
+            spans={
+                "io": places[io_gap],
+                "s1": places[s1_gap],
+                "s1_next": next_word(clean, places[s1_gap][1]),
+                "s2": places["s"],
+                "end": last_word(clean),
+            },
         )
 
 
