@@ -1,0 +1,216 @@
+"""The prompts of one process while a circuit is searched: answers questions about them, and remembers states.
+
+Knows batches, states and memory. Does not know thresholds, decisions or other processes
+(`pipeline.methods.search` asks; `pipeline.core.questions` says what).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.core.graph import Graph
+from pipeline.core.liveness import Liveness
+from pipeline.core.questions import Confirm, Forget, Measure, Question, Settle
+from pipeline.engine.incremental import Incremental, propagate
+from pipeline.engine.readout import Shortlist
+from pipeline.engine.recorded import Recorded
+
+Answer = Float[np.ndarray, "variant prompt"]
+
+# Bytes of one receiver's variants that are propagated at once.
+_VARIANT_BYTES = 2**24
+# Numbers in one row of a variant of a whole batch below which overhead, not arithmetic, is what a variant costs.
+_EAGER_BELOW = 4096
+# Inputs remembered per batch and state, so that a removal is added once and not again for every question.
+_REMEMBERED = 16
+
+
+@dataclass
+class _State:
+    """One batch in one state, and what questions about it left behind."""
+
+    incremental: Incremental
+    values: Float[Tensor, " prompt"]
+    near: Shortlist | None
+    inputs: dict[tuple[int, ...], Float[Tensor, "prompt row d_model"]] = field(default_factory=dict)
+
+
+class Part:
+    """Answers questions about the prompts of some batches, in the order of the batches and of their prompts.
+
+    Batches beyond the first `held` let go of their recorded runs after every question and record them again
+    at the next: more time, less memory, the same numbers.
+    """
+
+    def __init__(
+        self, batches: Sequence[Recorded], coupled: tuple[bool, ...], held: int | None = None
+    ) -> None:
+        self.batches = list(batches)
+        self.graph: Graph = batches[0].graph
+        self.coupled = coupled
+        self._held = len(batches) if held is None else held
+        self._liveness = {0: Liveness(self.graph, coupled)}
+        self._states: list[dict[int, _State]] = []
+        self._hidden: list[dict[int, Float[Tensor, "variant prompt d_model"]]] = [{} for _ in batches]
+        for index, recorded in enumerate(self.batches):
+            state = Incremental(recorded, self._liveness[0])
+            self._states.append({0: self._stated(state)})
+            self._rest(index)
+
+    @torch.no_grad()
+    def _stated(self, incremental: Incremental) -> _State:
+        values, near = incremental.recorded.objective.around(incremental.final_hidden())
+        return _State(incremental, values, near)
+
+    def _rest(self, index: int) -> None:
+        if index >= self._held:
+            self.batches[index].drop()
+
+    @property
+    def estimates(self) -> bool:
+        """Whether measures that need no exactness are estimates."""
+        return self._states[0][min(self._states[0])].near is not None
+
+    @property
+    def eager(self) -> bool:
+        """Whether variants are so small that more of them cost next to nothing."""
+        recorded = self.batches[0]
+        width = recorded.parts.unembedding.shape[1]
+        return max(batch.n_prompts for batch in self.batches) * width < _EAGER_BELOW
+
+    def values(self, state: int = 0) -> Float[np.ndarray, " prompt"]:
+        """The metric in a state."""
+        return np.concatenate([states[state].values.cpu().numpy() for states in self._states])
+
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer per question: float64 [variant, prompt]; of `Settle` one row, of `Forget` none."""
+        for question in questions:
+            if isinstance(question, Settle):
+                liveness = self._liveness[question.state].keeping(question.receiver, question.kept)
+                self._liveness[question.into] = liveness
+        columns = [self._ask(index, questions) for index in range(len(self.batches))]
+        for question in questions:
+            if isinstance(question, Forget):
+                for state in question.states:
+                    self._liveness.pop(state, None)
+        return [np.concatenate(rows, axis=1) for rows in zip(*columns, strict=True)]
+
+    @torch.no_grad()
+    def _ask(self, index: int, questions: Sequence[Question]) -> list[Answer]:
+        """The answers for the prompts of one batch."""
+        measured = self._measure(index, [q for q in questions if isinstance(q, Measure)])
+        answers = []
+        for question in questions:
+            if isinstance(question, Measure):
+                answer = measured.pop(0)
+            elif isinstance(question, Confirm):
+                answer = self._confirm(index, question)
+            elif isinstance(question, Settle):
+                answer = self._settle(index, question)
+            else:
+                self._forget(index, question)
+                answer = torch.empty(0, self.batches[index].n_prompts, dtype=torch.float64)
+            answers.append(answer.cpu().numpy())
+        self._rest(index)
+        return answers
+
+    # --- the four questions -------------------------------------------------------------------------------
+
+    def _measure(self, index: int, questions: Sequence[Measure]) -> list[Float[Tensor, "variant prompt"]]:
+        starts = []
+        for question in questions:
+            state = self._states[index][question.state]
+            x = self._input(state, question.receiver, question.removed)
+            inputs = state.incremental.without(question.receiver, x, question.candidates, question.spared)
+            starts.append((state.incremental, question.receiver, inputs))
+        answers = []
+        for question, hidden in zip(questions, self._propagate(starts), strict=True):
+            state = self._states[index][question.state]
+            objective = self.batches[index].objective
+            if question.exact or state.near is None:
+                answers.append(objective(hidden))
+                continue
+            self._hidden[index][question.ticket] = hidden
+            answers.append(objective.estimate(hidden, state.near))
+        return answers
+
+    def _propagate(
+        self, starts: Sequence[tuple[Incremental, int, Float[Tensor, "variant prompt row d_model"]]]
+    ) -> list[Float[Tensor, "variant prompt d_model"]]:
+        """Final hidden states of all variants; as many at once as `_VARIANT_BYTES` allow."""
+        if not starts:
+            return []
+        total = sum(inputs.numel() * inputs.element_size() for _, _, inputs in starts)
+        if total <= _VARIANT_BYTES:
+            trials = propagate(starts)
+            return [
+                _hidden(start[0], trial.hidden, len(start[2]))
+                for start, trial in zip(starts, trials, strict=True)
+            ]
+        out = []
+        for state, receiver, inputs in starts:
+            at_once = max(1, _VARIANT_BYTES // (inputs[0].numel() * inputs.element_size()))
+            parts = [propagate([(state, receiver, part)])[0] for part in inputs.split(at_once)]
+            out.append(torch.cat([_hidden(state, part.hidden, part.n_variants) for part in parts]))
+        return out
+
+    def _input(
+        self, state: _State, receiver: int, removed: tuple[int, ...]
+    ) -> Float[Tensor, "prompt row d_model"]:
+        """The receiver's input with `removed` gone, from the longest beginning of it that is remembered."""
+        known = max((key for key in state.inputs if removed[: len(key)] == key), key=len, default=None)
+        x = state.incremental.clean_rows(receiver) if known is None else state.inputs[known]
+        more = removed[len(known or ()) :]
+        if more:
+            x = state.incremental.without(receiver, x, more)[-1].clone()
+            while len(state.inputs) >= _REMEMBERED:
+                state.inputs.pop(next(iter(state.inputs)))
+            state.inputs[removed] = x
+        return x
+
+    def _confirm(self, index: int, question: Confirm) -> Float[Tensor, "variant prompt"]:
+        hidden = torch.stack([self._hidden[index][ticket][variant] for ticket, variant in question.variants])
+        return self.batches[index].objective(hidden)
+
+    def _settle(self, index: int, question: Settle) -> Float[Tensor, "one prompt"]:
+        before = self._states[index][question.state]
+        x = self._input(before, question.receiver, question.removed)
+        after = before.incremental.settle(question.receiver, x, self._liveness[question.into])
+        state = self._stated(after)
+        self._states[index][question.into] = state
+        return state.values[None]
+
+    def _forget(self, index: int, question: Forget) -> None:
+        self._hidden[index].clear()
+        for state in question.states:
+            self._states[index].pop(state, None)
+        for state in self._states[index].values():
+            state.inputs.clear()
+
+
+class LocalCrew:
+    """All prompts of a search in this process: a `pipeline.methods.search.Crew`."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        ids = np.concatenate([recorded.batch.prompt_ids for recorded in part.batches])
+        self._order = np.argsort(ids, kind="stable")
+        self.n_prompts = len(ids)
+        self.coupled, self.estimates, self.eager = part.coupled, part.estimates, part.eager
+
+    def values(self) -> Float[np.ndarray, " prompt"]:
+        return self._part.values()[self._order]
+
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        return [answer[:, self._order] for answer in self._part.ask(questions)]
+
+
+def _hidden(
+    state: Incremental, hidden: Tensor | None, n_variants: int
+) -> Float[Tensor, "variant prompt d_model"]:
+    """Final hidden states of a trial; those of the state where nothing arrived."""
+    return state.final_hidden().expand(n_variants, -1, -1) if hidden is None else hidden

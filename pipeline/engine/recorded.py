@@ -1,0 +1,128 @@
+"""One batch's recorded runs while edges are removed: the clean run, and what removing each sender adds.
+
+Knows captures and memory. Does not know receivers' states. All of it can be dropped and is then made again, bit
+for bit, when somebody asks: it depends on the batch alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.core.graph import Graph, Node
+from pipeline.engine.ablated import Ablated
+from pipeline.engine.batch import Batch
+from pipeline.engine.capture import Capture
+from pipeline.engine.executor import Executor
+from pipeline.engine.readout import Objective
+from pipeline.engine.senders import at_answer
+from pipeline.models.adapters import Parts
+
+
+@dataclass
+class Recorded:
+    """A batch's runs, recorded on demand by `make`.
+
+    `delta_bytes` is what all senders' differences at all positions may take; beyond it they are projected each
+    time.
+    """
+
+    parts: Parts
+    graph: Graph
+    batch: Batch
+    make: Callable[[], tuple[Ablated, Objective]]
+    delta_bytes: int = 2**29
+
+    @cached_property
+    def _made(self) -> tuple[Ablated, Objective]:
+        return self.make()
+
+    @property
+    def clean(self) -> Capture:
+        return self._made[0].base
+
+    @property
+    def executor(self) -> Executor:
+        return self._made[0].executor
+
+    @property
+    def objective(self) -> Objective:
+        return self._made[1]
+
+    @property
+    def answer_pos(self) -> Tensor:
+        return self._made[0].answer_pos
+
+    @property
+    def n_prompts(self) -> int:
+        return self.batch.n_prompts
+
+    @cached_property
+    def _all_deltas(self) -> Float[Tensor, "sender prompt pos d_model"] | None:
+        deltas = self._made[0].deltas
+        n_bytes = deltas.input.numel() * deltas.input.element_size() * self.graph.n_senders
+        return deltas.written(self.parts) if n_bytes <= self.delta_bytes else None
+
+    @cached_property
+    def _answer_deltas(self) -> Float[Tensor, "sender prompt 1 d_model"]:
+        if self._all_deltas is not None:
+            return at_answer(self._all_deltas, self.answer_pos)
+        return self._made[0].deltas.at_answer(self.answer_pos).written(self.parts)
+
+    def deltas(
+        self, senders: Sequence[int], device: torch.device, *, all_rows: bool
+    ) -> Float[Tensor, "sender prompt row d_model"]:
+        """What the removal of each of these senders adds to an input that reads it."""
+        if not all_rows:
+            return self._answer_deltas[list(senders)].to(device)
+        if self._all_deltas is not None:
+            return self._all_deltas[list(senders)].to(device)
+        deltas, nodes = self._made[0].deltas, (self.graph.senders[sender] for sender in senders)
+        return torch.stack([deltas.written_by(node, self.parts).to(device) for node in nodes])
+
+    def clean_input(self, node: Node) -> Float[Tensor, "prompt pos d_model"]:
+        """What a receiver reads in the clean run."""
+        if node.layer is None:
+            return self.clean.final
+        record = self.clean.layers[node.layer]
+        return record.mid if node.kind == "mlp" else record.resid
+
+    def clean_output(self, sender: int) -> Float[Tensor, "prompt pos d_model"]:
+        """What a head or an MLP writes in the clean run."""
+        node = self.graph.senders[sender]
+        assert node.layer is not None, "the input is never recomputed"
+        record, block = self.clean.layers[node.layer], self.parts.blocks[node.layer]
+        if node.kind == "mlp":
+            return record.mlp
+        out = record.z_written[:, :, node.head] @ block.projections.out[node.head]
+        return out if (gain := block.post_gain) is None else out * gain
+
+    def n_bytes(self) -> int:
+        """What the recorded runs take now."""
+        seen = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(self._made)}
+        for cached in (self.__dict__.get("_all_deltas"), self.__dict__.get("_answer_deltas")):
+            if cached is not None:
+                seen[cached.untyped_storage().data_ptr()] = cached.untyped_storage().nbytes()
+        return sum(seen.values())
+
+    def drop(self) -> None:
+        """Lets go of everything; the next question records it again."""
+        for name in ("_made", "_all_deltas", "_answer_deltas"):
+            self.__dict__.pop(name, None)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Tensors of nested dataclasses and sequences, but for the model's own."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif is_dataclass(value) and not isinstance(value, Parts):
+        for field in fields(value):
+            if field.name != "unembedding":
+                yield from _tensors(getattr(value, field.name))
