@@ -91,6 +91,20 @@ def test_overrides_and_the_file_name_in_errors(tmp_path):
         ),
         ({"methods": [{"name": "eap", "ablation": "zeros"}]}, "methods.0.ablation: unknown ablation 'zeros'"),
         ({"methods": [{"name": "eap", "metric": "accuracy"}]}, "methods.0 (eap-accuracy): "),
+        (
+            {"methods": [{"name": "eap", "positions": "from_start"}]},
+            "methods.0.positions: from_start is for node_patching; give all, last or the name of a span",
+        ),
+        (
+            {"methods": [{"name": "node_patching", "positions": "The subject"}]},
+            "methods.0.positions: 'The subject' is not made of 1 to 40 of a-z, 0-9 and . _ -; give all, last",
+        ),
+        (
+            {"methods": [{"name": "eap_ig", "positions": "-1"}]},
+            "methods.0.positions: '-1' has a number as its name; give all, last or the name of a span",
+        ),
+        ({"methods": [{"name": "edge_patching", "positions": 2}]}, "methods.0.positions: "),
+        ({"methods": [{"name": "acdc", "positions": "io"}]}, "unknown key 'methods.0.positions'"),
         ({"methods": [{"name": "eap", "metric": "kl_divergence"}]}, "methods.0 (eap-kl_divergence): "),
         ({"metric": "accuracy"}, "methods.0 (eap): "),
         (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.core.errors import ConfigError, ModelError, PromptError
+from pipeline.core.errors import ConfigError, ModelError, PromptError, RunDirectoryError
 from pipeline.core.items import Item
 from pipeline.models.toy import toy_path
 from pipeline.planning import Plan, make_plan
@@ -172,6 +172,56 @@ def test_an_edited_prompt_changes_its_shard_alone(folder):
     assert changed == {f"pairs/{method}/1" for method in ("baseline", "eap", "acdc", "node_patching")}
 
 
+def with_spans(folder, spans, first=0):
+    """Writes eight pairs, of which those from `first` on name the spans."""
+    rows = [pair(i) | ({"spans": spans} if i >= first else {}) for i in range(8)]
+    write_pairs(folder / "pairs.jsonl", rows)
+
+
+NAMED = [{"name": "eap"}, {"name": "eap", "positions": "subject"}]
+
+
+def test_spans_that_nothing_reads_change_no_key(folder):
+    before = plan()
+    with_spans(folder, {"subject": [0, 2]})
+    assert plan().run_key == before.run_key
+    assert keys(plan()) == keys(before)
+
+
+def test_a_span_that_moves_changes_what_reads_it_alone(folder):
+    with_spans(folder, {"subject": [0, 2], "verb": [2, 3]})
+    before = plan(methods=NAMED)
+    with_spans(folder, {"subject": [0, 2], "verb": [1, 3]}, first=1)
+    first_lacks_it = plan(methods=NAMED)
+    assert first_lacks_it.run_key != before.run_key
+    assert {name for name, key in keys(before).items() if keys(first_lacks_it)[name] != key} == {
+        "pairs/eap-subject/0"
+    }
+    with_spans(folder, {"subject": [0, 2]})
+    assert plan(methods=NAMED).run_key == before.run_key
+
+
+def test_a_span_that_no_prompt_has_is_one_line_with_those_that_there_are(folder):
+    with pytest.raises(
+        PromptError, match=r"task pairs: no prompt has the span 'subject' that eap-subject reads; its "
+    ):
+        plan(methods=NAMED)
+    with_spans(folder, {"subjekt": [0, 2], "verb": [2, 3]}, first=7)
+    with pytest.raises(
+        PromptError, match=r"eap-subject reads; did you mean 'subjekt'\? known: subjekt, verb$"
+    ):
+        plan(methods=NAMED)
+
+
+def test_prompts_without_the_span_cost_nothing(folder):
+    with_spans(folder, {"subject": [0, 2]}, first=4)
+    methods = [{"name": name, "positions": "subject"} for name in ("eap", "node_patching")]
+    rows = {row["method"]: row for row in plan(methods=methods).table()}
+    assert (rows["eap-subject"]["forward_passes"], rows["eap-subject"]["backward_passes"]) == (8, 4)
+    n_senders = plan().graph.n_senders
+    assert rows["node_patching-subject"]["evaluations"] == 4 * n_senders
+
+
 def test_under_a_mean_every_shard_depends_on_every_prompt(folder):
     before = plan(ablation="mean")
     pairs = [pair(i) for i in range(8)]
@@ -270,6 +320,20 @@ def test_a_written_plan_holds_the_items_keys_and_prompts(folder):
 def test_generated_text_survives_the_run_directory(folder):
     a_plan = plan(tasks=[{"name": "induction", "count": 5}], model={"name": "toy:planted"})
     assert a_plan.write("run").prompts("induction") == a_plan.tokens["induction"]
+
+
+def test_a_run_is_extended_by_a_span_that_its_prompts_did_not_name_before(folder):
+    first = plan(methods=NAMED[:1])
+    first.write("run")
+    with_spans(folder, {"subject": [0, 2]}, first=2)
+    both = make_plan(first.config.extended_by(plan(methods=NAMED[1:]).config))
+    extended = both.write("run", extend=True)
+    assert first.item_keys.items() <= extended.item_keys.items()
+    assert [list(token.spans) for token in extended.prompts("pairs")] == [[], []] + [["subject"]] * 6
+
+    with_spans(folder, {"subject": [1, 2]}, first=2)
+    with pytest.raises(RunDirectoryError, match=r"spans\.pairs/subject has other contents there"):
+        plan(methods=NAMED).write("run")
 
 
 def test_an_extended_plan_keeps_the_keys_of_the_run(folder):

@@ -91,6 +91,31 @@ def test_limit_takes_the_first_pairs(tmp_path):
     assert [pair.clean for pair in FileTask(path=str(path), limit=2).pairs(None, 0)] == ["a 0", "a 1"]
 
 
+def test_spans_are_read_from_every_format(tmp_path):
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"name": "a", "rest": [2, 3]}, {"name": "b"}, None]
+    given = [GOOD | ({} if spans is None else {"spans": spans}) for spans in rows]
+    expected = [{"name": "a", "rest": (2, 3)}, {"name": "b"}, {}]
+
+    path = write(tmp_path / "spans.jsonl", given)
+    assert [pair.spans for pair in read_pairs(path)] == expected
+    as_text = [GOOD | {"answers": " d", "spans": spans and json.dumps(spans)} for spans in rows]
+    pd.DataFrame(as_text).drop(columns="wrong_answers").to_csv(tmp_path / "spans.csv", index=False)
+    assert [pair.spans for pair in read_pairs(tmp_path / "spans.csv")] == expected
+    pq.write_table(pa.Table.from_pylist(given), tmp_path / "structs.parquet")
+    assert [pair.spans for pair in read_pairs(tmp_path / "structs.parquet")] == expected
+    words = pa.array(
+        [[("name", "a")], [("name", "b"), ("rest", "c")], None], pa.map_(pa.string(), pa.string())
+    )
+    table = pa.Table.from_pylist([GOOD] * 3).append_column("spans", words)
+    pq.write_table(table, tmp_path / "maps.parquet")
+    maps = [{"name": "a"}, {"name": "b", "rest": "c"}, {}]
+    assert [pair.spans for pair in read_pairs(tmp_path / "maps.parquet")] == maps
+
+
 def test_pandas_keeps_its_index_to_itself(tmp_path):
     import pandas as pd
 
@@ -126,6 +151,21 @@ BAD_LINES = {
     "empty answer": (GOOD | {"answers": ""}, r":2: 'answers' holds empty"),
     "no answer": (GOOD | {"answers": []}, r":2: 'answers' is empty; give the piece that follows"),
     "object": (GOOD | {"wrong_answers": {}}, r":2: 'wrong_answers' holds an object"),
+    "spans": (
+        GOOD | {"spans": "Mary"},
+        r":2: 'spans' is text; give an object such as \{\"subject\": \"Mary\"\}",
+    ),
+    "list of spans": (GOOD | {"spans": ["Mary"]}, r":2: 'spans' is a list; give an object such as"),
+    "half a span": (
+        GOOD | {"spans": {"x": [1]}},
+        r":2: the span 'x' is a list; give words of the clean prompt",
+    ),
+    "negative span": (
+        GOOD | {"spans": {"x": [-2, 1]}},
+        r":2: the span 'x' is a list; give words of the clean",
+    ),
+    "empty span": (GOOD | {"spans": {"x": ""}}, r":2: the span 'x' is empty; give words of the clean prompt"),
+    "number as span": (GOOD | {"spans": {"x": 3}}, r":2: the span 'x' is the number 3; give words"),
 }
 
 

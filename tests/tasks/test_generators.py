@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import PromptError
+from pipeline.models.tokens import tokenise
 from pipeline.tasks import TASKS, FileTask, GreaterThan, Induction, Ioi
 from pipeline.tasks.ioi import NAMES
 from tests.tasks.conftest import COMMON_NAMES
@@ -124,6 +125,53 @@ def test_ioi_names_the_answer_once_and_the_wrong_answer_twice(word_level, seed):
             assert before == wrong
             assert after in NAMES
             assert after not in (answer, wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("task", GENERATED)
+def test_spans_are_in_the_same_place_in_both_prompts(request, kind, task):
+    """Cut out of the tokens, clean and corrupted pieces have as many words, and the clean ones are the names."""
+    tokenizer = request.getfixturevalue(kind)
+    flip = {"corruption": "s2_io_flip"} if task is Ioi else {}
+    pairs = write(task(count=30, **flip), tokenizer)
+    for pair, token in zip(pairs, tokenise(pairs, tokenizer), strict=True):
+        assert list(token.spans) == SPANS[task]
+
+        def said(ids, name, token=token):
+            first, end = token.spans[name]
+            return tokenizer.decode(ids[first:end]).strip()
+
+        clean = {name: said(token.clean, name) for name in token.spans}
+        corrupted = {name: said(token.corrupted, name) for name in token.spans}
+        assert token.spans["end"][1] == token.length
+        assert clean["end"] == pair.clean.split()[-1]
+        if task is Ioi:
+            (answer,), (wrong,) = (
+                [a.strip() for a in answers] for answers in (pair.answers, pair.wrong_answers)
+            )
+            assert (clean["io"], clean["s1"], clean["s2"]) == (answer, wrong, wrong)
+            assert token.spans["s1"][1] == token.spans["s1_next"][0]
+            assert clean | {"s2": answer} == corrupted
+            assert clean["s1_next"] in {"and", "went", "had", "were", "got"}
+        elif task is Induction:
+            a, b, c, d = (clean[name] for name in "abcd")
+            assert (clean["end"], (f" {b}",), (f" {d}",)) == (a, pair.answers, pair.wrong_answers)
+            assert corrupted == {"a": c, "b": d, "c": a, "d": b, "end": c}
+            assert f"{a} {b}" in pair.clean
+        else:
+            year = re.search(r"year (\d+ ?\d+) to", pair.clean)[1]
+            assert clean["year"].replace(" ", "") == year.replace(" ", "")
+            assert clean["xx"] + clean["yy"] == year.replace(" ", "")
+            assert clean["end"] == clean["xx"]
+            assert {name for name in clean if clean[name] != corrupted[name]} == {"year", "yy"}
+    assert pairs
+
+
+SPANS = {
+    Ioi: ["io", "s1", "s1_next", "s2", "end"],
+    Induction: ["a", "b", "c", "d", "end"],
+    GreaterThan: ["noun", "year", "xx", "yy", "end"],
+}
 
 
 def test_ioi_order_says_which_name_comes_first(word_level):
