@@ -171,14 +171,17 @@ def print_show(facts: Facts) -> None:
         say(
             f"{result['task']} / {result['method']}: {result['metric']}, {result['ablation']}, "
             f"{result['n_prompts']} prompts in {result['n_shards']} shards"
+            + (f", bootstrap of {count(result['bootstrap'])} samples" if result["bootstrap"] else "")
         )
         what = "edge" if result["level"] == "edge" else "node"
         columns = (what, *(("span",) if what == "node" else ()))
-        table = table_of(*columns, "#score", "#95 % interval", "#same sign")
+        kinds = {"ci": "normal", "boot": "bootstrap"} if result["bootstrap"] else {"ci": "normal"}
+        intervals = [f"#{kind} 95 % interval" for kind in kinds.values()]
+        table = table_of(*columns, "#score", *intervals, "#same sign")
         for row in result["top"]:
-            interval = f"{number(row['ci_low'])} .. {number(row['ci_high'])}"
             cells = [str(row[column] if row[column] is not None else "all") for column in columns]
-            table.add_row(*cells, number(row["score"]), interval, share(row["sign_agreement"]))
+            ends = [f"{number(row[f'{key}_low'])} .. {number(row[f'{key}_high'])}" for key in kinds]
+            table.add_row(*cells, number(row["score"]), *ends, share(row["sign_agreement"]))
         show(table)
         if "circuit" in result:
             say(result["circuit"]["words"])

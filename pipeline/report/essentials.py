@@ -18,6 +18,7 @@ from pipeline.core.scores import rank_order
 from pipeline.report.svg import number, percent
 from pipeline.store.aggregate import aggregate_path
 from pipeline.store.faithfulness import FILE, SCHEMA
+from pipeline.store.files import read_footer
 from pipeline.store.results import Run
 
 EXAMPLES = 3
@@ -46,7 +47,10 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
             frame = scores(run, task, method["method"])
             if frame is not None:
                 results.append(
-                    {"task": task, **_result(run, method, frame, rows_of(curve, task, method["method"]), top)}
+                    {
+                        "task": task,
+                        **_result(run, task, method, frame, rows_of(curve, task, method["method"]), top),
+                    }
                 )
     return {
         "name": manifest["name"],
@@ -141,14 +145,16 @@ def _about(circuit: Circuit, row: Mapping[str, Any] | None, why: str) -> dict[st
 
 
 def _result(
-    run: Run, method: Mapping[str, Any], frame: pd.DataFrame, curve: pd.DataFrame, top: int
+    run: Run, task: str, method: Mapping[str, Any], frame: pd.DataFrame, curve: pd.DataFrame, top: int
 ) -> dict[str, Any]:
     found: dict[str, Any] = {key: method[key] for key in ("method", "level", "metric", "ablation")}
     size = frame["score"].abs()
     measured = frame[size >= NOISE * size.max()]
     found["n_prompts"] = int(frame["n_prompts"].max())
     found["n_shards"] = int(frame["n_shards"].max())
-    columns = ["score", "score_sem", "ci_low", "ci_high", "sign_agreement"]
+    found["bootstrap"] = _bootstrap(run, task, method)
+    columns = ["score", "score_sem", "ci_low", "ci_high", "boot_low", "boot_high", "sign_agreement"]
+    measured = measured.reindex(columns=list(dict.fromkeys([*measured.columns, *columns])))
     if method["level"] == "node":
         by_size = measured.iloc[np.argsort(-measured["score"].abs().to_numpy(), kind="stable")]
         return found | {"top": _plain(by_size.head(top)[["node", "span", *columns]])}
@@ -160,6 +166,13 @@ def _result(
         "circuit": choose_circuit(run, frame, curve)[1],
         "top": [{"edge": name, **row} for name, row in zip(names, _plain(shown), strict=True)],
     }
+
+
+def _bootstrap(run: Run, task: str, method: Mapping[str, Any]) -> int | None:
+    """How many samples the interval of the bootstrap comes from, None where there is no such interval."""
+    kind = "scores" if method["level"] == "edge" else "node_scores"
+    made_from = read_footer(run.path / aggregate_path(kind, task, method["method"])).get("bootstrap")
+    return None if made_from is None else int(json.loads(made_from)["samples"])
 
 
 def _method(id_: str, entry: Mapping[str, Any]) -> dict[str, Any]:

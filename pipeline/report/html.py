@@ -50,7 +50,7 @@ def render(run: Run) -> str:
         "number": number,
         "share": lambda value: "–" if value is None else percent(value),
         "interval": _interval,
-        "whisker": lambda row, reach: interval_svg(row["score"], row["ci_low"], row["ci_high"], reach),
+        "whisker": lambda row, reach: interval_svg(row["score"], _ends(row, "ci"), _ends(row, "boot"), reach),
         "quoted": lambda pieces: ", ".join(f"“{p}”" if isinstance(p, str) else str(p) for p in pieces),
     }
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -88,13 +88,18 @@ def _left_out(drawn: int, whole: int) -> str | None:
 
 
 def _reach(row: Mapping[str, Any]) -> float:
-    return max(abs(row[key]) for key in ("score", "ci_low", "ci_high") if row[key] is not None)
+    sizes = (row["score"], *_ends(row, "ci"), *_ends(row, "boot"))
+    return max(abs(size) for size in sizes if size is not None)
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    if row["ci_low"] is None or row["ci_high"] is None:
-        return "–"
-    return f"{number(row['ci_low'], sign=True)} to {number(row['ci_high'], sign=True)}"
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    low, high = _ends(row, name)
+    return "–" if low is None or high is None else f"{number(low, sign=True)} to {number(high, sign=True)}"
+
+
+def _ends(row: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
+    """Both ends of the normal interval (`ci`) or of that of the bootstrap (`boot`)."""
+    return row[f"{name}_low"], row[f"{name}_high"]
 
 
 def _style(boxes: int) -> str:

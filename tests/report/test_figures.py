@@ -13,6 +13,7 @@ from pipeline.report.figures import (
     standalone,
     strongest_part,
 )
+from pipeline.report.interval_figure import WIDE, interval_svg
 from pipeline.report.layout import lay_out
 from pipeline.report.svg import linear_ticks, log_ticks, number, tag
 from tests.report.conftest import SVG, curve_rows, parse, planted_frame, titles, words
@@ -301,6 +302,33 @@ def test_ticks_are_round_and_inside():
     assert linear_ticks(-0.05, 1.05) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert log_ticks(3, 120) == [5, 10, 20, 50, 100]
     assert log_ticks(1, 1_000_000) == [1, 10, 100, 1000, 10_000, 100_000, 1_000_000]
+
+
+def test_both_intervals_are_drawn_around_the_score_on_one_scale_and_told_in_words():
+    drawn = parse(interval_svg(0.5, normal=(0.25, 0.75), bootstrap=(0.4, 1.0), reach=1.0))
+    (bar,) = drawn.iter(f"{SVG}rect")
+    across, low, high = (line for line in drawn.iter(f"{SVG}line") if line.get("class") == "bracket")
+    (dot,) = drawn.iter(f"{SVG}circle")
+
+    def value(x):
+        return (float(x) - WIDE / 2) / (WIDE / 2 - 5)
+
+    left, width = float(bar.get("x")), float(bar.get("width"))
+    assert [value(left), value(left + width)] == pytest.approx([0.25, 0.75], abs=2e-3)
+    assert [value(across.get("x1")), value(across.get("x2"))] == pytest.approx([0.4, 1.0], abs=2e-3)
+    assert [value(low.get("x1")), value(high.get("x1"))] == pytest.approx([0.4, 1.0], abs=2e-3)
+    assert value(dot.get("cx")) == pytest.approx(0.5, abs=2e-3)
+    label = "+0.500, normal 95 % from 0.250 to 0.750, bootstrap 95 % from 0.400 to 1.00"
+    assert drawn.get("aria-label") == label
+
+
+def test_an_interval_that_is_not_known_is_neither_drawn_nor_told():
+    normal = interval_svg(-0.5, normal=(-0.6, -0.4), bootstrap=(None, None), reach=1.0)
+    assert "bracket" not in normal
+    assert "bootstrap" not in normal
+    alone = interval_svg(-0.5, normal=(None, None), bootstrap=(None, float("nan")), reach=1.0)
+    assert "<rect" not in alone
+    assert parse(alone).get("aria-label") == "−0.500"
 
 
 def test_a_figure_on_its_own_brings_its_colours_and_stays_well_formed():

@@ -227,6 +227,8 @@ def test_the_page_shows_the_numbers_of_the_aggregate(run, page):
             interval = f"{number(edge.ci_low, sign=True)} to {number(edge.ci_high, sign=True)}"
             expected.append((f"{edge.sender}->{edge.receiver}", number(edge.score, sign=True), interval))
     assert shown == expected
+    assert "normal 95 % interval" in page
+    assert "bootstrap" not in page
 
 
 def test_the_page_shows_facts_examples_parameters_and_versions(page):
