@@ -1,5 +1,6 @@
 """A model spread over devices, or kept off them, gives the same scores, and every tensor is where it is used."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -8,15 +9,17 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from pipeline import load_model
 from pipeline.core.errors import ModelError
 from pipeline.engine.patchable import PatchableModel, patchable
-from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching
+from pipeline.evaluation.faithfulness import circuit_values
+from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching, PathPatching
 from pipeline.models.adapters import find_parts
 from pipeline.models.families import family_of
 from pipeline.models.load import graph_of
 from tests.engine.places import MisplacedError, Places
 from tests.oracles import models
 
-ONE, TWO = torch.device("cuda:0"), torch.device("cuda:1")
+ONE, TWO, THREE = (torch.device(f"cuda:{i}") for i in range(3))
 METHODS = (EdgePatching(), NodePatching(), Eap(), EapIg(steps=2), Acdc(threshold=0.01))
+PATHS = (PathPatching(receivers=("m0", "m1")), PathPatching(receivers=("m1", "logits"), reading="ioi"))
 
 
 def batch_for(model):
@@ -26,36 +29,59 @@ def batch_for(model):
 
 
 def spread(hf, places):
-    """Puts the first layer on one pretended device and the rest on another, as accelerate would."""
+    """Puts the first layer on one pretended device, the others on the next, the final norm on a third, and the
+    rest beside the first layer, with the hooks that accelerate would add."""
     hf.requires_grad_(requires_grad=False)
     if getattr(hf.config, "_experts_implementation", None) is not None:
         hf.set_experts_implementation("eager")  # other kernels ask what a CUDA device can do
     base, family = hf.base_model, family_of(hf.config)
     blocks = list(base.get_submodule(family.blocks).children())
-    later = [*blocks[1:], base.get_submodule(family.final_norm)]
-    second = {module for part in later for module in part.modules()}
-    for module in hf.modules():
-        places.put(module, ONE)
-    for module in second:
-        places.put(module, TWO)
+    device_of = dict.fromkeys(hf.modules(), ONE)
+    device_of |= {module: TWO for block in blocks[1:] for module in block.modules()}
+    device_of |= dict.fromkeys(base.get_submodule(family.final_norm).modules(), THREE)
+    for module, device in device_of.items():
+        places.put(module, device)
     for module in list(hf.modules()):
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if module in blocks or own:
-            device = TWO if module in second else ONE
-            add_hook_to_module(module, AlignDevicesHook(execution_device=device))
+            add_hook_to_module(module, AlignDevicesHook(execution_device=device_of[module]))
     return PatchableModel(hf, find_parts(hf), graph_of(hf.config))
 
 
+def everything(model):
+    """What every method gives, and two circuits."""
+    batches = [batch_for(model)]
+    found = {method.id: method.score(model, batches).score for method in (*METHODS, *PATHS)}
+    kept = np.random.default_rng(0).random((2, model.graph.n_edges)) < 0.5
+    return found | {"circuits": circuit_values(model, batches, kept)}
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without the checks of types and shapes, which cost several times what is computed. They are made of the same
+    functions wherever else a kind is tested."""
+    checked = jaxtyping.jaxtyped
+
+    def jaxtyped(**kwargs):
+        return lambda f: f if "<locals>" in getattr(f, "__qualname__", "") else checked(f, **kwargs)
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(
+        jaxtyping, "jaxtyped", jaxtyped
+    )  # functions inside of others are wrapped at every call
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_every_tensor_of_a_layer_is_on_the_device_of_that_layer(kind):
-    plain = patchable(models.build(kind).float())
-    expected = [method.score(plain, [batch_for(plain)]).score for method in METHODS]
+    heads = {"heads": 2, "kv_heads": 1}  # ACDC tries every edge, and where a tensor is depends on no head
+    expected = everything(patchable(models.build(kind, **heads).float()))
     with Places() as places:
-        model = spread(models.build(kind).float(), places)
-        assert model.devices == (str(ONE), str(TWO))
-        found = [method.score(model, [batch_for(model)]).score for method in METHODS]
-    for method, a, b in zip(METHODS, found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=method.name)
+        model = spread(models.build(kind, **heads).float(), places)
+        assert {str(ONE), str(TWO)} <= set(model.devices)
+        found = everything(model)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_a_tensor_left_on_another_device_is_noticed():
