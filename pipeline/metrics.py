@@ -57,7 +57,6 @@ class Metric:
     higher_is_better: bool
     needs_wrong: bool = False
     needs_reference: bool = False  # compares with the clean run, where it is 0 with zero gradient
-    normalised: bool = False  # of the whole vocabulary it needs the normaliser and linear terms alone
     has_gradient: bool = True
 
     @property
@@ -70,11 +69,11 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("logit_diff", logit_diff, higher_is_better=True, needs_wrong=True),
-        Metric("prob_diff", prob_diff, higher_is_better=True, needs_wrong=True, normalised=True),
+        Metric("prob_diff", prob_diff, higher_is_better=True, needs_wrong=True),
         Metric(
-            "kl_divergence", kl_divergence, higher_is_better=False, needs_reference=True, normalised=True
+            "kl_divergence", kl_divergence, higher_is_better=False, needs_reference=True
         ),
-        Metric("nll", nll, higher_is_better=False, normalised=True),
+        Metric("nll", nll, higher_is_better=False),
         Metric("accuracy", accuracy, higher_is_better=True, has_gradient=False),
     )
 }

@@ -15,8 +15,7 @@ class Measure:
     """The metric with edges into `receiver` removed, for a chain of candidates.
 
     Variant i has removed `removed`, those earlier candidates that are not in `spared`, and candidate i; in that
-    order, one after the other. `ticket` names the answers for a later `Confirm`. With `exact` the values are the
-    metric itself; without, they may be an estimate of it.
+    order, one after the other.
     """
 
     state: int
@@ -24,23 +23,11 @@ class Measure:
     removed: tuple[int, ...]
     candidates: tuple[int, ...]
     spared: frozenset[int] = frozenset()
-    ticket: int = 0
-    exact: bool = False
-
-
-@dataclass(frozen=True)
-class Confirm:
-    """The metric itself for some variants of an earlier `Measure`, given by (ticket, variant)."""
-
-    variants: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Settle:
-    """Makes state `into` of `state`: `receiver` reads `kept` and nothing else; `removed` went in this order.
-
-    Answered by the metric in the new state, from an evaluation of its own.
-    """
+    """Makes state `into` of `state`: `receiver` reads `kept` and nothing else; `removed` went in this order."""
 
     state: int
     into: int
@@ -51,9 +38,9 @@ class Settle:
 
 @dataclass(frozen=True)
 class Forget:
-    """States that nobody will ask about again, and all tickets."""
+    """States that nobody will ask about again."""
 
     states: tuple[int, ...]
 
 
-Question = Measure | Confirm | Settle | Forget
+Question = Measure | Settle | Forget

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
-from pipeline.core.questions import Confirm, Forget, Measure, Question, Settle
+from pipeline.core.questions import Forget, Measure, Question, Settle
 from pipeline.engine.incremental import Incremental, propagate
-from pipeline.engine.readout import Shortlist
 from pipeline.engine.recorded import Recorded
 
 Answer = Float[np.ndarray, "variant prompt"]
@@ -34,8 +33,6 @@ class _State:
     """One batch in one state, and what questions about it left behind."""
 
     incremental: Incremental
-    values: Float[Tensor, " prompt"]
-    near: Shortlist | None
     inputs: dict[tuple[int, ...], Float[Tensor, "prompt row d_model"]] = field(default_factory=dict)
 
 
@@ -55,25 +52,16 @@ class Part:
         self._held = len(batches) if held is None else held
         self._liveness = {0: Liveness(self.graph, coupled)}
         self._states: list[dict[int, _State]] = []
-        self._hidden: list[dict[int, Float[Tensor, "variant prompt d_model"]]] = [{} for _ in batches]
+        self._clean: list[Float[np.ndarray, " prompt"]] = []
         for index, recorded in enumerate(self.batches):
             state = Incremental(recorded, self._liveness[0])
-            self._states.append({0: self._stated(state)})
+            self._states.append({0: _State(state)})
+            self._clean.append(recorded.objective(state.final_hidden()).cpu().numpy())
             self._rest(index)
-
-    @torch.no_grad()
-    def _stated(self, incremental: Incremental) -> _State:
-        values, near = incremental.recorded.objective.around(incremental.final_hidden())
-        return _State(incremental, values, near)
 
     def _rest(self, index: int) -> None:
         if index >= self._held:
             self.batches[index].drop()
-
-    @property
-    def estimates(self) -> bool:
-        """Whether measures that need no exactness are estimates."""
-        return self._states[0][min(self._states[0])].near is not None
 
     @property
     def eager(self) -> bool:
@@ -82,12 +70,12 @@ class Part:
         width = recorded.parts.unembedding.shape[1]
         return max(batch.n_prompts for batch in self.batches) * width < _EAGER_BELOW
 
-    def values(self, state: int = 0) -> Float[np.ndarray, " prompt"]:
-        """The metric in a state."""
-        return np.concatenate([states[state].values.cpu().numpy() for states in self._states])
+    def values(self) -> Float[np.ndarray, " prompt"]:
+        """The metric of the clean run."""
+        return np.concatenate(self._clean)
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """One answer per question: float64 [variant, prompt]; of `Settle` one row, of `Forget` none."""
+        """One answer per question: float64 [variant, prompt]; of `Settle` and `Forget` no variants."""
         for question in questions:
             if isinstance(question, Settle):
                 liveness = self._liveness[question.state].keeping(question.receiver, question.kept)
@@ -105,20 +93,18 @@ class Part:
         measured = self._measure(index, [q for q in questions if isinstance(q, Measure)])
         answers = []
         for question in questions:
+            answer = np.empty((0, self.batches[index].n_prompts))
             if isinstance(question, Measure):
-                answer = measured.pop(0)
-            elif isinstance(question, Confirm):
-                answer = self._confirm(index, question)
+                answer = measured.pop(0).cpu().numpy()
             elif isinstance(question, Settle):
-                answer = self._settle(index, question)
+                self._settle(index, question)
             else:
                 self._forget(index, question)
-                answer = torch.empty(0, self.batches[index].n_prompts, dtype=torch.float64)
-            answers.append(answer.cpu().numpy())
+            answers.append(answer)
         self._rest(index)
         return answers
 
-    # --- the four questions -------------------------------------------------------------------------------
+    # --- the questions -------------------------------------------------------------------------------
 
     def _measure(self, index: int, questions: Sequence[Measure]) -> list[Float[Tensor, "variant prompt"]]:
         starts = []
@@ -127,16 +113,12 @@ class Part:
             x = self._input(state, question.receiver, question.removed)
             inputs = state.incremental.without(question.receiver, x, question.candidates, question.spared)
             starts.append((state.incremental, question.receiver, inputs))
-        answers = []
-        for question, hidden in zip(questions, self._propagate(starts), strict=True):
-            state = self._states[index][question.state]
-            objective = self.batches[index].objective
-            if question.exact or state.near is None:
-                answers.append(objective(hidden))
-                continue
-            self._hidden[index][question.ticket] = hidden
-            answers.append(objective.estimate(hidden, state.near))
-        return answers
+        objective = self.batches[index].objective
+        finals = self._propagate(starts)
+        if not finals:
+            return []
+        values = objective(torch.cat(finals))  # one product with the vocabulary for all of them
+        return list(values.split([len(hidden) for hidden in finals]))
 
     def _propagate(
         self, starts: Sequence[tuple[Incremental, int, Float[Tensor, "variant prompt row d_model"]]]
@@ -172,22 +154,15 @@ class Part:
             state.inputs[removed] = x
         return x
 
-    def _confirm(self, index: int, question: Confirm) -> Float[Tensor, "variant prompt"]:
-        hidden = torch.stack([self._hidden[index][ticket][variant] for ticket, variant in question.variants])
-        return self.batches[index].objective(hidden)
-
-    def _settle(self, index: int, question: Settle) -> Float[Tensor, "one prompt"]:
+    def _settle(self, index: int, question: Settle) -> None:
         before = self._states[index][question.state]
         x = self._input(before, question.receiver, question.removed)
         after = before.incremental.settle(question.receiver, x, self._liveness[question.into])
-        state = self._stated(after)
-        self._states[index][question.into] = state
-        return state.values[None]
+        self._states[index][question.into] = _State(after)
 
     def _forget(self, index: int, question: Forget) -> None:
-        self._hidden[index].clear()
-        for state in question.states:
-            self._states[index].pop(state, None)
+        for forgotten in question.states:
+            self._states[index].pop(forgotten, None)
         for state in self._states[index].values():
             state.inputs.clear()
 
@@ -200,7 +175,7 @@ class LocalCrew:
         ids = np.concatenate([recorded.batch.prompt_ids for recorded in part.batches])
         self._order = np.argsort(ids, kind="stable")
         self.n_prompts = len(ids)
-        self.coupled, self.estimates, self.eager = part.coupled, part.estimates, part.eager
+        self.coupled, self.eager = part.coupled, part.eager
 
     def values(self) -> Float[np.ndarray, " prompt"]:
         return self._part.values()[self._order]

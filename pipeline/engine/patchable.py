@@ -171,7 +171,7 @@ class PatchableModel:
             if clean_hidden is None:
                 raise ValueError(f"{metric.name} needs the clean run")
             reference = self.unembedding.reference(clean_hidden)
-        return Objective(metric.compute, metric.sign, self.unembedding, batch, reference, metric.normalised)
+        return Objective(metric.compute, metric.sign, self.unembedding, batch, reference)
 
 
 def load_model(

@@ -21,10 +21,6 @@ from pipeline.engine.batch import Batch
 _LOGITS_AT_ONCE = 2**24
 _REDUCED_AT_ONCE = 2**18
 
-# A shortlist's tokens: the likeliest, and a sample of the others; and the vocabulary from which on it pays.
-_SHORTLIST_TOP, _SHORTLIST_SAMPLE = 128, 128
-_SHORTLIST_FROM = 8192
-
 
 @dataclass(frozen=True)
 class Ragged:
@@ -100,11 +96,6 @@ class Answers:
     wrong_answers: Int[Tensor, "prompt wrong"]
     reference: Reference | None
 
-    @property
-    def logits(self) -> Float[Tensor, "*variant prompt vocab"]:
-        """All logits, computed once."""
-        return self._logits
-
     @cached_property
     def _logits(self) -> Float[Tensor, "*variant prompt vocab"]:
         return self.unembedding.logits(self.hidden)
@@ -167,67 +158,6 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Shortlist:
-    """Tokens that stand for the vocabulary near some hidden states: the likeliest, and a sample of the others.
-
-    `log_weight` makes the sum of exp(logit + log_weight) an estimate of the normaliser. `expected` times a
-    hidden state, plus `expected_bias`, is the mean logit under the reference, exactly.
-    """
-
-    ids: Int[Tensor, "prompt token"]
-    log_weight: Float[Tensor, "prompt token"]
-    expected: Float[Tensor, "prompt d_model"] | None = None
-    expected_bias: Float[Tensor, " prompt"] | None = None
-
-    @staticmethod
-    def of(
-        logits: Float[Tensor, "prompt vocab"], unembedding: Unembedding, reference: Reference | None
-    ) -> "Shortlist":
-        """The shortlist around these logits; the sample is evenly spaced in cumulated probability."""
-        log_probs = logits.double().log_softmax(-1)
-        top = log_probs.topk(_SHORTLIST_TOP).indices
-        rest = log_probs.exp().scatter(-1, top, 0.0).cumsum(-1)
-        mass = rest[:, -1:].clamp(min=1e-300)
-        steps = torch.arange(_SHORTLIST_SAMPLE, device=logits.device) + 0.5
-        sample = torch.searchsorted(rest, mass * steps / _SHORTLIST_SAMPLE)
-        sample = sample.clamp(max=logits.shape[-1] - 1)
-        weight = (mass / _SHORTLIST_SAMPLE).log() - log_probs.gather(-1, sample)
-        ids = torch.cat([top, sample], -1)
-        log_weight = torch.cat([torch.zeros_like(log_probs.gather(-1, top)), weight], -1)
-        if reference is None:
-            return Shortlist(ids, log_weight)
-        probs = reference.probs.to(unembedding.weight)
-        bias = unembedding.bias
-        return Shortlist(
-            ids,
-            log_weight,
-            probs @ unembedding.weight * unembedding.scale,
-            None if bias is None else probs @ bias * unembedding.scale,
-        )
-
-
-@dataclass(frozen=True)
-class Estimated(Answers):
-    """As `Answers`, with what needs the whole vocabulary estimated from a shortlist."""
-
-    near: Shortlist
-
-    @cached_property
-    def _log_normaliser(self) -> Float[Tensor, "*variant prompt"]:
-        logits = self.unembedding.logits_at(self.hidden, self.near.ids)
-        return (logits.double() + self.near.log_weight).logsumexp(-1)
-
-    def kl_from_reference(self) -> Float[Tensor, "*variant prompt"]:
-        near, reference = self.near, self.reference
-        if reference is None or near.expected is None:
-            raise ValueError("a divergence needs the clean run as reference")
-        expected = (self.hidden * near.expected).sum(-1).double()
-        if near.expected_bias is not None:
-            expected = expected + near.expected_bias
-        return reference.negative_entropy - expected + self._log_normaliser
-
-
-@dataclass(frozen=True)
 class Objective:
     """A metric bound to a batch: final hidden states at the answer -> one float64 value per variant and prompt.
 
@@ -239,7 +169,6 @@ class Objective:
     unembedding: Unembedding
     batch: Batch
     reference: Reference | None = None
-    normalised: bool = False
 
     def __call__(self, hidden: Float[Tensor, "*variant prompt d_model"]) -> Float[Tensor, "*variant prompt"]:
         *variants, n_prompts, d_model = hidden.shape
@@ -247,26 +176,6 @@ class Objective:
         at_once = max(1, _LOGITS_AT_ONCE // (n_prompts * self.unembedding.weight.shape[0]))
         values = [self.compute(self._view(part)) for part in flat.split(at_once)]
         return torch.cat(values).reshape(*variants, n_prompts)
-
-    def around(
-        self, hidden: Float[Tensor, "prompt d_model"]
-    ) -> tuple[Float[Tensor, " prompt"], "Shortlist | None"]:
-        """The metric of one variant, and what `estimate` needs near it; None where estimates would save nothing."""
-        view = self._view(hidden[None].to(self.unembedding.weight.device))
-        values = self.compute(view)[0]
-        unembedding = self.unembedding
-        small = len(unembedding.weight) < _SHORTLIST_FROM
-        if not self.normalised or small or unembedding.softcap is not None:
-            return values, None
-        return values, Shortlist.of(view.logits[0], unembedding, self.reference)
-
-    def estimate(
-        self, hidden: Float[Tensor, "variant prompt d_model"], near: "Shortlist"
-    ) -> Float[Tensor, "variant prompt"]:
-        """The metric from a few tokens of the vocabulary: good for guesses, never for decisions."""
-        view = self._view(hidden.to(self.unembedding.weight.device))
-        fields = (view.hidden, view.unembedding, view.answers, view.wrong_answers, view.reference)
-        return self.compute(Estimated(*fields, near))
 
     def _view(self, hidden: Float[Tensor, "variant prompt d_model"]) -> Answers:
         answers, wrong = (x.to(hidden.device) for x in (self.batch.answers, self.batch.wrong_answers))
