@@ -67,9 +67,11 @@ class RunConfig(Section):
         """Plain data with every default written out; reads back as an equal config."""
         mapping = self.model_dump(mode="json", by_alias=True)
         for entry in (*mapping["tasks"], *mapping["methods"]):
-            for key in ("as", "metric", "ablation"):
+            for key in ("as", "metric", "ablation", "thresholds"):
                 if entry.get(key, "") is None:
                     del entry[key]
+            if "thresholds" in entry:  # instead of it
+                del entry["threshold"]
         return mapping
 
     def to_yaml(self) -> str:
@@ -107,11 +109,25 @@ class RunConfig(Section):
     @property
     def method_ids(self) -> dict[str, Method]:
         """Every method by its id in this run, with id, metric and ablation written out."""
-        ids = _unique_ids(self.methods, "methods")
+        methods = [method for entry in self.methods for method in entry.expanded()]
+        ids = _unique_ids(methods, "methods")
         return {
             id_: method.resolved(self.metric, self.ablation).model_copy(update={"as_": id_})
-            for id_, method in zip(ids, self.methods, strict=True)
+            for id_, method in zip(ids, methods, strict=True)
         }
+
+    def sweep_of(self, method: str) -> tuple[str, ...]:
+        """Ids of the methods that differ from this one in nothing but the parameter that it sweeps, itself
+        included; they are computed together."""
+        methods = self.method_ids
+        swept = methods[method].swept
+        if swept is None:
+            return (method,)
+
+        def rest(id_: str) -> dict[str, Any]:
+            return {key: value for key, value in _parameters(methods[id_]).items() if key != swept}
+
+        return tuple(id_ for id_ in methods if rest(id_) == rest(method))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -202,7 +218,8 @@ class RunConfig(Section):
                 "which computes on the CPU; set cluster.gpus_per_worker: 1"
             )
         _ = self.task_ids
-        for index, (id_, resolved) in enumerate(self.method_ids.items()):
+        entries = [index for index, entry in enumerate(self.methods) for _ in entry.expanded()]
+        for index, (id_, resolved) in zip(entries, self.method_ids.items(), strict=True):
             try:
                 resolved.check(str(resolved.metric), str(resolved.ablation))
                 resolved.check_dtype(self.model.dtype)

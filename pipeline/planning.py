@@ -48,7 +48,8 @@ class Plan:
 
     @cached_property
     def items(self) -> list[Item]:
-        """All items in the order of execution: statistics; then, shard by shard, baseline and methods."""
+        """All items in the order of execution: statistics; then, shard by shard, baseline and methods; then what
+        looks at whole tasks."""
         items = []
         if any(needs_statistics(name) for name in self.config.ablations):
             items += [Item("statistics", task, None, 0) for task in self.tokens]
@@ -57,13 +58,20 @@ class Plan:
                 items.append(Item("baseline", task, None, shard))
                 for id_, method in self.methods.items():
                     kind: Kind = "scores" if method.level == "edge" else "node_scores"
-                    items.append(Item(kind, task, id_, shard))
+                    if not method.pooled:
+                        items.append(Item(kind, task, id_, shard))
+        for task in self.tokens:
+            items += [Item("scores", task, id_, 0) for id_, method in self.methods.items() if method.pooled]
         return items
 
+    def is_pooled(self, item: Item) -> bool:
+        """Whether an item is of all prompts of its task."""
+        return item.method is not None and self.methods[item.method].pooled
+
     def prompts(self, item: Item) -> list[TokenPair]:
-        """The prompts that an item reads: its shard's, or for statistics the whole task's."""
+        """The prompts that an item reads: its shard's, or the whole task's (statistics, pooled methods)."""
         tokens = self.tokens[item.task]
-        if item.kind == "statistics":
+        if item.kind == "statistics" or self.is_pooled(item):
             return tokens
         shard = shard_ranges(len(tokens), self.config.shards.prompts)[item.shard]
         return tokens[shard.start : shard.stop]

@@ -15,6 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
 from pipeline.planning import make_plan
+from pipeline.pooled import run_search, searches
 from pipeline.session import RESERVE, RESERVE_BYTES, OnEvent, Session, enter, ignore
 from pipeline.store import faithfulness as faithfulness_files
 from pipeline.store.aggregate import aggregate as aggregate_run
@@ -81,7 +82,11 @@ def waves(session: Session, workers: int) -> Iterator[list[Item]]:
     """Pending items in portions. Statistics come first: ablations by a mean wait for them."""
     first = [item for item in session.pending if item.kind == "statistics"]
     yield from _portions(session, first, WAVE * workers)
-    rest = [item for item in session.pending if not _is_blocked(session, item)]
+    rest = [
+        item
+        for item in session.pending
+        if not _is_blocked(session, item) and not session.plan.is_pooled(item)
+    ]
     yield from _portions(session, rest, WAVE * workers)
 
 
@@ -163,6 +168,9 @@ def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step
         for _ in range(ROUNDS):
             for number, wave in enumerate(waves(session, pool.size), start=1):
                 step(f"wave {number}", run_wave, session, wave, pool, on_event)
+            for items in searches(session):
+                if session.stopped is None and not any(_is_blocked(session, item) for item in items):
+                    step(f"search {items[0].name}", run_search, session, items, pool, on_event)
             if session.is_full:
                 return
             on_event(session.event("step", "aggregate"))

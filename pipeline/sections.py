@@ -109,6 +109,12 @@ class Cluster(Section):
         default=1, ge=1, description="CPU threads per worker; more than 1 may change last digits"
     )
 
+    memory_per_worker: float | None = Field(
+        default=None,
+        gt=0,
+        description="GiB that recorded runs of a pooled search may take; default: half of what is free, shared",
+    )
+
     @field_validator("gpus_per_worker")
     @classmethod
     def _whole_or_part(cls, value: float) -> float:

@@ -1,4 +1,4 @@
-"""What the search for a circuit asks of those who hold the prompts, as plain picklable values.
+"""What the search for a circuit asks of those who hold the prompts, and what it decides, as plain values.
 
 Knows receivers, senders and states by number. Does not know who answers: one process, or many in lock-step.
 
@@ -7,7 +7,8 @@ a receiver makes a new one. Between two of them every question is about one rece
 removed, so that the answer to a question depends on its state and itself alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,49 @@ class Forget:
 
 
 Question = Measure | Settle | Forget
+
+
+@dataclass(frozen=True)
+class Decided:
+    """All decisions of one receiver, for thresholds that decided alike. Senders are in the order of their tests."""
+
+    receiver: int
+    state: int
+    into: int
+    thresholds: tuple[float, ...]
+    senders: tuple[int, ...]
+    kept: tuple[bool, ...]
+    delta: tuple[float, ...]
+    std: tuple[float, ...]
+    values: tuple[float, ...]  # the metric in the new state, by prompt
+    guarded: int
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        return tuple(s for s, kept in zip(self.senders, self.kept, strict=True) if not kept)
+
+    @property
+    def remaining(self) -> tuple[int, ...]:
+        return tuple(s for s, kept in zip(self.senders, self.kept, strict=True) if kept)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one receiver cost and gave: the record from which a search that was interrupted goes on."""
+
+    receiver: int
+    decided: tuple[Decided, ...]
+    evaluations: int
+    rounds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, of which `from_dict` makes an equal step."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(fields: dict[str, Any]) -> "Step":
+        def decided(one: dict[str, Any]) -> Decided:
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in one.items()}
+            return Decided(**values)
+
+        return Step(**{**fields, "decided": tuple(decided(one) for one in fields["decided"])})

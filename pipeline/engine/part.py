@@ -39,17 +39,17 @@ class _State:
 class Part:
     """Answers questions about the prompts of some batches, in the order of the batches and of their prompts.
 
-    Batches beyond the first `held` let go of their recorded runs after every question and record them again
-    at the next: more time, less memory, the same numbers.
+    Batches whose recorded runs do not fit into `memory` bytes let go of them after every question and record them
+    again at the next: more time, less memory, the same numbers.
     """
 
     def __init__(
-        self, batches: Sequence[Recorded], coupled: tuple[bool, ...], held: int | None = None
+        self, batches: Sequence[Recorded], coupled: tuple[bool, ...], memory: int | None = None
     ) -> None:
         self.batches = list(batches)
         self.graph: Graph = batches[0].graph
         self.coupled = coupled
-        self._held = len(batches) if held is None else held
+        self.held, used = 0, 0  # batches whose recorded runs stay, counted from the first
         self._liveness = {0: Liveness(self.graph, coupled)}
         self._states: list[dict[int, _State]] = []
         self._clean: list[Float[np.ndarray, " prompt"]] = []
@@ -57,10 +57,12 @@ class Part:
             state = Incremental(recorded, self._liveness[0])
             self._states.append({0: _State(state)})
             self._clean.append(recorded.objective(state.final_hidden()).cpu().numpy())
+            used += recorded.n_bytes()
+            self.held += self.held == index and (memory is None or used <= memory)
             self._rest(index)
 
     def _rest(self, index: int) -> None:
-        if index >= self._held:
+        if index >= self.held:
             self.batches[index].drop()
 
     @property
@@ -75,7 +77,10 @@ class Part:
         return np.concatenate(self._clean)
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """One answer per question: float64 [variant, prompt]; of `Settle` and `Forget` no variants."""
+        """One answer per question: float64 [variant, prompt]; of `Settle` and `Forget` no variants.
+
+        Measures come last: they may ask about states that were settled right before them.
+        """
         for question in questions:
             if isinstance(question, Settle):
                 liveness = self._liveness[question.state].keeping(question.receiver, question.kept)
@@ -90,17 +95,17 @@ class Part:
     @torch.no_grad()
     def _ask(self, index: int, questions: Sequence[Question]) -> list[Answer]:
         """The answers for the prompts of one batch."""
-        measured = self._measure(index, [q for q in questions if isinstance(q, Measure)])
-        answers = []
+        answers, nothing = [], np.empty((0, self.batches[index].n_prompts))
+        measures = [question for question in questions if isinstance(question, Measure)]
         for question in questions:
-            answer = np.empty((0, self.batches[index].n_prompts))
-            if isinstance(question, Measure):
-                answer = measured.pop(0).cpu().numpy()
-            elif isinstance(question, Settle):
+            if isinstance(question, Settle):
                 self._settle(index, question)
-            else:
+            elif isinstance(question, Forget):
                 self._forget(index, question)
-            answers.append(answer)
+        measured = iter(self._measure(index, measures))
+        for question in questions:
+            is_measure = isinstance(question, Measure)
+            answers.append(next(measured).cpu().numpy() if is_measure else nothing)
         self._rest(index)
         return answers
 

@@ -35,7 +35,7 @@ class Recorded:
     graph: Graph
     batch: Batch
     make: Callable[[], tuple[Ablated, Objective]]
-    delta_bytes: int = 2**29
+    delta_bytes: int = 2**28
 
     @cached_property
     def _made(self) -> tuple[Ablated, Objective]:
@@ -102,7 +102,8 @@ class Recorded:
         return out if (gain := block.post_gain) is None else out * gain
 
     def n_bytes(self) -> int:
-        """What the recorded runs take now."""
+        """What the recorded runs take, with all differences that are ever kept of them."""
+        _ = self._answer_deltas
         seen = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(self._made)}
         for cached in (self.__dict__.get("_all_deltas"), self.__dict__.get("_answer_deltas")):
             if cached is not None:

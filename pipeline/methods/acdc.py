@@ -36,14 +36,12 @@ if TYPE_CHECKING:
     from pipeline.engine.patchable import PatchableModel
     from pipeline.engine.readout import Objective
 
-# Bytes of all senders' differences at all positions, of all batches of a process.
-_DELTA_BYTES = 2**30
-
 
 class Acdc(Method):
     """Exact ACDC at one threshold, over all prompts of a shard."""
 
     scores_prompts: ClassVar[bool] = False
+    swept: ClassVar[str | None] = "threshold"
     default_metric: ClassVar[str | None] = "kl_divergence"
 
     name: Literal["acdc"] = "acdc"
@@ -51,15 +49,39 @@ class Acdc(Method):
     rule: Literal["absolute", "signed"] | None = Field(
         default=None, description="how a delta is compared; default: signed for divergences, else absolute"
     )
-    scope: Literal["shard"] = Field(default="shard", description="one circuit per shard of prompts")
+    thresholds: tuple[float, ...] | None = Field(
+        default=None, min_length=1, description="several instead of one: a method each, from one search"
+    )
+    scope: Literal["pooled", "shard"] = Field(
+        default="pooled", description="one circuit for all prompts of a task, or one per shard of them"
+    )
     order: Order = Field(default="late_first", description="in which order edges are tested")
     order_seed: int = Field(default=0, ge=0, description="of order: random")
     width: int = Field(
         default=32, ge=1, le=64, description="most candidates evaluated at once; changes no decision"
     )
 
+    @property
+    def pooled(self) -> bool:
+        return self.scope == "pooled"
+
+    def expanded(self) -> "list[Acdc]":
+        """One method per threshold."""
+        if self.thresholds is None:
+            return [self]
+        if "threshold" in self.model_fields_set:
+            raise ConfigError("acdc: give threshold or thresholds, not both")
+        if len(set(self.thresholds)) < len(self.thresholds):
+            raise ConfigError("acdc: thresholds holds one value twice; leave one out")
+
+        alone = self.model_copy(update={"thresholds": None})
+        updates = [{"threshold": t, "as_": f"{alone.id}-{t:g}"} for t in self.thresholds]
+        return [alone.model_copy(update=update) for update in updates]
+
     def check(self, metric: str, ablation: str) -> None:
         super().check(metric, ablation)
+        if not np.isfinite(self.threshold):
+            raise ConfigError("acdc: a threshold must be a finite number")
         if get_metric(metric).needs_reference and self.rule == "absolute":
             raise ConfigError(
                 f"acdc compares {metric} with its sign: leave rule out, or choose another metric"
@@ -126,9 +148,10 @@ class Acdc(Method):
         model: "PatchableModel",
         batches: "Sequence[Batch]",
         statistics: Statistics | None = None,
-        held: int | None = None,
+        memory: int | None = None,
     ) -> "Part":
-        """The batches made ready for questions. Metric and ablation must be resolved."""
+        """The batches made ready for questions; `memory` is what their recorded runs may take, in bytes. Metric and
+        ablation must be resolved."""
         from pipeline.engine.part import Part
         from pipeline.engine.recorded import Recorded
 
@@ -137,9 +160,8 @@ class Acdc(Method):
             return ablated, model.objective(get_metric(str(self.metric)), batch, ablated.clean_hidden)
 
         coupled = tuple(block.coupled for block in model.parts.blocks)
-        room = _DELTA_BYTES // len(batches)
-        recorded = [Recorded(model.parts, model.graph, b, partial(make, b), room) for b in batches]
-        return Part(recorded, coupled, held)
+        recorded = [Recorded(model.parts, model.graph, batch, partial(make, batch)) for batch in batches]
+        return Part(recorded, coupled, memory)
 
     def search(self, graph: Graph, crew: Crew, thresholds: Sequence[float], dtype: str) -> Search:
         """The search over a crew's prompts. The metric must be resolved."""

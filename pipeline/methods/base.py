@@ -80,6 +80,7 @@ class Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     level: ClassVar[Literal["edge", "node"]] = "edge"
+    swept: ClassVar[str | None] = None  # a parameter of which many values cost little more than one
     scores_prompts: ClassVar[bool] = True  # False: an edge's score belongs to all prompts together
     default_metric: ClassVar[str | None] = None  # None: the config's
 
@@ -112,6 +113,10 @@ class Method(BaseModel):
         positions = getattr(self, "positions", "all")
         return None if positions in POSITION_WORDS else positions
 
+    def expanded(self: M) -> "list[M]":
+        """The methods that this entry stands for: itself, unless it holds several values of a parameter."""
+        return [self]
+
     def resolved(self: M, metric: str, ablation: str) -> M:
         """A copy with metric and ablation written out: its own, else its kind's default, else the given ones."""
         values = {
@@ -124,6 +129,11 @@ class Method(BaseModel):
         """Raises ConfigError when this method means nothing with that metric and ablation."""
         get_metric(metric)
         get_ablation(ablation)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it looks at all prompts of a task together, and not shard by shard."""
+        return False
 
     def check_dtype(self, dtype: str) -> None:
         """Raises ConfigError when this method means something else in a model of that dtype ("float32")."""

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from pipeline.core.errors import ScoreError
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
-from pipeline.core.questions import Forget, Measure, Question, Settle
+from pipeline.core.questions import Decided, Forget, Measure, Question, Settle, Step
 
 Order = Literal["late_first", "early_first", "random"]
 
@@ -88,40 +88,6 @@ class Rule:
     def uncertain(self, delta: float, threshold: float, metric: float) -> bool:
         margin = (abs(delta) if self.absolute else delta) - threshold
         return abs(margin) < self.guard * max(abs(metric), 1.0)
-
-
-@dataclass(frozen=True)
-class Decided:
-    """All decisions of one receiver, for thresholds that decided alike. Senders are in the order of their tests."""
-
-    receiver: int
-    state: int
-    into: int
-    thresholds: tuple[float, ...]
-    senders: tuple[int, ...]
-    kept: tuple[bool, ...]
-    delta: tuple[float, ...]
-    std: tuple[float, ...]
-    values: tuple[float, ...]  # the metric in the new state, by prompt
-    guarded: int
-
-    @property
-    def removed(self) -> tuple[int, ...]:
-        return tuple(s for s, kept in zip(self.senders, self.kept, strict=True) if not kept)
-
-    @property
-    def remaining(self) -> tuple[int, ...]:
-        return tuple(s for s, kept in zip(self.senders, self.kept, strict=True) if kept)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one receiver cost and gave: the record from which a search that was interrupted goes on."""
-
-    receiver: int
-    decided: tuple[Decided, ...]
-    evaluations: int
-    rounds: int
 
 
 @dataclass

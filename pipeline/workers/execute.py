@@ -23,11 +23,13 @@ from pipeline.core.errors import CircuitsError, ScoreError
 from pipeline.core.items import Item
 from pipeline.core.prompts import bucket_by_length
 from pipeline.core.scores import EdgeScores
+from pipeline.methods import Acdc
 from pipeline.metrics import METRICS
 from pipeline.store.run_dir import Payload, RunDirectory
 from pipeline.store.scores import metrics_table
 from pipeline.workers.circuits import CircuitJob, Selection, select, values_of
 from pipeline.workers.jobs import Opener, process_peak_memory
+from pipeline.workers.pooled import Consult, Enlist, Station
 
 if TYPE_CHECKING:
     from pipeline.engine.batch import Batch
@@ -74,8 +76,12 @@ class Bench:
         self.batch_size = batch_size
         self._batches: tuple[tuple[str, int], list[Batch]] | None = None
         self._circuits: tuple[CircuitJob, dict[str, Selection]] | None = None
+        self._swept: tuple[tuple[str, int], dict[str, EdgeScores]] | None = None
+        self._station = Station()
 
-    def __call__(self, job: Item | CircuitJob, attempt: int) -> Any:
+    def __call__(self, job: Item | CircuitJob | Enlist | Consult, attempt: int) -> Any:
+        if isinstance(job, Enlist | Consult):
+            return self._station(job, self)
         return self._evaluate(job) if isinstance(job, CircuitJob) else execute(job, self, attempt)
 
     @property
@@ -94,6 +100,28 @@ class Bench:
             self._batches = None  # let go of the old ones before making new ones
             self._batches = ((task, shard), self._collate(task, shard))
         return self._batches[1]
+
+    def swept(self, item: Item) -> EdgeScores | None:
+        """The item's scores from one search for all thresholds of its sweep, kept until another shard is asked
+        for; None where there is no sweep."""
+        assert item.method is not None, "only methods sweep"
+        sweep = self.config.sweep_of(item.method)
+        if len(sweep) < 2:
+            return None
+        place = (item.task, item.shard)
+        if self._swept is None or self._swept[0] != place or item.method not in self._swept[1]:
+            methods = {id_: self.config.method_ids[id_] for id_ in sweep}
+            first = methods[item.method]
+            assert isinstance(first, Acdc), "nothing else sweeps"
+            thresholds = {
+                id_: method.threshold for id_, method in methods.items() if isinstance(method, Acdc)
+            }
+            statistics = self.directory.statistics(item.task)
+            found = first.sweep(
+                self.model, self.batches(*place), list(thresholds.values()), statistics=statistics
+            )
+            self._swept = (place, {id_: found[threshold] for id_, threshold in thresholds.items()})
+        return self._swept[1][item.method]
 
     def task_batches(self, task: str) -> "list[Batch]":
         """All prompts of a task in batches."""
@@ -175,6 +203,8 @@ def compute(item: Item, bench: Bench) -> tuple[Payload, dict[str, Any]]:
     if item.method is None:
         return _baseline(bench.model, batches, bench.config.metrics), {}
     method = bench.config.method_ids[item.method]
+    if (shared := bench.swept(item)) is not None:
+        return shared, shared.facts
     statistics = bench.directory.statistics(item.task)
     kept = item.method in bench.directory.prompt_scores
     scores = method.score(bench.model, batches, statistics=statistics, per_prompt=kept)

@@ -115,6 +115,11 @@ class Pool(Protocol):
         """
         ...
 
+    def together(self, jobs: Mapping[int, Any]) -> dict[int, Outcome]:
+        """Job i at worker i (of `size`), all at the same time; returns when every one has ended. A worker that
+        dies gives a failure and is replaced; nothing is tried again."""
+        ...
+
     def close(self) -> None: ...
 
 

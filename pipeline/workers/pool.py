@@ -88,6 +88,27 @@ class RayPool:
                 if seat.job is not None:
                     self._replace(seat)
 
+    def together(self, jobs: Mapping[int, Any]) -> dict[int, Outcome]:
+        """See `Pool.together`."""
+        seats = {index: self._seats[index] for index in jobs}
+        while not all(seat.ready for seat in seats.values()):
+            heard = self._next_seat()
+            if heard is not None:
+                self._finish_start(heard)
+        for index, seat in seats.items():
+            seat.job, seat.since = jobs[index], time.monotonic()
+            seat.ref = seat.actor.run.remote(seat.job, 1)
+        outcomes = {}
+        try:
+            for index, seat in seats.items():
+                result, failure, seconds = self._hear(seat)
+                outcomes[index] = Outcome(jobs[index], 1, seconds, index, result, failure)
+        finally:
+            for seat in seats.values():  # only when the wait was broken off
+                if seat.job is not None:
+                    self._replace(seat)
+        return outcomes
+
     def _give(self, seat: "_Seat", queue: Queue, budget: Budget) -> None:
         taken = {other.place for other in self._seats if other is not seat and other.job is not None}
         seat.job = queue.take(seat.place, taken)
@@ -111,7 +132,14 @@ class RayPool:
         return None
 
     def _finish_job(self, seat: "_Seat", budget: Budget) -> Outcome:
-        job, result = seat.job, None
+        job = seat.job
+        result, failure, seconds = self._hear(seat)
+        final = budget.is_final(job, failure)
+        return Outcome(job, seat.attempt, seconds, seat.index, result, failure, final)
+
+    def _hear(self, seat: "_Seat") -> tuple[Any, Failure | None, float]:
+        """(result, failure, seconds) of the job that an actor is at; a dead actor is replaced."""
+        result = None
         try:
             result, failure, seconds = ray.get(seat.ref)
             seat.job = seat.ref = None
@@ -121,8 +149,7 @@ class RayPool:
         except RayError as error:
             failure, seconds = _death(seat, error), time.monotonic() - seat.since
             self._replace(seat)
-        final = budget.is_final(job, failure)
-        return Outcome(job, seat.attempt, seconds, seat.index, result, failure, final)
+        return result, failure, seconds
 
     def _finish_start(self, seat: "_Seat") -> None:
         """Takes a started actor into use, or asks for another; gives up after `STARTS` failures in a row."""

@@ -1,0 +1,243 @@
+"""A search over all prompts of a task by many workers in lock-step: each holds some of the batches.
+
+Knows how batches are shared out, who is asked, and how a lost worker is replaced. Does not know Ray, nor what is
+decided (`pipeline.methods.search`).
+
+Batches do not depend on the number of workers, and every batch is computed by itself, so that the answers are
+the same for any number of them.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from pipeline.core.prompts import TokenPair, bucket_by_length
+from pipeline.core.questions import Measure, Question
+from pipeline.methods import Acdc
+from pipeline.workers.jobs import Failure, Pool
+
+if TYPE_CHECKING:
+    from pipeline.engine.part import Part
+    from pipeline.workers.execute import Bench
+
+
+@dataclass(frozen=True)
+class Enlist:
+    """Records some batches of a task and answers with `Enlisted`. `method` is one of those searched for."""
+
+    task: str
+    method: str
+    batches: tuple[int, ...]  # of all batches of the task, in the order of `batches_of`
+    shard: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.method}"
+
+
+@dataclass(frozen=True)
+class Consult:
+    """Questions to the batches that `enlisted` has recorded."""
+
+    enlisted: Enlist
+    questions: tuple[Question, ...]
+
+    @property
+    def name(self) -> str:
+        return self.enlisted.name
+
+    @property
+    def task(self) -> str:
+        return self.enlisted.task
+
+    @property
+    def shard(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Enlisted:
+    """What a worker holds: its prompts, the clean run's metric for them, and facts about the model."""
+
+    prompt_ids: tuple[int, ...]
+    values: Float[np.ndarray, " prompt"]
+    coupled: tuple[bool, ...]
+    eager: bool
+    held: int  # batches whose recorded runs stay in memory
+    device: str
+
+
+# --- in a worker ------------------------------------------------------------------------------------------
+
+
+class Station:
+    """What a worker of a pooled search has at hand: one part of the prompts, until another is enlisted."""
+
+    def __init__(self) -> None:
+        self._part: tuple[Enlist, Part] | None = None
+
+    def __call__(self, job: Enlist | Consult, bench: "Bench") -> Any:
+        if isinstance(job, Enlist):
+            return self._enlist(job, bench)
+        if self._part is None or self._part[0] != job.enlisted:
+            raise RuntimeError(f"{job.name}: this worker was not enlisted for it")
+        return self._part[1].ask(job.questions)
+
+    def _enlist(self, job: Enlist, bench: "Bench") -> Enlisted:
+        self._part = None  # let go of the old one before recording anew
+        method = bench.config.method_ids[job.method]
+        assert isinstance(method, Acdc), "planning pools nothing else"
+        batches = bench.task_batches(job.task)
+        mine = [batches[index] for index in job.batches]
+        part = method.part(bench.model, mine, bench.directory.statistics(job.task), _memory(bench))
+        self._part = (job, part)
+        ids = tuple(prompt_id for batch in mine for prompt_id in batch.prompt_ids)
+        return Enlisted(ids, part.values(), part.coupled, part.eager, part.held, bench.device)
+
+
+def _memory(bench: "Bench") -> int:
+    """Bytes that recorded runs may take in this worker."""
+    cluster = bench.config.cluster
+    if cluster.memory_per_worker is not None:
+        return int(cluster.memory_per_worker * 2**30)
+    if bench.model.device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(bench.model.device)[0] // 2
+    return _free_memory() // 2 // cluster.workers
+
+
+def _free_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kib = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return int(kib) * 1024
+
+
+# --- in the driver ----------------------------------------------------------------------------------------
+
+
+class LostError(Exception):
+    """A worker failed, again and again; `failure` says how."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def batches_of(prompts: Sequence[TokenPair], batch_size: int) -> list[list[TokenPair]]:
+    """The batches of a task, whoever holds them."""
+    return bucket_by_length(prompts, batch_size)
+
+
+def share_out(work: Sequence[int], workers: int) -> list[tuple[int, ...]]:
+    """For each of at most `workers` workers the indices of its batches; `work` is what each costs.
+
+    The largest goes first, to whoever has the least.
+    """
+    shares: list[list[int]] = [[] for _ in range(min(workers, len(work)))]
+    load = [0] * len(shares)
+    for index in sorted(range(len(work)), key=lambda i: (-work[i], i)):
+        least = load.index(min(load))
+        shares[least].append(index)
+        load[least] += work[index]
+    return [tuple(sorted(share)) for share in shares]
+
+
+class PooledCrew:
+    """All prompts of a task, held by the workers of a pool: a `pipeline.methods.search.Crew`.
+
+    A worker that dies is replaced up to `attempts` - 1 times in a row; its successor records the same batches and
+    settles what was settled. What is only settled or forgotten travels with the next measure.
+    """
+
+    def __init__(
+        self, pool: Pool, task: str, method: str, prompts: Sequence[TokenPair], batch_size: int, attempts: int
+    ) -> None:
+        self._pool, self._attempts = pool, attempts
+        batches = batches_of(prompts, batch_size)
+        work = [len(batch) * max(pair.length for pair in batch) for batch in batches]
+        self._jobs = [Enlist(task, method, share) for share in share_out(work, pool.size)]
+        self._settled: list[Question] = []
+        self._sent = [0] * len(self._jobs)  # how many of the settled each worker knows
+        self.waited = 0.0  # seconds in which the workers computed
+        self.deaths = self._deaths_in_a_row = 0
+        found: list[Enlisted] = self._enlist(range(len(self._jobs)))
+        self.held = sum(one.held for one in found), len(batches)
+        self.device = ", ".join(dict.fromkeys(one.device for one in found))
+        self.coupled, self.eager = found[0].coupled, all(one.eager for one in found)
+        ids = np.concatenate([one.prompt_ids for one in found])
+        self._order = np.argsort(ids, kind="stable")
+        self.n_prompts = len(ids)
+        self._values = np.concatenate([one.values for one in found])[self._order]
+
+    @property
+    def workers(self) -> int:
+        return len(self._jobs)
+
+    def values(self) -> Float[np.ndarray, " prompt"]:
+        return self._values
+
+    def ask(self, questions: Sequence[Question]) -> list[Float[np.ndarray, "variant prompt"]]:
+        measures = tuple(question for question in questions if isinstance(question, Measure))
+        self._settled += [question for question in questions if not isinstance(question, Measure)]
+        nothing = np.empty((0, self.n_prompts))
+        if not measures:
+            return [nothing] * len(questions)
+        by_worker = self._consult(measures)
+        answers = iter(np.concatenate(rows, axis=1)[:, self._order] for rows in zip(*by_worker, strict=True))
+        return [next(answers) if isinstance(question, Measure) else nothing for question in questions]
+
+    def _consult(self, measures: tuple[Measure, ...]) -> list[list[Float[np.ndarray, "variant prompt"]]]:
+        """Every worker's answers to the measures, from those who have answered or from their successors."""
+        answers: dict[int, Any] = {}
+        while len(answers) < self.workers:
+            asked = {
+                seat: Consult(job, (*self._settled[self._sent[seat] :], *measures))
+                for seat, job in enumerate(self._jobs)
+                if seat not in answers
+            }
+            results, lost = self._together(asked)
+            for seat, result in results.items():
+                self._sent[seat] = len(self._settled)
+                answers[seat] = result[-len(measures) :]
+            if lost:
+                self._enlist(lost)
+        return [answers[seat] for seat in range(self.workers)]
+
+    def _enlist(self, seats: Iterable[int]) -> list[Enlisted]:
+        """Has these seats record their batches, knowing nothing else."""
+        found: dict[int, Enlisted] = {}
+        missing = list(seats)
+        while missing:
+            results, missing = self._together({seat: self._jobs[seat] for seat in missing})
+            found |= results
+            for seat in results:
+                self._sent[seat] = 0
+        return [found[seat] for seat in sorted(found)]
+
+    def _together(self, jobs: dict[int, Any]) -> tuple[dict[int, Any], list[int]]:
+        """(results by seat, seats whose worker died); LostError for other failures, and too many deaths in a row."""
+        since = time.monotonic()
+        outcomes = self._pool.together(jobs)
+        self.waited += time.monotonic() - since
+        lost = []
+        for seat, outcome in outcomes.items():
+            if outcome.failure is None:
+                continue
+            self._deaths_in_a_row += 1
+            if outcome.failure.kind != "died" or self._deaths_in_a_row >= self._attempts:
+                raise LostError(outcome.failure)
+            lost.append(seat)
+        self.deaths += len(lost)
+        if not lost and isinstance(next(iter(jobs.values())), Consult):
+            self._deaths_in_a_row = 0  # there was progress
+        return {seat: o.result for seat, o in outcomes.items() if o.failure is None}, lost
