@@ -18,7 +18,7 @@ def toy_mapping(output: Path, **changes: Any) -> dict[str, Any]:
         "name": "toy",
         "model": {"name": "toy:planted"},
         "tasks": [{"name": "induction", "count": 12}],
-        "methods": [{"name": "eap"}, {"name": "acdc", "threshold": 0.01}],
+        "methods": [{"name": "eap"}, {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"}],
         "shards": {"prompts": 4},
         "evaluate": {"edge_fractions": [0.05, 0.5, 1.0]},
         "output": str(output),

@@ -40,11 +40,12 @@ def error_of(mapping) -> str:
 def test_defaults_are_written_out(tmp_path):
     text = config(methods=[{"name": "acdc"}]).to_yaml()
     written = yaml.safe_load(text)
-    assert written["methods"][0]["scope"] == "shard"
+    assert written["methods"][0]["scope"] == "pooled"
     assert written["shards"] == {"prompts": 100}
     assert written["metric"] == "logit_diff"
     assert written["cluster"] == {
         "address": "local", "workers": 1, "gpus_per_worker": 0.0, "batch_size": 32, "threads": 1,
+        "memory_per_worker": None,
     }  # fmt: skip
     (tmp_path / "run.yaml").write_text(text)
     assert RunConfig.load(tmp_path / "run.yaml") == config(methods=[{"name": "acdc"}])
@@ -221,6 +222,37 @@ def test_ids_name_what_differs_from_the_defaults():
         {"name": "eap", "as": "mine"},
     ]
     assert list(config(methods=methods).method_ids) == ["eap_ig", "eap_ig-10", "eap-prob_diff-mean", "mine"]
+
+
+def test_thresholds_are_a_method_each_that_is_searched_together(tmp_path):
+    sweep = {"name": "acdc", "thresholds": [0.01, 0.003, 0.1]}
+    c = config(methods=[sweep, {"name": "acdc", "threshold": 0.01, "order": "early_first"}, {"name": "eap"}])
+    ids = ("acdc-0.01", "acdc-0.003", "acdc-0.1")
+    assert list(c.method_ids) == [*ids, "acdc-early_first", "eap"]
+    assert [c.method_ids[id_].threshold for id_ in ids] == [0.01, 0.003, 0.1]
+    assert {c.sweep_of(id_) for id_ in ids} == {ids}
+    assert c.sweep_of("acdc-early_first") == ("acdc-early_first",)
+    assert c.sweep_of("eap") == ("eap",)
+    (tmp_path / "run.yaml").write_text(c.to_yaml())
+    assert RunConfig.load(tmp_path / "run.yaml") == c
+    assert list(config(methods=[{**sweep, "as": "mine"}]).method_ids) == [
+        "mine-0.01",
+        "mine-0.003",
+        "mine-0.1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"threshold": 0.1, "thresholds": [0.2]}, "give threshold or thresholds, not both"),
+        ({"thresholds": [0.1, 0.2, 0.1]}, "thresholds holds one value twice"),
+        ({"thresholds": [0.1, float("inf")]}, "a threshold must be a finite number"),
+        ({"thresholds": []}, "methods.0.thresholds"),
+    ],
+)
+def test_thresholds_that_mean_nothing_are_refused(entry, words):
+    assert words in error_of({**MINIMAL, "methods": [{"name": "acdc", **entry}]})
 
 
 def test_methods_are_resolved_with_acdc_keeping_its_metric():

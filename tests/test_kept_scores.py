@@ -16,7 +16,7 @@ METHODS = [
     {"name": "eap"},
     {"name": "eap_ig", "steps": 2},
     {"name": "edge_patching"},
-    {"name": "acdc", "threshold": 0.01},
+    {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
     {"name": "node_patching"},
 ]
 KEPT = {"eap", "eap_ig-2", "edge_patching"}

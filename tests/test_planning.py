@@ -39,7 +39,11 @@ def plan(**changes) -> Plan:
         "name": "t",
         "model": {"name": "model"},
         "tasks": [{"name": "file", "path": "pairs.jsonl"}],
-        "methods": [{"name": "eap"}, {"name": "acdc"}, {"name": "node_patching"}],
+        "methods": [
+            {"name": "eap"},
+            {"name": "acdc", "scope": "shard", "as": "acdc"},
+            {"name": "node_patching"},
+        ],
         "shards": {"prompts": 3},
     }
     return make_plan(RunConfig.from_mapping({**mapping, **changes}))

@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
     methods = [
         {"name": "eap"},
         {"name": "eap_ig", "ablation": "mean"},
-        {"name": "acdc", "threshold": 0.01},
+        {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
         {"name": "edge_patching"},
         {"name": "node_patching"},
     ]

@@ -22,20 +22,18 @@ from pipeline.engine.readout import Objective
 from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Parts
 
+# What all senders' differences at all positions may take, by batch; beyond it they are projected each time.
+_DELTA_BYTES = 2**28
+
 
 @dataclass
 class Recorded:
-    """A batch's runs, recorded on demand by `make`.
-
-    `delta_bytes` is what all senders' differences at all positions may take; beyond it they are projected each
-    time.
-    """
+    """A batch's runs, recorded on demand by `make`."""
 
     parts: Parts
     graph: Graph
     batch: Batch
     make: Callable[[], tuple[Ablated, Objective]]
-    delta_bytes: int = 2**28
 
     @cached_property
     def _made(self) -> tuple[Ablated, Objective]:
@@ -65,7 +63,7 @@ class Recorded:
     def _all_deltas(self) -> Float[Tensor, "sender prompt pos d_model"] | None:
         deltas = self._made[0].deltas
         n_bytes = deltas.input.numel() * deltas.input.element_size() * self.graph.n_senders
-        return deltas.written(self.parts) if n_bytes <= self.delta_bytes else None
+        return deltas.written(self.parts) if n_bytes <= _DELTA_BYTES else None
 
     @cached_property
     def _answer_deltas(self) -> Float[Tensor, "sender prompt 1 d_model"]:

@@ -16,6 +16,7 @@ from pipeline.core.graph import Graph
 from pipeline.core.prompts import Text, TokenPair
 from pipeline.core.scores import rank_order
 from pipeline.report.svg import number, percent
+from pipeline.report.sweeps import overlaps
 from pipeline.store.aggregate import aggregate_path
 from pipeline.store.faithfulness import FILE, SCHEMA
 from pipeline.store.files import read_footer
@@ -32,7 +33,8 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     """Facts, tasks, methods, and per task and method a circuit and its `top` strongest edges (or nodes).
 
     Values are plain and fit for JSON: what is unknown is None, never NaN. `results` lists what has scores, in
-    the order of the plan; `faithfulness` holds the rows of `run.faithfulness()`.
+    the order of the plan; `faithfulness` holds the rows of `run.faithfulness()`, `overlap` how alike the kept circuits
+    of a task are.
     """
     manifest, graph = run.manifest, run.graph
     identity, model = manifest["identity"], manifest["model"]
@@ -66,7 +68,8 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
         "tasks": [_task(task, run.prompts(task)) for task in identity["tasks"]],
         "methods": methods,
         "results": results,
-        "faithfulness": _plain(curve),
+        "faithfulness": plain(curve),
+        "overlap": overlaps(run),
     }
 
 
@@ -157,14 +160,14 @@ def _result(
     measured = measured.reindex(columns=list(dict.fromkeys([*measured.columns, *columns])))
     if method["level"] == "node":
         by_size = measured.iloc[np.argsort(-measured["score"].abs().to_numpy(), kind="stable")]
-        return found | {"top": _plain(by_size.head(top)[["node", "span", *columns]])}
+        return found | {"top": plain(by_size.head(top)[["node", "span", *columns]])}
     strongest = measured.sort_values("rank", kind="stable").head(top)
     names = [run.graph.edge_name(int(i)) for i in strongest["edge_id"]]
     shown = strongest[["edge_id", "rank", *columns, "kept_fraction"]]
     return found | {
         "decides": decides(frame),
         "circuit": choose_circuit(run, frame, curve)[1],
-        "top": [{"edge": name, **row} for name, row in zip(names, _plain(shown), strict=True)],
+        "top": [{"edge": name, **row} for name, row in zip(names, plain(shown), strict=True)],
     }
 
 
@@ -228,7 +231,8 @@ def _first(rows: pd.DataFrame) -> dict[str, Any] | None:
     return rows.iloc[0].to_dict() if len(rows) else None
 
 
-def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as plain data, fit for JSON."""
     return [{str(key): _value(value) for key, value in row.items()} for row in frame.to_dict("records")]
 
 

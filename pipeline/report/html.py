@@ -19,9 +19,12 @@ from pipeline.report.essentials import by_edge, choose_circuit, essentials, fait
 from pipeline.report.faithfulness_figure import faithfulness_svg
 from pipeline.report.interval_figure import interval_svg
 from pipeline.report.node_figure import node_heatmap_svg
+from pipeline.report.overlap_figure import overlap_svg
+from pipeline.report.pareto_figure import pareto_svg, sweeps_of
 from pipeline.report.svg import number, percent
 from pipeline.store.atomic import write_atomic
 from pipeline.store.results import Run
+from pipeline.store.sweeps import pareto
 
 
 def write_report(run: Run, path: str | Path) -> Path:
@@ -34,7 +37,7 @@ def write_report(run: Run, path: str | Path) -> Path:
 def render(run: Run) -> str:
     """The page as HTML. Its content security policy admits its own style sheet and nothing else."""
     facts = essentials(run)
-    curve = faithfulness(run)
+    curve = pareto(faithfulness(run), run.manifest["methods"])
     sections = [
         _section(run, facts, task["task"], curve[curve["task"] == task["task"]]) for task in facts["tasks"]
     ]
@@ -60,13 +63,17 @@ def render(run: Run) -> str:
 
 
 def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame) -> dict[str, Any]:
+    members = curve.groupby("family")["method"].agg(set)
+    swept = {
+        method for family in members if len(family) > 1 for method in family
+    }  # folded: there may be many
     results, most = [], 0
     for result in facts["results"]:
         if result["task"] != task:
             continue
         frame = scores(run, task, result["method"])
         reach = max((_reach(row) for row in result["top"]), default=1.0)
-        shown = dict(result, reach=reach, left_out=None)
+        shown = dict(result, reach=reach, left_out=None, is_swept=result["method"] in swept)
         if result["level"] == "node":
             shown["figure"] = node_heatmap_svg(frame)
         else:
@@ -76,8 +83,22 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
             shown["left_out"] = _left_out(part.n_edges, circuit.pruned.n_edges)
             most = max(most, shown["figure"].count('class="box '))
         results.append(shown)
-    figure = faithfulness_svg(curve) if len(curve) else None
-    return {"task": task, "results": results, "faithfulness": figure, "most_boxes": most}
+    sweeps = sweeps_of(curve)
+    whole = len(sweeps) == 1 and len(sweeps[0][2]) == len(curve)  # the chart of all would show the same again
+    return {
+        "task": task,
+        "results": results,
+        "faithfulness": faithfulness_svg(curve) if len(curve) and not whole else None,
+        "sweeps": [(metric, ablation, pareto_svg(rows)) for metric, ablation, rows in sweeps],
+        "overlap": next((_overlap(found) for found in facts["overlap"] if found["task"] == task), None),
+        "most_boxes": most,
+    }
+
+
+def _overlap(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The figure of all pairs, and what the order of tests changes, in words."""
+    words = [effect["words"] for effect in found["orders"]]
+    return {"figure": overlap_svg(found["pairs"]), "words": [f"{w[0].upper()}{w[1:]}." for w in words]}
 
 
 def _left_out(drawn: int, whole: int) -> str | None:

@@ -92,10 +92,10 @@ def linear_ticks(low: float, high: float, about: int = 6) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def log_ticks(low: float, high: float) -> list[int]:
-    """1, 2, 5 times powers of ten inside [low, high], for whole numbers; powers alone over many decades."""
+def log_ticks(low: float, high: float, *, whole: bool = True) -> list[float]:
+    """1, 2, 5 times powers of ten inside [low, high], whole numbers unless told; powers alone over many decades."""
     steps: Sequence[int] = (1, 2, 5) if math.log10(high / low) <= 3.2 else (1,)
-    ticks = [m * 10**p for p in range(8) for m in steps]
+    ticks = [m * 10**p if p >= 0 else m / 10**-p for p in range(0 if whole else -9, 9) for m in steps]
     return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
 
 

@@ -21,7 +21,7 @@ from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores
-from pipeline.store import prompt_scores
+from pipeline.store import prompt_scores, sweeps
 from pipeline.store.aggregate import aggregate_path
 from pipeline.store.files import DamagedFileError, Footer, read_parquet
 from pipeline.store.lock import is_free, read_owner, this_process
@@ -265,6 +265,32 @@ class Run:
     def faithfulness(self) -> pd.DataFrame:
         """What was evaluated: a row per task, method and size of the circuit."""
         return self._read(self.path / "faithfulness.parquet").to_pandas()
+
+    # --- sweeps ------------------------------------------------------------------------------------------
+
+    def pareto(self) -> pd.DataFrame:
+        """The rows of `faithfulness()` with the method's family, threshold and ablation, sorted for a plot of edges
+        against the metric; `best` marks the Pareto front. Methods of a family differ in their threshold alone.
+        """
+        return sweeps.pareto(self.faithfulness(), self.manifest["methods"])
+
+    def kept_circuits(self, task: str) -> dict[str, Circuit]:
+        """What the methods with a threshold have kept, by method; those without merged scores are left out."""
+        _one(task, self.tasks, "task")
+        circuits = {}
+        for method in sweeps.thresholds(self.manifest["methods"]):
+            if (self.path / aggregate_path("scores", task, method)).exists():
+                circuits[method] = self.circuit(method, task)
+        return circuits
+
+    def overlap(self) -> pd.DataFrame:
+        """A row per task and pair of kept circuits: task method other n_edges other_edges common either jaccard."""
+        rows = []
+        for task in self.tasks:
+            masks = {method: circuit.mask for method, circuit in self.kept_circuits(task).items()}
+            rows += [{"task": task, **row} for row in sweeps.overlap(masks)]
+        names = ["task", "method", "other", "n_edges", "other_edges", "common", "either", "jaccard"]
+        return pd.DataFrame(rows, columns=names)
 
     # --- reading -----------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine import attribution, incremental, paths, readout
+from pipeline.engine import attribution, part, paths, readout, recorded
 from pipeline.evaluation import circuit_values, faithfulness
 from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching
 from tests.exactness import relative_error
@@ -68,7 +68,8 @@ def test_acdc_decides_the_same_when_differences_do_not_fit_and_when_batches_are_
     setting = setting_of("llama", padding="left", kv=kv, heads=2, kv_heads=1, width=8)
     whole = Acdc(threshold=0.003).score(setting.model, [setting.batch])
     assert 0 < whole.kept.sum() < setting.graph.n_edges
-    monkeypatch.setattr(incremental, "_CACHED_DELTAS", 0)
+    monkeypatch.setattr(recorded, "_DELTA_BYTES", 0)
+    monkeypatch.setattr(part, "_VARIANT_BYTES", 1)
     for batches in ([setting.batch], setting.batch.split(2), setting.batch.split(1)):
         again = Acdc(threshold=0.003).score(setting.model, batches)
         np.testing.assert_array_equal(again.kept, whole.kept)

@@ -18,7 +18,11 @@ def run(tmp_path_factory):
     """A complete run with a bootstrap of one method's two strongest edges; to be read only."""
     config = toy_config(
         tmp_path_factory.mktemp("intervals"),
-        methods=[{"name": "eap"}, {"name": "acdc", "threshold": 0.01}, {"name": "node_patching"}],
+        methods=[
+            {"name": "eap"},
+            {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
+            {"name": "node_patching"},
+        ],
         evaluate={"edge_fractions": [0.05]},
         store={"prompt_scores": True},
         aggregate={"bootstrap": SAMPLES, "bootstrap_top": STRONGEST},

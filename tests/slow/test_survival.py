@@ -130,7 +130,11 @@ def config(tmp_path: Path) -> Path:
     mapping = toy_mapping(
         tmp_path / "results",
         tasks=[{"name": "induction", "count": 256}],
-        methods=[{"name": "eap_ig"}, {"name": "acdc", "threshold": 0.01}, {"name": "edge_patching"}],
+        methods=[
+            {"name": "eap_ig"},
+            {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
+            {"name": "edge_patching"},
+        ],
         shards={"prompts": 32},
         cluster={"workers": 2},
         evaluate={"edge_fractions": [0.05, 1.0]},
