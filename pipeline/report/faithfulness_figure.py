@@ -18,11 +18,11 @@ from pipeline.report.chart import (
     Point,
     Series,
     curves,
+    grid,
     legend,
-    names,
     span_of,
 )
-from pipeline.report.chart import frame as axes_frame
+from pipeline.report.labels import names
 from pipeline.report.svg import figure, message, number, text
 
 SHOWN = (-1.0, 2.0)  # what lies outside is drawn at the edge, with its value
@@ -65,7 +65,7 @@ def faithfulness_svg(frame: pd.DataFrame) -> Markup:
         LEFT + WIDE + LEGEND,
         max(TOP + HIGH + (72 if undefined else 54), below),
         "Faithfulness against the number of edges kept, for " + ", ".join(s.method for s in series),
-        axes_frame(axes, "faithfulness", (0, 1)),
+        grid(axes, "faithfulness", (0, 1)),
         *curves(series),
         *names(series, axes),
         *keys,
