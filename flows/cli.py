@@ -126,12 +126,17 @@ def show(
     task: TaskId = None,
     method: MethodId = None,
     top: Annotated[int, typer.Option("--top", min=1, help="edges per task and method")] = 10,
+    pareto: Annotated[bool, typer.Option("--pareto", help="size and worth of every circuit instead")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a run's essentials: facts, strongest edges with error bars, faithfulness."""
+    """Print a run's essentials: facts, strongest edges with error bars, faithfulness, overlap of kept circuits."""
     from flows import tables
+    from flows.pareto import pareto_facts, print_pareto
     from pipeline.store.results import open_run
 
+    if pareto:
+        _emit(pareto_facts(open_run(folder), task, method), as_json, print_pareto)
+        return
     _emit(tables.show_facts(open_run(folder), task, method, top), as_json, tables.print_show)
 
 

@@ -6,8 +6,8 @@ Knows what is worth saying. Does not know how it was computed; loads without tor
 from pathlib import Path
 from typing import Any
 
+from flows.pareto import check_names, overlap_of, print_overlap
 from flows.writing import count, number, say, share, show, size, table_of
-from pipeline.core.errors import CircuitsError
 from pipeline.core.items import RESERVED_IDS
 from pipeline.planning import Plan
 from pipeline.session import Session
@@ -147,14 +147,13 @@ def show_facts(run: Run, task: str | None, method: str | None, top: int) -> Fact
     """The essentials of the run, or of one task or method."""
     from pipeline.report.essentials import essentials
 
-    for name, known, what in ((task, run.tasks, "task"), (method, run.methods, "method")):
-        if name is not None and name not in known:
-            raise CircuitsError(f"no {what} {name!r} in this run; it has {', '.join(known)}")
+    check_names(run, task, method)
     facts = essentials(run, top=top)
     for key in ("results", "faithfulness"):
         facts[key] = [
             row for row in facts[key] if task in (None, row["task"]) and method in (None, row["method"])
         ]
+    facts["overlap"] = overlap_of(facts["overlap"], task, method)
     return {**facts, "path": str(run.path)}
 
 
@@ -188,6 +187,7 @@ def print_show(facts: Facts) -> None:
     if facts["faithfulness"]:
         say("")
         print_faithfulness(facts["faithfulness"])
+    print_overlap(facts["overlap"])
     page = Path(facts["path"]) / "report.html"
     say(f"report: {page}" if page.is_file() else f"next: circuits resume {facts['path']}")
 
