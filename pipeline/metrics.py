@@ -70,9 +70,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("logit_diff", logit_diff, higher_is_better=True, needs_wrong=True),
         Metric("prob_diff", prob_diff, higher_is_better=True, needs_wrong=True),
-        Metric(
-            "kl_divergence", kl_divergence, higher_is_better=False, needs_reference=True
-        ),
+        Metric("kl_divergence", kl_divergence, higher_is_better=False, needs_reference=True),
         Metric("nll", nll, higher_is_better=False),
         Metric("accuracy", accuracy, higher_is_better=True, has_gradient=False),
     )

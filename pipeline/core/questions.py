@@ -16,7 +16,7 @@ class Measure:
     """The metric with edges into `receiver` removed, for a chain of candidates.
 
     Variant i has removed `removed`, those earlier candidates that are not in `spared`, and candidate i; in that
-    order, one after the other.
+    order, one after the other. Without candidates: one variant, in which `removed` are gone.
     """
 
     state: int
@@ -24,6 +24,10 @@ class Measure:
     removed: tuple[int, ...]
     candidates: tuple[int, ...]
     spared: frozenset[int] = frozenset()
+
+    @property
+    def n_variants(self) -> int:
+        return max(1, len(self.candidates))
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,9 @@ class Part:
         for question in questions:
             state = self._states[index][question.state]
             x = self._input(state, question.receiver, question.removed)
-            inputs = state.incremental.without(question.receiver, x, question.candidates, question.spared)
+            inputs = x[None]
+            if question.candidates:
+                inputs = state.incremental.without(question.receiver, x, question.candidates, question.spared)
             starts.append((state.incremental, question.receiver, inputs))
         objective = self.batches[index].objective
         finals = self._propagate(starts)

@@ -191,6 +191,9 @@ class Search:
             if step is None:
                 past.clear()
                 step = self._decide(receiver, reading)
+            else:
+                self.evaluations += step.evaluations
+                self.rounds += step.rounds
             self._settle(step)
             yield step, new
 
@@ -234,7 +237,7 @@ class Search:
 
     def _ask(self, questions: Sequence[Measure]) -> list[Float[np.ndarray, "variant prompt"]]:
         self.rounds += 1
-        self.evaluations += sum(len(question.candidates) for question in questions)
+        self.evaluations += sum(question.n_variants for question in questions)
         return self._crew.ask(questions)
 
     def _chain(self, receiver: int, branch: _Branch) -> Measure:
@@ -301,12 +304,9 @@ class Search:
     def _alone(self, receiver: int, branch: _Branch, sender: int) -> Float[np.ndarray, " prompt"]:
         """The step of one removal from evaluations of a single variant each."""
         removed = branch.removed
-        questions = [Measure(branch.state, receiver, removed, (sender,))]
-        if removed:
-            questions.append(Measure(branch.state, receiver, removed[:-1], removed[-1:]))
-        after, *before = self._ask(questions)
-        base = before[0][0] if before else self._states[branch.state][2]
-        return (after[0] - base) * self._rule.sign
+        questions = [Measure(branch.state, receiver, removed, chain) for chain in ((sender,), ())]
+        after, before = self._ask(questions)
+        return (after[0] - before[0]) * self._rule.sign
 
     # --- its consequences ---------------------------------------------------------------------------------
 

@@ -5,36 +5,47 @@ k, then v likewise. Senders latest first. An edge goes when the harm of removing
 threshold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pipeline.core.graph import Graph
 
+Visit = tuple[int, Sequence[int]]  # a receiver, and its senders in the order of their tests
 
-def receiver_order(graph: Graph) -> list[int]:
-    order = [graph.logits_receiver]
+
+def visits(graph: Graph, order: str = "late_first") -> list[Visit]:
+    """All receivers with all their senders; `early_first` takes heads, and senders, from the first to the last."""
+
+    def turned(numbers: range) -> list[int]:
+        return list(numbers) if order == "early_first" else list(numbers)[::-1]
+
+    receivers = [graph.logits_receiver]
     for layer in reversed(range(graph.n_layers)):
-        order.append(graph.mlp_receiver(layer))
-        order += [graph.head_receiver(layer, "q", h) for h in reversed(range(graph.n_heads))]
-        order += [graph.head_receiver(layer, "k", h) for h in reversed(range(graph.n_ports))]
-        order += [graph.head_receiver(layer, "v", h) for h in reversed(range(graph.n_ports))]
-    return order
+        receivers.append(graph.mlp_receiver(layer))
+        receivers += [graph.head_receiver(layer, "q", h) for h in turned(range(graph.n_heads))]
+        receivers += [graph.head_receiver(layer, "k", h) for h in turned(range(graph.n_ports))]
+        receivers += [graph.head_receiver(layer, "v", h) for h in turned(range(graph.n_ports))]
+    return [(receiver, turned(range(int(graph.senders_read[receiver])))) for receiver in receivers]
 
 
 def naive_acdc(
-    harm: Callable[[np.ndarray], float], graph: Graph, threshold: float, rule: str = "signed"
+    harm: Callable[[np.ndarray], float],
+    graph: Graph,
+    threshold: float,
+    rule: str = "signed",
+    order: Sequence[Visit] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kept edges, and the harm that each edge's removal did when it was tested.
 
     `harm(kept)` is the mean over prompts of a metric turned so that more is worse. `rule` signed compares the
-    change with the threshold, absolute its size.
+    change with the threshold, absolute its size. `order` is another one than that above.
     """
     kept = np.ones(graph.n_edges, dtype=bool)
     delta = np.full(graph.n_edges, np.nan)
     current = harm(kept)
-    for receiver in receiver_order(graph):
-        for sender in reversed(range(int(graph.senders_read[receiver]))):
+    for receiver, senders in order or visits(graph):
+        for sender in senders:
             edge = int(graph.first_edge[receiver]) + sender
             kept[edge] = False
             value = harm(kept)

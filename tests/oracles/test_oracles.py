@@ -239,7 +239,7 @@ def test_naive_acdc_on_an_additive_harm_removes_what_is_below_the_threshold():
 
 def test_receivers_are_visited_from_the_output_back():
     graph = Graph(2, 2, 1, kv="kv_head")
-    names = [graph.receivers[r].name for r in acdc.receiver_order(graph)]
+    names = [graph.receivers[r].name for r, _ in acdc.visits(graph)]
     assert names == [
         "logits",
         "m1", "a1.h1<q>", "a1.h0<q>", "a1.kv0<k>", "a1.kv0<v>",

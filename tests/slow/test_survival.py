@@ -178,6 +178,42 @@ def test_a_run_survives_the_death_of_a_worker_and_then_of_its_driver(config, tmp
     assert attempts[died["name"]] == 2
 
 
+def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(tmp_path, drive):
+    mapping = toy_mapping(
+        tmp_path / "results",
+        tasks=[{"name": "induction", "count": 512}],
+        methods=[{"name": "acdc", "thresholds": [1e-6, 1e-5, 0.01]}],
+        shards={"prompts": 512},
+        cluster={"workers": 2, "batch_size": 60},
+        evaluate={"edge_fractions": [1.0]},
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(mapping))
+    run = tmp_path / "disturbed"
+
+    def decided() -> list[Path]:
+        return sorted(run.glob("decisions/**/receiver-*.json"))
+
+    driver = drive("run", config, "--run-dir", run)
+    wait_for(lambda: len(decided()) >= 2)
+    (victim, *_) = wait_for(lambda: busy_workers(driver.pid))
+    os.kill(victim, signal.SIGKILL)
+    known = len(decided())
+    wait_for(lambda: len(decided()) >= known + 3)
+    driver.kill()
+    before = {path: path.read_bytes() for path in decided()}
+    assert not score_files(run), "killed too late to show anything"
+
+    code, err = drive("run", config, "--run-dir", run).finish()
+    assert code == 0, err
+    assert {path: path.read_bytes() for path in before} == before
+    footers = open_run(run).footers()
+    facts = footers[footers.item.str.contains("acdc")].facts.iloc[0]
+    assert facts["replayed_receivers"] == len(before)
+    assert main(["run", str(config), "--run-dir", str(tmp_path / "undisturbed"), "--local"]) == 0
+    assert content(run / "aggregate") == content(tmp_path / "undisturbed" / "aggregate")
+
+
 def test_a_run_that_is_interrupted_leaves_no_process_behind_and_goes_on(config, tmp_path, drive):
     run = tmp_path / "interrupted"
     driver = drive("run", config, "--run-dir", run)
