@@ -208,7 +208,7 @@ def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(t
     assert code == 0, err
     assert {path: path.read_bytes() for path in before} == before
     footers = open_run(run).footers()
-    facts = footers[footers.item.str.contains("acdc")].facts.iloc[0]
+    facts = json.loads(footers[footers.item.str.contains("acdc")].facts.iloc[0])
     assert facts["replayed_receivers"] == len(before)
     assert main(["run", str(config), "--run-dir", str(tmp_path / "undisturbed"), "--local"]) == 0
     assert content(run / "aggregate") == content(tmp_path / "undisturbed" / "aggregate")
