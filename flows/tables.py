@@ -50,6 +50,12 @@ def print_plan(facts: Facts) -> None:
     show(table)
     say(f"graph: {facts['graph']}")
     say(f"memory of a worker: about {size(facts['memory_bytes'])}")
+    if facts["search_bytes"]:
+        task, total = max(facts["search_bytes"].items(), key=lambda pair: pair[1])
+        say(
+            f"searches of whole tasks: recorded runs of up to {size(total)} ({task}) over all workers; what "
+            "cluster.memory_per_worker does not hold is recorded again for every question"
+        )
     if kept := facts["prompt_scores"]:
         total = size(facts["prompt_score_bytes"])
         say(f"scores by prompt: of {', '.join(kept)}, {total} in {', '.join(sorted(set(kept.values())))}")

@@ -15,19 +15,16 @@ from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, Kind, digest, shard_ranges
-from pipeline.core.prompts import TokenPair
+from pipeline.core.prompts import TokenPair, bucket_by_length
 from pipeline.methods import Cost, Method
 from pipeline.metrics import METRICS
+from pipeline.models.footprint import PROCESS_BYTES, Footprint
 from pipeline.models.load import ResolvedModel, context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.tokens import tokenise
 from pipeline.store.bootstrap import MOST_EDGES
 from pipeline.store.prompt_scores import n_bytes
 from pipeline.store.run_dir import RunDirectory
 from pipeline.store.schema import SCHEMA_VERSION
-
-_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-# What a worker of Python with torch, transformers, Ray and pyarrow takes before it loads a model (measured, CPU).
-_PROCESS_BYTES = 6 * 10**8
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,27 +174,39 @@ class Plan:
         return self.total.rows
 
     @cached_property
+    def _footprint(self) -> Footprint:
+        return Footprint(self.model.config, self.graph, self.config.model.dtype)
+
+    @cached_property
     def memory_bytes(self) -> int:
-        """A rough estimate for one worker: the process with its libraries, weights, two recorded runs, what a
-        backward pass needs, differences of all senders, tables of scores."""
-        hf, config = self.model.config, self.config
-        size = _BYTES[config.model.dtype]
-        d_model, layers = hf.hidden_size, hf.num_hidden_layers
-        inner = getattr(hf, "intermediate_size", None) or getattr(hf, "n_inner", None) or 4 * d_model
-        tied = 1 if getattr(hf, "tie_word_embeddings", True) else 2
-        weights = layers * (4 * d_model**2 + 3 * d_model * inner) + tied * hf.vocab_size * d_model
+        """A rough estimate for one worker: the process with its libraries, the model, a batch under work, tables of
+        scores, its share of what a pooled search keeps."""
+        config, footprint = self.config, self._footprint
         longest = max((token.length for tokens in self.tokens.values() for token in tokens), default=0)
-        positions = config.cluster.batch_size * longest
-        kept_per_layer = 12 * d_model + 3 * inner + self.graph.n_heads * longest
-        recorded_per_layer = 4 * d_model + self.graph.receivers_per_layer * d_model
-        activations = positions * layers * (kept_per_layer + 2 * recorded_per_layer)
-        differences = 2 * self.graph.n_senders * positions * d_model
-        tables = 8 * 4 * (config.cluster.batch_size + 1) * self.graph.n_edges
+        batch = config.cluster.batch_size
         kept = max((len(self.prompts(i)) for i in self.items if i.method in config.prompt_scores), default=0)
         by_prompt = (
             2 * 8 * kept * self.graph.n_edges
         )  # a shard's rows, and the same in the order of its prompts
-        return _PROCESS_BYTES + size * (weights + activations + differences) + tables + by_prompt
+        searched = max(self.search_bytes.values(), default=0) // config.cluster.workers
+        if (limit := config.cluster.memory_per_worker) is not None:
+            searched = min(searched, int(limit * 2**30))
+        work = footprint.passes(batch, longest) + footprint.tables(batch)
+        return PROCESS_BYTES + footprint.weights() + work + by_prompt + searched
+
+    @cached_property
+    def search_bytes(self) -> dict[str, int]:
+        """By task, the recorded runs of all its prompts: what the workers of a pooled search keep between them, or
+        record again for every question where `cluster.memory_per_worker` does not hold them."""
+        if not any(method.pooled for method in self.methods.values()):
+            return {}
+        size = self.config.cluster.batch_size
+        return {
+            task: self._footprint.searched(
+                [(len(batch), batch[-1].length) for batch in bucket_by_length(tokens, size)]
+            )
+            for task, tokens in self.tokens.items()
+        }
 
     def prompt_score_bytes(self, item: Item) -> int:
         """The size of every prompt's scores beside an item's own, before compression; 0 where none are kept."""
@@ -240,6 +249,7 @@ class Plan:
             "run_key": self.run_key,
             "totals": asdict(self.total),
             "memory_bytes": self.memory_bytes,
+            "search_bytes": self.search_bytes,
             "prompt_scores": self.config.prompt_scores,
             "prompt_score_bytes": sum(map(self.prompt_score_bytes, self.items)),
             "items": items,

@@ -21,9 +21,7 @@ from pipeline.engine.executor import Executor
 from pipeline.engine.readout import Objective
 from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Parts
-
-# What all senders' differences at all positions may take, by batch; beyond it they are projected each time.
-_DELTA_BYTES = 2**28
+from pipeline.models.footprint import DELTA_BYTES
 
 
 @dataclass
@@ -63,7 +61,7 @@ class Recorded:
     def _all_deltas(self) -> Float[Tensor, "sender prompt pos d_model"] | None:
         deltas = self._made[0].deltas
         n_bytes = deltas.input.numel() * deltas.input.element_size() * self.graph.n_senders
-        return deltas.written(self.parts) if n_bytes <= _DELTA_BYTES else None
+        return deltas.written(self.parts) if n_bytes <= DELTA_BYTES else None
 
     @cached_property
     def _answer_deltas(self) -> Float[Tensor, "sender prompt 1 d_model"]:

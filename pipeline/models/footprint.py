@@ -1,0 +1,78 @@
+"""What a worker's memory holds, estimated from a model's shapes: no weights are read and nothing is computed.
+
+Knows shapes and how many numbers are kept of a run. Does not know configs, shards or machines.
+
+Estimates in numbers of the model's dtype, for planning: some tens of percent off, never orders of magnitude.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.core.graph import Graph
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+# What all senders' written differences of one batch may take; beyond it they are projected each time.
+DELTA_BYTES = 2**28
+# A worker of Python with torch, transformers, Ray and pyarrow, before it loads a model (measured, CPU).
+PROCESS_BYTES = 6 * 10**8
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Sizes for one model. Positions are prompts times their length; every answer is in bytes."""
+
+    config: "PretrainedConfig"
+    graph: Graph
+    dtype: str
+
+    def weights(self) -> int:
+        """The model's parameters."""
+        tied = 1 if getattr(self.config, "tie_word_embeddings", True) else 2
+        per_layer = 4 * self._d_model**2 + 3 * self._d_model * self._inner
+        return self._bytes(self._layers * per_layer + tied * self.config.vocab_size * self._d_model)
+
+    def passes(self, prompts: int, length: int) -> int:
+        """A batch under work: two recorded runs, what a backward pass needs, differences of all senders."""
+        positions = prompts * length
+        kept_per_layer = 12 * self._d_model + 3 * self._inner + self.graph.n_heads * length
+        recorded_per_layer = 4 * self._d_model + self.graph.receivers_per_layer * self._d_model
+        activations = positions * self._layers * (kept_per_layer + 2 * recorded_per_layer)
+        return self._bytes(activations + 2 * self.graph.n_senders * positions * self._d_model)
+
+    def tables(self, prompts: int) -> int:
+        """Float64 scores of a batch's prompts and their sums."""
+        return 8 * 4 * (prompts + 1) * self.graph.n_edges
+
+    def searched(self, batches: Sequence[tuple[int, int]]) -> int:
+        """The recorded runs of batches of (prompts, length) while a circuit is searched in them: the clean run,
+        the heads' and MLPs' differences, the senders' written differences where `DELTA_BYTES` hold them."""
+        head = getattr(self.config, "head_dim", None) or self._d_model // self.graph.n_heads
+        per_layer = 5 * self._d_model + 5 * self.graph.n_heads * head
+        total = 0
+        for prompts, length in batches:
+            positions = prompts * length
+            written = self._bytes(self.graph.n_senders * self._d_model * positions)
+            total += self._bytes(positions * (self._layers * per_layer + 2 * self._d_model))
+            total += written if written <= DELTA_BYTES else written // length
+        return total
+
+    @property
+    def _d_model(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def _layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def _inner(self) -> int:
+        config = self.config
+        inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+        return int(inner or 4 * self._d_model)
+
+    def _bytes(self, numbers: int) -> int:
+        return BYTES[self.dtype] * numbers
