@@ -17,48 +17,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from pipeline.engine.patchable import PatchableModel, patchable
-from pipeline.methods import Acdc
+from pipeline.engine.patchable import patchable
+from tests.benchmarks.acdc import acdc_rows, pooled_rows, sweep_rows, tiny_rows
 from tests.benchmarks.attribution import attribution_rows, layer_rows, memory_rows
-from tests.benchmarks.measure import cpu_seconds, row, wall_seconds
-from tests.benchmarks.models import gpt2_small_shaped, ioi_like
+from tests.benchmarks.measure import row, wall_seconds
+from tests.benchmarks.models import gpt2_small_shaped
 from tests.benchmarks.orchestration import commit_seconds, schedule_seconds, start_seconds
 from tests.benchmarks.paths import path_rows
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
-
-
-def acdc_rows(model: PatchableModel, stock: Any, weights: str) -> list[dict[str, Any]]:
-    """Exact ACDC against a naive one that costs at least one stock forward per edge, 8 prompts of 10 tokens."""
-    batch = model.batch_from_ids(**ioi_like(8))
-    with torch.no_grad():
-        forward = cpu_seconds(lambda: stock(input_ids=batch.clean, use_cache=False), 7)
-    rows = []
-    for metric, threshold in (
-        ("kl_divergence", 0.1),
-        ("kl_divergence", 0.01),
-        ("kl_divergence", 0.001),
-        ("logit_diff", 0.01),
-    ):
-        method = Acdc(threshold=threshold, metric=metric)
-        scores = []
-        seconds = cpu_seconds(
-            lambda method=method, scores=scores: scores.append(method.score(model, [batch])), 1
-        )
-        facts = scores[0].facts
-        kept = facts["kept_edges"] / model.graph.n_edges
-        note = f"{kept:.2%} kept, {facts['tests']} tests, {seconds:.1f} s; {weights}"
-        naive = forward * model.graph.n_edges
-        rows.append(
-            row(
-                f"acdc {metric} threshold {threshold:g}",
-                naive / seconds,
-                "x faster",
-                "edges x stock forward",
-                note,
-            )
-        )
-    return rows
 
 
 def orchestration_rows() -> list[dict[str, Any]]:
@@ -91,7 +58,9 @@ def main() -> None:
         "attribution": lambda: [*attribution_rows(model, stock, weights), *layer_rows()],
         "memory": memory_rows,
         "paths": lambda: path_rows(model, stock, weights),
-        "acdc": lambda: acdc_rows(model, stock, weights),
+        "acdc": lambda: [*acdc_rows(model, stock, weights), *tiny_rows()],
+        "sweep": lambda: sweep_rows(model, weights),
+        "pooled": pooled_rows,
         "orchestration": orchestration_rows,
     }
     if unknown := wanted - groups.keys():
