@@ -9,6 +9,7 @@ from typing import Any
 from flows.pareto import check_names, overlap_of, print_overlap
 from flows.writing import count, number, say, share, show, size, table_of
 from pipeline.core.items import RESERVED_IDS
+from pipeline.placement import fits, reasons, this_machine
 from pipeline.planning import Plan
 from pipeline.session import Session
 from pipeline.store.results import Run
@@ -32,9 +33,23 @@ def plan_facts(plan: Plan, run_dir: Path | None) -> Facts:
         **plan.to_dict(),
         "path": str(path),
         "done": done,
+        "workers": _workers(plan),
         "graph": plan.graph.describe(),
         "rows": plan.table(),
     }
+
+
+def _workers(plan: Plan) -> str:
+    """How many workers there will be; where that is left to the machine, why."""
+    cluster, need = plan.config.cluster, plan.need
+    each = f"{need} each"
+    if cluster.workers != "auto":
+        return f"{cluster.workers}, {each}"
+    if cluster.address != "local":
+        memory = size(need.memory_bytes)
+        return f"auto: as many as have room at {cluster.address}, with {each} and {memory} of memory"
+    here = this_machine()
+    return f"auto: {fits(here, need)} here, {each} ({reasons(here, need)})"
 
 
 def print_plan(facts: Facts) -> None:
@@ -50,6 +65,7 @@ def print_plan(facts: Facts) -> None:
     show(table)
     say(f"graph: {facts['graph']}")
     say(f"memory of a worker: about {size(facts['memory_bytes'])}")
+    say(f"workers: {facts['workers']}")
     if facts["search_bytes"]:
         task, total = max(facts["search_bytes"].items(), key=lambda pair: pair[1])
         say(

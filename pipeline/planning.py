@@ -21,6 +21,7 @@ from pipeline.metrics import METRICS
 from pipeline.models.footprint import PROCESS_BYTES, Footprint
 from pipeline.models.load import ResolvedModel, context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.tokens import tokenise
+from pipeline.placement import Need
 from pipeline.store.bootstrap import MOST_EDGES
 from pipeline.store.prompt_scores import n_bytes
 from pipeline.store.run_dir import RunDirectory
@@ -179,8 +180,24 @@ class Plan:
 
     @cached_property
     def memory_bytes(self) -> int:
-        """A rough estimate for one worker: the process with its libraries, the model, a batch under work, tables of
-        scores, its share of what a pooled search keeps."""
+        """A rough estimate for one worker: what it cannot do without, and its share of what a pooled search keeps."""
+        config = self.config
+        workers = config.cluster.workers
+        # as many workers as fit share what they have left
+        searched = 0 if workers == "auto" else max(self.search_bytes.values(), default=0) // workers
+        if (limit := config.cluster.memory_per_worker) is not None:
+            searched = min(searched, int(limit * 2**30))
+        return PROCESS_BYTES + self.working_bytes + searched
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """The model's parameters."""
+        return self._footprint.weights()
+
+    @cached_property
+    def working_bytes(self) -> int:
+        """What a worker holds at least, on its devices where it has any: the model, a batch under work, tables of
+        scores."""
         config, footprint = self.config, self._footprint
         longest = max((token.length for tokens in self.tokens.values() for token in tokens), default=0)
         batch = config.cluster.batch_size
@@ -188,11 +205,16 @@ class Plan:
         by_prompt = (
             2 * 8 * kept * self.graph.n_edges
         )  # a shard's rows, and the same in the order of its prompts
-        searched = max(self.search_bytes.values(), default=0) // config.cluster.workers
-        if (limit := config.cluster.memory_per_worker) is not None:
-            searched = min(searched, int(limit * 2**30))
-        work = footprint.passes(batch, longest) + footprint.tables(batch)
-        return PROCESS_BYTES + footprint.weights() + work + by_prompt + searched
+        return self.weight_bytes + footprint.passes(batch, longest) + footprint.tables(batch) + by_prompt
+
+    @property
+    def need(self) -> Need:
+        """What a worker takes of a machine."""
+        cluster = self.config.cluster
+        if cluster.gpus_per_worker:  # weights pass through the machine's memory on their way
+            memory = PROCESS_BYTES + self.weight_bytes
+            return Need(cluster.threads, cluster.gpus_per_worker, memory, self.working_bytes)
+        return Need(cluster.threads, 0, PROCESS_BYTES + self.working_bytes)
 
     @cached_property
     def search_bytes(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
-from pipeline.planning import make_plan
+from pipeline.planning import Plan, make_plan
 from pipeline.pooled import run_search, searches
 from pipeline.session import RESERVE, RESERVE_BYTES, OnEvent, Session, enter, ignore
 from pipeline.store import faithfulness as faithfulness_files
@@ -209,24 +209,25 @@ def discover(
 
 def open_pool(session: Session, *, local: bool = False) -> Pool:
     """The workers that the config asks for; with `local` one, in this process."""
-    return start_pool(worker_opener(session), session.config, local=local)
+    return start_pool(worker_opener(session), session.plan, local=local)
 
 
-def start_pool(opener: Opener, config: RunConfig, *, local: bool) -> Pool:
-    """A pool of workers that open with `opener`. Imports Ray unless `local`."""
+def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:
+    """A pool of workers that open with `opener`, as the plan's config asks for. Imports Ray unless `local`."""
     if local:
         from pipeline.workers.local import LocalPool
 
         return LocalPool(opener)
     from pipeline.workers.pool import RayPool
 
-    cluster = config.cluster
+    cluster = plan.config.cluster
     return RayPool(
         opener,
-        workers=cluster.workers,
-        gpus_per_worker=cluster.gpus_per_worker,
-        threads=cluster.threads,
+        workers=None if cluster.workers == "auto" else cluster.workers,
+        need=plan.need,
         address=cluster.address,
+        wait_minutes=cluster.wait_minutes,
+        stragglers=plan.config.failures.stragglers,
     )
 
 

@@ -102,18 +102,32 @@ class Cluster(Section):
     """Who computes: changes the time, not the scores."""
 
     address: str = Field(default="local", min_length=1, description="local, or the address of a Ray cluster")
-    workers: int = Field(default=1, ge=1, description="model replicas")
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=1,
+        description="model replicas; auto: as many as CPUs, GPUs and memory hold (`circuits plan` says why)",
+    )
     gpus_per_worker: float = Field(default=0, ge=0, description="whole devices, or a part of one")
     batch_size: int = Field(default=32, ge=1, description="prompts per pass")
     threads: int = Field(
         default=1, ge=1, description="CPU threads per worker; more than 1 may change last digits"
     )
-
+    wait_minutes: float = Field(
+        default=0,
+        ge=0,
+        description="how long a cluster that grows may take until a first worker fits; 0: what it has now is all",
+    )
     memory_per_worker: float | None = Field(
         default=None,
         gt=0,
         description="GiB that recorded runs of a pooled search may take; default: half of what is free, shared",
     )
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError("give a whole number from 1 on, or auto")
+        return value
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -129,4 +143,9 @@ class Failures(Section):
     retries: int = Field(default=2, ge=0, description="further attempts after a worker's death")
     tolerate: Fraction | Literal[0] = Field(
         default=0.05, description="share of failed items at which to stop early"
+    )
+    stragglers: float = Field(
+        default=4,
+        ge=0,
+        description="near the end an idle worker repeats what takes so many times as long as its like; 0: never",
     )

@@ -75,7 +75,15 @@ def ray_session() -> Iterator[None]:
     """Ray on this machine, started once; the pools of the tests use it and leave it running."""
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    # GPUs are declared, not there: Ray only counts them and says which ones an actor sees
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 

@@ -45,7 +45,7 @@ def test_defaults_are_written_out(tmp_path):
     assert written["metric"] == "logit_diff"
     assert written["cluster"] == {
         "address": "local", "workers": 1, "gpus_per_worker": 0.0, "batch_size": 32, "threads": 1,
-        "memory_per_worker": None,
+        "wait_minutes": 0.0, "memory_per_worker": None,
     }  # fmt: skip
     (tmp_path / "run.yaml").write_text(text)
     assert RunConfig.load(tmp_path / "run.yaml") == config(methods=[{"name": "acdc"}])

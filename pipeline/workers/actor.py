@@ -5,6 +5,7 @@ Ray: `pool` makes the actor out of this class.
 """
 
 import os
+import socket
 from typing import Any
 
 from pipeline.workers.jobs import Failure, Opener, Work, attempt
@@ -21,13 +22,14 @@ class Worker:
         self._opener = opener
         self._work: Work | None = None
 
-    def start(self) -> tuple[int, Failure | None]:
-        """(process id, None) once the model is loaded; or why it cannot be."""
+    def start(self) -> tuple[tuple[str, int], Failure | None]:
+        """(host and process id, None) once the model is loaded; or why it cannot be."""
+        me = socket.gethostname(), os.getpid()
         try:
             self._work = self._opener()
         except Exception as error:  # noqa: BLE001 - the driver decides what it means
-            return os.getpid(), Failure.of(error)
-        return os.getpid(), None
+            return me, Failure.of(error)
+        return me, None
 
     def run(self, job: Any, number: int) -> tuple[Any, Failure | None, float]:
         """(result, failure, seconds) of attempt `number` at the job."""

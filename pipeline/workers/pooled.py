@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from jaxtyping import Float
 from pipeline.core.prompts import TokenPair, bucket_by_length
 from pipeline.core.questions import Measure, Question
 from pipeline.methods import Acdc
+from pipeline.placement import free_memory
 from pipeline.workers.jobs import Failure, Pool
 
 if TYPE_CHECKING:
@@ -110,16 +110,9 @@ def _memory(bench: "Bench") -> int:
         import torch
 
         return torch.cuda.mem_get_info(bench.model.device)[0] // 2
-    return _free_memory() // 2 // cluster.workers
-
-
-def _free_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        kib = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return int(kib) * 1024
+    most = (os.cpu_count() or 1) // cluster.threads  # "auto" never places more on a machine
+    workers = max(1, most) if cluster.workers == "auto" else cluster.workers
+    return free_memory() // 2 // workers
 
 
 # --- in the driver ----------------------------------------------------------------------------------------

@@ -27,3 +27,9 @@ def ray_pool(ray_session: None) -> Iterator[Callable]:
     yield make
     for pool in pools:
         pool.close()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stragglers are late after a second instead of ten."""
+    monkeypatch.setattr("pipeline.workers.pace.LEAST_SECONDS", 1.0)

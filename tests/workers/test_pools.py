@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import ConfigError, ModelError
+from pipeline.placement import Need
 from pipeline.workers.local import LocalPool
 from tests.workers.trivial import Deed, Opener, read
 
@@ -140,23 +141,106 @@ def test_a_model_that_cannot_be_used_is_not_loaded_again(ray_pool, tmp_path):
 
 def test_more_than_the_machine_has_is_refused_instead_of_waited_for(ray_pool, opener):
     with pytest.raises(ConfigError, match="gpus_per_worker"):
-        ray_pool(opener, workers=1, gpus_per_worker=64)
+        ray_pool(opener, workers=1, need=Need(gpus=64))
     with pytest.raises(ConfigError, match=r"cluster\.workers"):
         ray_pool(opener, workers=1000)
+
+
+def test_workers_of_several_gpus_see_their_own_and_a_cpu_worker_sees_none(ray_pool, opener):
+    jobs = [Deed(f"j{i}", shard=i, script=("sleep",)) for i in range(4)]
+    outcomes = list(ray_pool(opener, workers=2, need=Need(gpus=2)).run(jobs))
+    seen = {outcome.worker: outcome.result["CUDA_VISIBLE_DEVICES"] for outcome in outcomes}
+    assert sorted(seen.values()) == ["0,1", "2,3"]
+    (outcome,) = ray_pool(opener).run([Deed("cpu")])
+    assert outcome.result["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_straggler_is_begun_elsewhere_too_and_counts_once_and_as_no_failure(
+    ray_pool, opener, tmp_path, soon
+):
+    jobs = [Deed(f"j/{i}", shard=i) for i in range(5)]
+    jobs.insert(1, Deed("late/9", shard=9, script=("hang unless repeated",)))
+    outcomes = list(ray_pool(opener, workers=2).run(jobs, attempts=1))
+    assert sorted(o.job.name for o in outcomes) == sorted(job.name for job in jobs)
+    assert all(o.failure is None and o.final and o.attempt == 1 for o in outcomes)
+    assert [line[:2] for line in read(tmp_path) if line[0] == "late/9"] == [["late/9", "1"]] * 2
+
+
+def test_a_worker_that_a_signal_has_stopped_costs_nothing_where_another_is_idle(ray_pool, opener, soon):
+    pool = ray_pool(opener, workers=2)
+    jobs = [Deed(f"j/{i}", shard=i) for i in range(4)]
+    jobs.append(Deed("late/9", shard=9, script=("stop unless repeated",)))
+    outcomes = list(pool.run(jobs, attempts=1))
+    assert sorted(o.job.name for o in outcomes) == sorted(job.name for job in jobs)
+    assert all(o.failure is None for o in outcomes)
+    assert [o.failure for o in pool.run([Deed("next/0")])] == [None], "the pool goes on"
+
+
+def test_a_copy_that_fails_does_not_count_while_the_first_goes_on(ray_pool, opener, tmp_path, soon):
+    jobs = [Deed(f"j/{i}", shard=i) for i in range(4)]
+    jobs.append(Deed("late/9", shard=9, script=("fail when repeated",)))
+    outcomes = list(ray_pool(opener, workers=2).run(jobs, attempts=1))
+    assert all(o.failure is None for o in outcomes)
+    assert len(outcomes) == 5
+    assert [line[0] for line in read(tmp_path)].count("late/9") == 2, "and is not begun a third time"
+
+
+def test_a_lone_worker_that_a_signal_has_stopped_is_killed_and_replaced(ray_pool, opener, monkeypatch):
+    monkeypatch.setattr("pipeline.workers.pool.STOPPED_SECONDS", 1.0)
+    outcomes = list(ray_pool(opener).run([Deed("held/0", script=("stop", "fine"))], attempts=2))
+    assert [(o.attempt, o.final) for o in outcomes] == [(1, False), (2, True)]
+    assert outcomes[0].failure.kind == "died"
+    assert "stopped by a signal" in outcomes[0].failure.message
+
+
+def test_jobs_that_belong_together_stay_with_their_worker(ray_pool, opener, tmp_path):
+    pool = ray_pool(opener, workers=2)
+    for _ in range(3):
+        outcomes = pool.together({0: Deed("zero"), 1: Deed("one")})
+        assert all(outcome.failure is None for outcome in outcomes.values())
+    pids = {name: {line[2] for line in read(tmp_path) if line[0] == name} for name in ("zero", "one")}
+    assert len(pids["zero"]) == len(pids["one"]) == 1
+    assert pids["zero"] != pids["one"]
+    failed = pool.together({0: Deed("zero", script=("die",)), 1: Deed("one")})
+    assert (failed[0].failure.kind, failed[1].failure) == ("died", None)
+    assert pool.together({0: Deed("zero")})[0].failure is None, "a successor has its place"
+
+
+def test_a_cluster_by_address_refuses_what_it_can_never_place_naming_what_it_has(ray_pool, opener):
+    with pytest.raises(ConfigError) as caught:
+        ray_pool(opener, need=Need(gpus=5), address="10.9.9.9:1")
+    assert str(caught.value) == (
+        "cluster: no machine at 10.9.9.9:1 has 5 GPUs and 1 CPU for a worker; it has 1 machine with 4 GPUs and "
+        "4 CPUs; lower cluster.gpus_per_worker or cluster.threads, or set cluster.wait_minutes if machines will join"
+    )
+    pool = ray_pool(opener, need=Need(gpus=5), address="10.9.9.9:1", wait_minutes=1)
+    assert pool.size == 1, "one that grows is waited for"
+
+
+def test_a_cluster_with_room_for_some_of_the_workers_starts_with_these(ray_pool, opener):
+    pool = ray_pool(opener, workers=9, need=Need(gpus=2), address="10.9.9.9:1")
+    assert pool.size == 2
+    assert all(o.failure is None for o in pool.run([Deed(f"j{i}", shard=i) for i in range(6)]))
+    assert set(pool.together({0: Deed("a"), 1: Deed("b")})) == {0, 1}
+
+
+def test_with_no_number_a_cluster_gets_as_many_workers_as_it_holds(ray_pool, opener):
+    assert ray_pool(opener, workers=None, need=Need(gpus=1), address="10.9.9.9:1").size == 4
+    assert ray_pool(opener, workers=None, need=Need(threads=2), address="10.9.9.9:1").size == 2
 
 
 @pytest.mark.parametrize(
     "error", [ConnectionError("no GCS at 10.9.9.9:1\nlong story"), RuntimeError("timed out")]
 )
 def test_a_cluster_that_is_not_there_is_one_line(monkeypatch, error):
-    from pipeline.workers import pool as pool_module
+    from pipeline.workers import cluster
 
     def init(**_):
         raise error
 
-    monkeypatch.setattr(pool_module.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "init", init)
     with pytest.raises(ConfigError, match=r"cluster\.address: '10\.9\.9\.9:1' cannot be reached") as caught:
-        pool_module._connect("10.9.9.9:1", 1)
+        cluster.connect("10.9.9.9:1", 1)
     assert "\n" not in str(caught.value)
 
 
