@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.core.errors import CircuitsError, ConfigError
+from pipeline.core.text import printable
 
 OK, ERROR, USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -272,7 +273,7 @@ def _complain(error: BaseException, message: str) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from pipeline.core.text import printable
 from pipeline.session import Event, OnEvent
 
 STEPS = {
@@ -40,7 +41,7 @@ def shown(stream: TextIO | None = None) -> Iterator[OnEvent]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("starting", total=None)
@@ -49,13 +50,17 @@ def shown(stream: TextIO | None = None) -> Iterator[OnEvent]:
             if event.kind in ("retry", "failed", "note"):
                 progress.console.print(line(event), markup=False, highlight=False)
             what = STEPS.get(event.text, event.text) if event.kind != "begin" else "waiting for workers"
-            progress.update(bar, completed=event.done, total=event.total, description=what)
+            progress.update(bar, completed=event.done, total=event.total, description=printable(what))
 
         yield on_event
 
 
 def line(event: Event) -> str:
-    """An event in one line."""
+    """An event in one line, whatever a message in it holds."""
+    return printable(_words(event))
+
+
+def _words(event: Event) -> str:
     width = len(str(event.total))
     match event.kind:
         case "begin":

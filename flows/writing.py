@@ -1,6 +1,6 @@
 """Tables, lines and numbers on stdout.
 
-Knows how they are written. Does not know what they mean.
+Knows how they are written, and that no name or message in them may steer the terminal. Does not know what they mean.
 """
 
 from typing import Any
@@ -9,10 +9,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.core.text import printable
+
+
+class _Plain(Table):
+    """A table of plain words: what they hold is shown, never obeyed."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(printable(str(cell)) for cell in cells), **options)
+
 
 def table_of(*columns: str) -> Table:
     """A table with the columns; those marked # hold numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = _Plain(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(
             column.removeprefix("#"), justify="right" if column.startswith("#") else "left", no_wrap=True
@@ -27,7 +36,7 @@ def show(table: Table) -> None:
 
 def say(text: str) -> None:
     """A line on stdout."""
-    print(text)
+    print(printable(text))
 
 
 def count(value: Any) -> str:

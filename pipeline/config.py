@@ -15,9 +15,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.ablations import ABLATIONS
 from pipeline.core.documents import apply_overrides, explain, read_yaml, suggest
 from pipeline.core.errors import ConfigError
-from pipeline.core.items import RESERVED_IDS, digest
+from pipeline.core.items import RESERVED_IDS, digest, is_id
+from pipeline.core.text import OneLine
 from pipeline.methods import Method, MethodConfig
-from pipeline.methods.base import ID_PATTERN
 from pipeline.metrics import METRICS
 from pipeline.sections import Aggregate, Cluster, Evaluate, Failures, ModelSection, Section, Shards, Store
 from pipeline.tasks import FileTask, Task, TaskConfig
@@ -33,18 +33,22 @@ class RunConfig(Section):
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,79}$", description="begins the run directory's name"
     )
     model: ModelSection
-    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
-    methods: tuple[MethodConfig, ...] = Field(min_length=1, description="each runs on each task")
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1, max_length=1000)
+    methods: tuple[MethodConfig, ...] = Field(
+        min_length=1, max_length=1000, description="each runs on each task"
+    )
     metric: str = Field(default="logit_diff", description="default for the methods, but for acdc")
     ablation: str = Field(default="corrupted", description="default for the methods")
     shards: Shards = Shards()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     store: Store = Store()
     aggregate: Aggregate = Aggregate()
     evaluate: Evaluate = Evaluate()
     cluster: Cluster = Cluster()
     failures: Failures = Failures()
-    output: str = Field(default="results", min_length=1, description="folder that holds the run directories")
+    output: OneLine = Field(
+        default="results", min_length=1, description="folder that holds the run directories"
+    )
 
     # --- in and out --------------------------------------------------------------------------------------
 
@@ -275,19 +279,19 @@ def _unique_ids(entries: Sequence[Any], section: str) -> list[str]:
     for id_, given, entry in zip(ids, chosen, entries, strict=True):
         clashes = given is None and counts[id_] > 1
         unique.append(f"{id_[:75]}-{digest(_parameters(entry))[:4]}" if clashes else id_)
+    first: dict[str, int] = {}
     for index, id_ in enumerate(unique):
-        if not ID_PATTERN.fullmatch(id_) or not id_[0].isalnum():
+        if not is_id(id_):
             raise ConfigError(
-                f"{section}.{index}: id {id_!r} must be of a-z 0-9 . _ - and begin with a letter or digit; "
-                "give one, as: ..."
+                f"{section}.{index}: id {id_[:100]!r} must be up to 80 of a-z 0-9 . _ - and begin with a letter or "
+                "digit; give one, as: ..."
             )
         if id_ in RESERVED_IDS:
             raise ConfigError(
                 f"{section}.{index}: the id {id_!r} is taken by the pipeline; give another, as: ..."
             )
-        if id_ in unique[:index]:
-            other = unique.index(id_)
+        if first.setdefault(id_, index) != index:
             raise ConfigError(
-                f"{section}.{index}: id {id_!r} is that of {section}.{other}; remove one, or as: ..."
+                f"{section}.{index}: id {id_!r} is that of {section}.{first[id_]}; remove one, or as: ..."
             )
     return unique

@@ -19,6 +19,7 @@ from pipeline.pooled import run_search, searches
 from pipeline.session import RESERVE, RESERVE_BYTES, OnEvent, Session, enter, ignore
 from pipeline.store import faithfulness as faithfulness_files
 from pipeline.store.aggregate import aggregate as aggregate_run
+from pipeline.store.atomic import write_atomic
 from pipeline.store.bootstrap import Bootstrap
 from pipeline.store.results import Run, open_run
 from pipeline.store.run_dir import RunDirectory
@@ -69,7 +70,7 @@ def prepare(
                 directory.clear_failures()
             session = Session(plan, directory, stack)
             directory.mark_incomplete()  # until `finish`
-            (path / RESERVE).write_bytes(bytes(RESERVE_BYTES))
+            write_atomic(path / RESERVE, bytes(RESERVE_BYTES))
         except OSError as error:
             if failure_kind(error) != "storage":
                 raise

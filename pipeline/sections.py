@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.core.items import digest
+from pipeline.core.text import OneLine
 from pipeline.store.bootstrap import MOST_EDGES
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -16,14 +17,14 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 class Section(BaseModel):
     """A part of the config: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSection(Section):
     """Which model, and how it is read. `device_map` is where it lies and not part of the run's identity."""
 
-    name: str = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
-    revision: str = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
+    name: OneLine = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
+    revision: OneLine = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device_map: str | dict[str, int | str] = Field(
         default="auto",
@@ -49,7 +50,9 @@ class Shards(Section):
 class Evaluate(Section):
     """At which sizes the circuits are evaluated."""
 
-    edge_fractions: tuple[Fraction, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    edge_fractions: tuple[Fraction, ...] = Field(
+        default=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), max_length=1000
+    )
     rank: Literal["absolute", "signed"] = "absolute"
 
     @property
@@ -101,15 +104,17 @@ class Store(Section):
 class Cluster(Section):
     """Who computes: changes the time, not the scores."""
 
-    address: str = Field(default="local", min_length=1, description="local, or the address of a Ray cluster")
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    address: OneLine = Field(
+        default="local", min_length=1, description="local, or the address of a Ray cluster"
+    )
+    workers: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         default=1,
         description="model replicas; auto: as many as CPUs, GPUs and memory hold (`circuits plan` says why)",
     )
-    gpus_per_worker: float = Field(default=0, ge=0, description="whole devices, or a part of one")
+    gpus_per_worker: float = Field(default=0, ge=0, le=1024, description="whole devices, or a part of one")
     batch_size: int = Field(default=32, ge=1, description="prompts per pass")
     threads: int = Field(
-        default=1, ge=1, description="CPU threads per worker; more than 1 may change last digits"
+        default=1, ge=1, le=1024, description="CPU threads per worker; more than 1 may change last digits"
     )
     wait_minutes: float = Field(
         default=0,
@@ -140,7 +145,7 @@ class Cluster(Section):
 class Failures(Section):
     """How failures are met."""
 
-    retries: int = Field(default=2, ge=0, description="further attempts after a worker's death")
+    retries: int = Field(default=2, ge=0, le=1000, description="further attempts after a worker's death")
     tolerate: Fraction | Literal[0] = Field(
         default=0.05, description="share of failed items at which to stop early"
     )

@@ -56,7 +56,7 @@ class Session:
                 continue
             item = Item.from_dict(record)
             self.tried[item] = max(self.tried.get(item, 0), record["attempt"])
-            if record["final"] and record["failure"] in ("input", "error"):
+            if record.get("final") and record["failure"] in ("input", "error"):
                 self.failed.add(item)
         self.failed -= self.done
         self.stopped: str | None = None  # why nothing further is computed

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.config import RunConfig
 from pipeline.core.errors import ConfigError
+from pipeline.core.items import ID_PATTERN
 from pipeline.methods import METHODS
-from pipeline.methods.base import ID_PATTERN
 from pipeline.tasks import TASKS
 
 MINIMAL = {
@@ -291,7 +291,7 @@ def test_a_chosen_id_is_kept_when_a_derived_one_clashes():
         ({"methods": [{"name": "eap", "as": ".."}]}, "methods.0: id '..'"),
         ({"methods": [{"name": "eap", "as": "_bad"}]}, "methods.0: id '_bad'"),
         ({"methods": [{"name": "eap", "as": "baseline"}]}, "taken by the pipeline"),
-        ({"tasks": [{"name": "induction", "as": "A b"}]}, "tasks.0.as: "),
+        ({"tasks": [{"name": "induction", "as": "A b"}]}, "tasks.0: id 'A b'"),
         ({"tasks": [{"name": "induction", "as": "t"}, {"name": "ioi", "as": "t"}]}, "tasks.1: id 't'"),
     ],
 )

@@ -1,10 +1,12 @@
-"""YAML as a person writes it, to plain data; `key.0.key=value` overrides; errors of pydantic in one line.
+"""YAML as a person writes it and JSON as anyone may, to plain data; `key.0.key=value` overrides; errors of
+pydantic in one line.
 
 Knows the syntax and the shape of input. Does not know what any key means.
 """
 
 import copy
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,16 +16,21 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.core.errors import ConfigError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 250_000
 MAX_VALUES = 100_000  # counted after aliases are followed: ten short lines of them can stand for billions
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key given twice (YAML forbids it; PyYAML takes the last)."""
+    """The safe loader, which also refuses a key given twice (YAML forbids it; PyYAML takes the last), and merges
+    (`<<`): PyYAML copies what they name, so that thirty short lines of them fill any memory."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, "'<<' is not read here; write the keys out", key.start_mark
+                )
             if key.value in seen and isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} is given twice", key.start_mark
@@ -37,24 +44,31 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError naming file and line when it is none, too big or malformed."""
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(
-                f"{path}: over {MAX_BYTES:,} bytes; a config is a page of YAML, so check the path"
-            )
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # a device has no size, and no end either
+        if len(content) > MAX_BYTES:
+            raise _too_large(str(path))
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path of the config") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file") from None
-    value = parse_yaml(text, str(path))
+    return parse_mapping(text, str(path))
+
+
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """The mapping that YAML text holds; ConfigError naming `where` when it holds none."""
+    value = parse_yaml(text, where)
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds no keys; a config starts with lines such as 'name: my-run'")
+        raise ConfigError(f"{where}: holds no keys; a config starts with lines such as 'name: my-run'")
     return value
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value of YAML text; ConfigError naming `where` and the line."""
+    if len(text) > MAX_BYTES:
+        raise _too_large(where)
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
@@ -69,6 +83,10 @@ def parse_yaml(text: str, where: str) -> Any:
     return value
 
 
+def _too_large(where: str) -> ConfigError:
+    return ConfigError(f"{where}: over {MAX_BYTES:,} bytes; a config is a page of YAML, so check the path")
+
+
 def _refuse_too_many(value: Any, where: str) -> None:
     """Aliases that expand without end, or to more than anyone would write, are refused at once."""
     pending, count = [value], 0
@@ -81,6 +99,27 @@ def _refuse_too_many(value: Any, where: str) -> None:
             pending.extend(current.values())
         elif isinstance(current, list):
             pending.extend(current)
+
+
+def parse_json(text: str) -> Any:
+    """The value of JSON text. ValueError for whatever is none, NaN and infinities, a key given twice, and what is
+    nested too deeply to be read."""
+    try:
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_no_key_twice)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return found
 
 
 def apply_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from jaxtyping import Bool, Int
 
 from pipeline.core.errors import CircuitsError
 
+MOST_EDGES = 2**31 - 1  # ids are 32 bits wide
+
 KvGrouping = Literal["query_head", "kv_head"]
 
 
@@ -78,6 +80,8 @@ class Graph:
     def __post_init__(self) -> None:
         if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1 or self.n_heads % self.n_kv_heads:
             raise ValueError(f"{self.n_heads} query heads cannot share {self.n_kv_heads} key-value heads")
+        if self.n_edges > MOST_EDGES:
+            raise ValueError(f"a graph of {self.n_edges:,} edges is larger than any that can be numbered")
 
     # --- sizes -------------------------------------------------------------------------------------------
 
@@ -100,7 +104,10 @@ class Graph:
 
     @property
     def n_edges(self) -> int:
-        return int(self.first_edge[-1])
+        """`first_edge[-1]`, without counting: a graph may be asked for that no memory holds."""
+        n, h = self.n_layers, self.n_heads
+        read = n + (h + 1) * n * (n - 1) // 2  # senders before each block, over all blocks
+        return self.receivers_per_layer * read + (0 if self.parallel else n * h) + self.n_senders
 
     # --- nodes -------------------------------------------------------------------------------------------
 

@@ -1,15 +1,22 @@
 """The item, the unit that is run, committed, retried and counted; and the hash that says what is the same.
 
 Knows names and paths relative to a run directory. Does not know files, methods or who executes an item.
+
+Ids become folders. Whatever they come from, a config or a file in a run directory, no item has one that is not
+made of `ID_PATTERN`: no path of an item leads out of its run.
 """
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Kind = Literal["statistics", "baseline", "scores", "node_scores"]
+
+ID_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,79}$")  # of tasks and methods
 
 # What stands for the method in the name of an item that belongs to none; no method may be called so.
 RESERVED_IDS = ("baseline", "statistics")
@@ -29,8 +36,12 @@ class Item:
     shard: int
 
     def __post_init__(self) -> None:
-        if (self.method is None) == (self.kind in ("scores", "node_scores")) or self.shard < 0:
+        has_method = self.kind in ("scores", "node_scores")
+        ids = (self.task, self.method) if has_method else (self.task,)
+        if (self.method is not None) != has_method or self.shard < 0:
             raise ValueError(f"no such item: {self.kind} of method {self.method}, shard {self.shard}")
+        if not all(is_id(id_) for id_ in ids):
+            raise ValueError(f"no such item: an id in {ids} is not of a-z 0-9 . _ -")
 
     @property
     def name(self) -> str:
@@ -57,8 +68,20 @@ class Item:
         return {"kind": self.kind, "task": self.task, "method": self.method, "shard": self.shard}
 
     @staticmethod
-    def from_dict(fields: dict[str, Any]) -> "Item":
-        return Item(fields["kind"], fields["task"], fields["method"], fields["shard"])
+    def from_dict(fields: Mapping[str, Any]) -> "Item":
+        """The item that plain data names; ValueError for data of any other shape, which a file may hold."""
+        kind, task, method, shard = (fields.get(key) for key in ("kind", "task", "method", "shard"))
+        known = next((one for one in get_args(Kind) if one == kind), None)
+        if known is None or not isinstance(task, str) or not isinstance(method, str | None):
+            raise ValueError(f"no such item: {kind!r} of {task!r} and {method!r}")
+        if not isinstance(shard, int) or isinstance(shard, bool) or shard >= 2**31:
+            raise ValueError(f"no such item: shard {shard!r}")
+        return Item(known, task, method, shard)
+
+
+def is_id(value: object) -> bool:
+    """Whether `value` may be the id of a task or method: lower case, and no path of any kind."""
+    return isinstance(value, str) and ID_PATTERN.fullmatch(value) is not None
 
 
 def shard_ranges(n_prompts: int, per_shard: int) -> list[range]:

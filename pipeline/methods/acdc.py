@@ -50,7 +50,10 @@ class Acdc(Method):
         default=None, description="how a delta is compared; default: signed for divergences, else absolute"
     )
     thresholds: tuple[float, ...] | None = Field(
-        default=None, min_length=1, description="several instead of one: a method each, from one search"
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="several instead of one: a method each, from one search",
     )
     scope: Literal["pooled", "shard"] = Field(
         default="pooled", description="one circuit for all prompts of a task, or one per shard of them"

@@ -49,8 +49,6 @@ Positions = Annotated[str, AfterValidator(_position)]
 NodePositions = Annotated[str, AfterValidator(_node_position)]
 POSITIONS = "where a sender's value is exchanged: all, last (the answer), or a span that prompts name"
 
-ID_PATTERN = re.compile(r"^[a-z0-9._-]{1,80}$")
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -97,8 +95,6 @@ class Method(BaseModel):
     def id(self) -> str:
         """`as` if given, else the name and every parameter that differs from its default, in order."""
         if self.as_ is not None:
-            if not ID_PATTERN.fullmatch(self.as_):
-                raise ConfigError(f"as: {self.as_!r} must match {ID_PATTERN.pattern}")
             return self.as_
         parts = [self.name]
         for key, field in type(self).model_fields.items():

@@ -33,7 +33,7 @@ class EapIg(Method):
     """Difference times gradient, averaged along the path between ablated and clean input."""
 
     name: Literal["eap_ig"] = "eap_ig"
-    steps: int = Field(default=5, ge=1, description="points on the path")
+    steps: int = Field(default=5, ge=1, le=10_000, description="points on the path")
     rule: Literal["left", "right", "midpoint"] = Field(default="left", description="where the points lie")
     positions: Positions = Field(default="all", description=POSITIONS)
 

@@ -20,10 +20,10 @@ from pipeline.core.items import Item
 from pipeline.core.scores import Moments, rank_order
 from pipeline.store import prompt_scores, schema
 from pipeline.store.bootstrap import Bootstrap
-from pipeline.store.files import DamagedFileError, read_parquet, write_parquet
+from pipeline.store.files import DamagedFileError, write_parquet
 from pipeline.store.resampled import with_intervals
-from pipeline.store.run_dir import RunDirectory
-from pipeline.store.scores import dictionary, edge_columns, floats, nullable, span_order
+from pipeline.store.run_dir import SCHEMAS, RunDirectory
+from pipeline.store.scores import dictionary, edge_columns, floats, nullable, read_scores, span_order
 
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -92,7 +92,7 @@ def _tables(
     for item in items:
         try:
             run.check(item)
-            table = read_parquet(run.path / item.path)
+            table = read_scores(run.path / item.path, SCHEMAS[item.kind], run.graph)
             if item.method in run.prompt_scores:
                 prompt_scores.read(run.path / prompt_scores.path_of(item))
             yield table

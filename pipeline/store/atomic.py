@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from pipeline.core.documents import parse_json
+
 TEMPORARY = ".tmp-"
+MOST_BYTES = 1 << 24  # of a record: far more than the longest traceback
 _STALE_AFTER_SECONDS = 3600.0
 
 
@@ -43,6 +46,15 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], object]) ->
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON for people, atomically."""
     write_atomic(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a small JSON file holds. Raises OSError, and ValueError for a large one and whatever is no JSON."""
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"over {MOST_BYTES:,} bytes")
+    return parse_json(content.decode("utf-8"))
 
 
 def make_folder(path: Path) -> None:

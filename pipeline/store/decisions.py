@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.items import digest
-from pipeline.store.atomic import write_atomic
+from pipeline.store.atomic import read_json, write_atomic
 
 
 def folder_of(run: Path, task: str, search: str) -> Path:
@@ -32,7 +32,7 @@ def read(folder: Path, search: str) -> dict[int, dict[str, Any]]:
     steps = {}
     for path in sorted(folder.glob("receiver-*.json")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             whole = record["search"] == search and record["sha256"] == digest(record["step"])
             if whole:
                 steps[int(record["receiver"])] = record["step"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.items import Item
-from pipeline.store.atomic import write_atomic
+from pipeline.store.atomic import read_json, write_atomic
 
 
 def record(run: Path, item: Item, attempt: int, info: Mapping[str, Any]) -> Path:
@@ -26,10 +26,23 @@ def read(run: Path) -> list[dict[str, Any]]:
     records = []
     for path in sorted((run / "failures").glob("task=*/method=*/shard-*/attempt-*.json")):
         try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
+            records.append(_checked(read_json(path)))
         except (OSError, ValueError):
             records.append({"name": str(path.relative_to(run)), "attempt": 0, "error": "unreadable record"})
     return sorted(records, key=lambda one: (one["name"], one["attempt"]))
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """The record with the name of its item; ValueError for what nobody here has written."""
+    if not isinstance(record, dict):
+        raise ValueError("no object")  # noqa: TRY004 - of the file, not of an argument
+    words = ("failure", "error", "message", "next_step")
+    if not all(isinstance(record.get(key, ""), str) for key in words):
+        raise ValueError("not text where there should be")
+    attempt = record.get("attempt")
+    if type(attempt) is not int or not isinstance(record.get("final", False), bool):
+        raise ValueError("no attempt")
+    return {**record, "name": Item.from_dict(record).name}
 
 
 def clear(run: Path, items: Iterable[Item] | None = None) -> None:

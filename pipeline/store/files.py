@@ -24,6 +24,8 @@ from pipeline.store.schema import mismatch
 
 PREFIX = "circuits."
 ROW_GROUP = 1 << 20
+HARMLESS = 1 << 22  # rows or bytes that any machine can hold
+MOST_PER_BYTE = 200  # of a file; ours have a few bytes for every row
 
 Footer = dict[str, str]
 
@@ -72,21 +74,27 @@ def read_footer(path: Path, schema: pa.Schema | None = None) -> Footer:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedFileError(_reason(error)) from None
     footer = _unseal({_text(key): _text(value) for key, value in (metadata.metadata or {}).items()})
+    _refuse_bomb(metadata, found, path.stat().st_size)
     if footer.get("rows") != str(metadata.num_rows):
         raise DamagedFileError(f"{metadata.num_rows} rows where {footer.get('rows')} were written")
     if footer.get("columns") != _columns(found):
         raise DamagedFileError("its columns are not those that were written")
+    if len(set(found.names)) < len(found.names):
+        raise DamagedFileError("two of its columns have one name")
     if schema is not None and (problem := mismatch(found, schema)):
         raise DamagedFileError(problem)
     return footer
 
 
-def read_parquet(path: Path) -> pa.Table:
+def read_parquet(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     """The table, pages and values compared with their checksums. Raises DamagedFileError, FileNotFoundError.
+
+    With a schema, every column of it is there, those of an earlier version that it lacks as nulls, and no required
+    value is null.
 
     Opened as a single file: a name such as `task=ioi/x.parquet` adds no partition columns.
     """
-    footer = read_footer(path)
+    footer = read_footer(path, schema)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read().replace_schema_metadata(None)
@@ -97,7 +105,27 @@ def read_parquet(path: Path) -> pa.Table:
         raise DamagedFileError(_reason(error)) from None
     if table_digest(table) != footer.get("values"):
         raise DamagedFileError("the values are not those that were written")
+    for field in schema or ():
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+        elif table[field.name].null_count and not field.nullable:
+            raise DamagedFileError(f"nothing stands in some rows of the column {field.name}")
     return table
+
+
+def _refuse_bomb(metadata: Any, found: pa.Schema, size: int) -> None:
+    """DamagedFileError for a file that claims far more rows or bytes than one of its size holds: a megabyte of
+    repetitions can stand for a terabyte. It is a claim: nothing is decoded to find out.
+
+    Rows of every prompt's scores are as wide as the graph, and may well be zeros: their reader knows how many there
+    are. (Single columns are not asked for their sizes: in a damaged footer that ends the process.)
+    """
+    claims = {"rows": metadata.num_rows}
+    if not any(pa.types.is_fixed_size_list(kind) for kind in found.types):
+        claims["bytes"] = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    for what, claimed in claims.items():
+        if claimed > HARMLESS and claimed > MOST_PER_BYTE * size:
+            raise DamagedFileError(f"it claims {claimed:,} {what} and is {size:,} bytes itself")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], footer: Mapping[str, Any]) -> None:

@@ -16,11 +16,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from pipeline.core.errors import RunDirectoryError
-from pipeline.store.atomic import make_folder, write_atomic
+from pipeline.store.atomic import make_folder, read_json, write_atomic
 
 LOCK_NAME = ".lock"
 HEARTBEAT_SECONDS = 10.0
@@ -44,6 +46,14 @@ def this_process() -> Owner:
     return Owner(socket.gethostname(), _boot_id(), pid, process_start(pid) or "", uuid4().hex)
 
 
+def _owner(fields: Any) -> Owner:
+    """The owner that a lock names; ValueError for what names none."""
+    wanted = {field.name: field.type for field in dataclass_fields(Owner)}
+    if not isinstance(fields, dict) or {key: type(value) for key, value in fields.items()} != wanted:
+        raise ValueError("no owner")
+    return Owner(**fields)
+
+
 def is_free(owner: Owner, silence: float, me: Owner) -> bool:
     """Whether the lock of `owner`, silent for so many seconds, may be taken over by `me`."""
     if (owner.host, owner.boot_id) == (me.host, me.boot_id):
@@ -55,7 +65,7 @@ def read_owner(folder: Path) -> tuple[Owner, float] | None:
     """Who holds the folder and for how many seconds it was silent, by the file system's clock; or None."""
     path = folder / LOCK_NAME
     try:
-        owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
+        owner = _owner(read_json(path))
         touched = path.stat().st_mtime
     except FileNotFoundError:
         return None
@@ -122,7 +132,7 @@ def _is_held_by(folder: Path, me: Owner) -> bool:
 @contextlib.contextmanager
 def _guard(folder: Path) -> Iterator[None]:
     """Keeps two processes from looking and taking at once, where the file system can do that."""
-    with (folder / f"{LOCK_NAME}-guard").open("w") as file:
+    with (folder / f"{LOCK_NAME}-guard").open("a") as file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,6 @@ Knows these files, their order, and how they are read back. Does not know items 
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +12,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.documents import parse_json
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item
 from pipeline.core.prompts import TokenPair
 from pipeline.store.atomic import write_atomic, write_json
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet, write_parquet
-from pipeline.store.schema import SCHEMA_VERSION
+from pipeline.store.manifest import problem_of
+from pipeline.store.prompt_scores import SIZES
+from pipeline.store.schema import PROMPTS, SCHEMA_VERSION
 from pipeline.store.scores import graph_table, nodes_table, prompts_of, prompts_table
+
+MOST_BYTES = 1 << 30  # of a text file; a plan of a million items has a quarter of it
 
 _NAMES = {"run.yaml", "plan.json", "graph.parquet", "nodes.parquet", "prompts.parquet"}
 
@@ -80,7 +84,17 @@ class PlannedRun:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        return self._json("manifest.json")
+        """What the run is. RunDirectoryError for one of another version, or that does not say what it must."""
+        manifest, path = self._json("manifest.json"), self.path / "manifest.json"
+        version = manifest.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RunDirectoryError(
+                f"{self.path}: was written with schema version {version}, this is {SCHEMA_VERSION}; run "
+                "the config again into a new directory"
+            )
+        if problem := problem_of(manifest):
+            raise RunDirectoryError(f"{path}: {problem}; run the config again into a new directory")
+        return manifest
 
     @cached_property
     def plan(self) -> dict[str, Any]:
@@ -93,7 +107,12 @@ class PlannedRun:
     @cached_property
     def item_keys(self) -> dict[Item, str]:
         """The key of every item of the plan, in the order of execution."""
-        return {Item.from_dict(entry): entry["key"] for entry in self.plan["items"]}
+        try:
+            return {Item.from_dict(entry): str(entry["key"]) for entry in self.plan["items"]}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunDirectoryError(
+                f"{self.path / 'plan.json'}: is no list of items ({error}); run the config again to rewrite it"
+            ) from None
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -104,7 +123,12 @@ class PlannedRun:
     def prompt_scores(self) -> dict[str, str]:
         """The methods whose items are done only with every prompt's scores beside them, by id, and the type of
         number that they are kept in. It is a wish of the last plan, no part of any key."""
-        return dict(self.plan.get("prompt_scores", {}))
+        wanted = self.plan.get("prompt_scores", {})
+        if not isinstance(wanted, dict) or not all(kind in SIZES for kind in wanted.values()):
+            raise RunDirectoryError(
+                f"{self.path / 'plan.json'}: prompt_scores names no types; run the config again to rewrite it"
+            )
+        return wanted
 
     @property
     def run_yaml(self) -> str:
@@ -128,7 +152,7 @@ class PlannedRun:
     def _prompts(self) -> pa.Table:
         path = self.path / "prompts.parquet"
         try:
-            return read_parquet(path)
+            return read_parquet(path, PROMPTS)
         except (DamagedFileError, OSError) as error:
             raise RunDirectoryError(
                 f"{path}: cannot be read ({error}); run the config again to rewrite it"
@@ -136,14 +160,20 @@ class PlannedRun:
 
     def _json(self, name: str) -> dict[str, Any]:
         with contextlib.suppress(ValueError):
-            value = json.loads(self._text(name))
+            value = parse_json(self._text(name))
             if isinstance(value, dict):
                 return value
         raise RunDirectoryError(f"{self.path / name}: is no JSON object; run the config again to rewrite it")
 
     def _text(self, name: str) -> str:
         try:
-            return (self.path / name).read_text(encoding="utf-8")
+            with (self.path / name).open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise RunDirectoryError(
+                    f"{self.path / name}: over {MOST_BYTES:,} bytes; it is no file of a run"
+                )
+            return content.decode("utf-8")
         except (OSError, UnicodeDecodeError):
             raise RunDirectoryError(
                 f"{self.path}: has no readable {name}, so it is no run directory; check the path"

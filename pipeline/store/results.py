@@ -6,29 +6,32 @@ Knows what files hold. Does not know how they came about, nor how to write any.
 import json
 from collections import Counter
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 
 from pipeline.core.circuit import Circuit
-from pipeline.core.documents import suggest
+from pipeline.core.documents import parse_mapping, suggest
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
+from pipeline.core.items import Item
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores
-from pipeline.store import prompt_scores, sweeps
+from pipeline.store import prompt_scores, schema, sweeps
 from pipeline.store.aggregate import aggregate_path
+from pipeline.store.faithfulness import FILE, SCHEMA
 from pipeline.store.files import DamagedFileError, Footer, read_parquet
 from pipeline.store.lock import is_free, read_owner, this_process
-from pipeline.store.run_dir import SUCCESS, RunDirectory
-from pipeline.store.scores import dictionary, floats
+from pipeline.store.run_dir import SCHEMAS, SUCCESS, RunDirectory
+from pipeline.store.scores import dictionary, floats, read_scores
 
 T = TypeVar("T")
+
+Sources = list[tuple[PurePath, dict[str, str]]]  # files of a run, and labels of their rows
 
 LEVELS = ("aggregate", "shard", "prompt")
 
@@ -81,8 +84,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """run.yaml as plain data."""
-        config: dict[str, Any] = yaml.safe_load(self.directory.run_yaml)
-        return config
+        return parse_mapping(self.directory.run_yaml, str(self.path / "run.yaml"))
 
     @property
     def graph(self) -> Graph:
@@ -172,7 +174,8 @@ class Run:
         """A row per prompt and metric: prompt_id metric clean corrupted."""
         _one(task, self.tasks, "task")
         items = [i for i in self.directory.items if i.kind == "baseline" and i.task == task]
-        return self._frame([(item.path, {}) for item in items], f"baseline of task {task}")
+        sources: Sources = [(item.path, {}) for item in items]
+        return self._frame(sources, f"baseline of task {task}", schema.PROMPT_METRICS)
 
     # --- scores ------------------------------------------------------------------------------------------
 
@@ -197,7 +200,7 @@ class Run:
         tasks = self.tasks if task is None else (_one(task, self.tasks, "task"),)
         kind = "scores" if method is None or self.level(method) == "edge" else "node_scores"
         methods = [m for m in self.methods if m == method or (method is None and self.level(m) == "edge")]
-        sources: list[tuple[PurePath, dict[str, str]]] = []
+        sources: Sources = []
         for task_id in tasks:
             for method_id in methods:
                 labels = {"task": task_id, "method": method_id}
@@ -207,7 +210,10 @@ class Run:
                     wanted = (kind, task_id, method_id)
                     items = [i for i in self.directory.items if (i.kind, i.task, i.method) == wanted]
                     sources += [(item.path, labels) for item in items]
-        return self._frame(sources, "merged scores" if level == "aggregate" else "scores")
+        if level == "aggregate":
+            columns = schema.AGGREGATE if kind == "scores" else schema.NODE_AGGREGATE
+            return self._frame(sources, "merged scores", columns)
+        return self._frame(sources, "scores", SCHEMAS[kind])
 
     def prompt_scores(self, method: str | None = None, task: str | None = None) -> pd.DataFrame:
         """Every prompt's scores of one method and task: a row per `prompt_id`, a column per edge, by name; float32
@@ -222,7 +228,7 @@ class Run:
         for item in self.directory.items:
             path = self.path / prompt_scores.path_of(item)
             if (item.task, item.method) == (task_id, method_id) and path.exists():
-                one = self._checked(prompt_scores.read, path)
+                one = self._checked(partial(self._one_shard, item), path)
                 ids.append(one[0])
                 rows.append(one[1])
         if not rows:
@@ -235,13 +241,25 @@ class Run:
             np.concatenate(rows), index=index, columns=list(self.graph.edge_names), copy=False
         )
 
+    def _one_shard(self, item: Item, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Prompt ids and scores of a shard, which must be as many and as wide as they are claimed to be."""
+        rows = prompt_scores.check(path, self.graph.n_edges, "float16")["rows"]
+        if rows != str(len(self.directory.prompts(item.task, item.shard))):
+            raise DamagedFileError(f"it has {rows} rows, which is not the number of the shard's prompts")
+        return prompt_scores.read(path)
+
     def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
         """The merged scores of one method and task, which may be left out where there is one."""
         method_id, task_id = self._choose(method, task)
-        table = self._read(self.path / aggregate_path("scores", task_id, method_id))
+        table = self._read(self.path / aggregate_path("scores", task_id, method_id), schema.AGGREGATE)
         spans = table["span"].unique().to_pylist()
         if len(spans) > 1:
             raise CircuitsError(f"{method_id} scores spans of positions; read them with scores(method=...)")
+        if not np.array_equal(table["edge_id"].to_numpy(), np.arange(self.graph.n_edges)):
+            raise RunDirectoryError(
+                f"{self.path}: the merged scores of {method_id} on {task_id} are not a row per edge; "
+                f"`circuits resume {self.path}` merges them anew"
+            )
         n = table["n_prompts"].to_numpy().astype(np.int64)
         kept = None
         if table["kept_fraction"].null_count < len(table):
@@ -264,7 +282,15 @@ class Run:
 
     def faithfulness(self) -> pd.DataFrame:
         """What was evaluated: a row per task, method and size of the circuit."""
-        return self._read(self.path / "faithfulness.parquet").to_pandas()
+        path = self.path / FILE
+        frame = self._read(path, SCHEMA).to_pandas()
+        sizes = frame[["n_edges", "n_edges_pruned"]]
+        known = frame["task"].isin(self.tasks) & frame["method"].isin(self.methods)
+        if not (known.all() and sizes.ge(0).all(axis=None) and sizes.le(self.graph.n_edges).all(axis=None)):
+            raise RunDirectoryError(
+                f"{path}: holds circuits of another run; `circuits resume {self.path}` evaluates anew"
+            )
+        return frame
 
     # --- sweeps ------------------------------------------------------------------------------------------
 
@@ -308,12 +334,12 @@ class Run:
             task = self.tasks[0]
         return method, _one(task, self.tasks, "task")
 
-    def _frame(self, sources: list[tuple[PurePath, dict[str, str]]], what: str) -> pd.DataFrame:
+    def _frame(self, sources: Sources, what: str, columns: pa.Schema) -> pd.DataFrame:
         """The rows of all files that are there, each labelled; RunDirectoryError when there is none."""
         tables = []
         for relative, labels in sources:
             if (self.path / relative).exists():
-                table = self._read(self.path / relative)
+                table = self._read(self.path / relative, columns)
                 for position, (name, label) in enumerate(labels.items()):
                     column = dictionary(np.zeros(len(table), dtype=np.int32), [label])
                     table = table.add_column(position, name, column)
@@ -327,8 +353,12 @@ class Run:
         frame = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
         return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
 
-    def _read(self, path: Path) -> pa.Table:
-        return self._checked(read_parquet, path)
+    def _read(self, path: Path, columns: pa.Schema) -> pa.Table:
+        of_scores = {"edge_id", "node_id"} & set(columns.names)
+        return self._checked(
+            lambda path: read_scores(path, columns, self.graph) if of_scores else read_parquet(path, columns),
+            path,
+        )
 
     def _checked(self, read: Callable[[Path], T], path: Path) -> T:
         """What `read` returns; RunDirectoryError when the file is missing or damaged."""

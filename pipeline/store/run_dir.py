@@ -36,6 +36,7 @@ from pipeline.store.files import (
     write_tensors,
 )
 from pipeline.store.identity import difference, holds
+from pipeline.store.links import refuse_ways_out
 from pipeline.store.lock import Owner, locked
 from pipeline.store.planned import PlannedRun, strangers, write_plan
 from pipeline.store.scores import edge_table, node_table
@@ -96,16 +97,13 @@ class RunDirectory(PlannedRun):
         run = RunDirectory(Path(path))
         if not run.path.is_dir():
             raise RunDirectoryError(f"{path}: no such run directory; `circuits run CONFIG` makes one")
-        version = run.manifest.get("schema_version")
-        if version != schema.SCHEMA_VERSION:
-            raise RunDirectoryError(
-                f"{path}: was written with schema version {version}, this is {schema.SCHEMA_VERSION}; run "
-                "the config again into a new directory"
-            )
+        refuse_ways_out(run.path)
+        _ = run.manifest  # says what is wrong with it
         return run
 
     def lock(self) -> AbstractContextManager[Owner]:
         """Owns the directory while the block runs; RunDirectoryError when a live process does."""
+        refuse_ways_out(self.path)
         sweep_temporaries(self.path)
         return locked(self.path)
 

@@ -1,9 +1,10 @@
 """Scores, graphs and prompts to and from tables.
 
-Knows the meaning of columns. Does not know paths, footers or runs.
+Knows the meaning of columns. Does not know where files lie, footers or runs.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from jaxtyping import Float, Int
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph, Node
-from pipeline.core.prompts import Piece, PromptPair, Text, TokenPair
+from pipeline.core.prompts import SPAN_NAME, Piece, PromptPair, Text, TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store import schema
+from pipeline.store.files import DamagedFileError, read_parquet
 
 # --- scores ------------------------------------------------------------------------------------------------
 
@@ -62,6 +64,37 @@ def edge_columns(graph: Graph) -> list[pa.Array]:
         dictionary(graph.edge_senders, [node.name for node in graph.senders]),
         dictionary(graph.edge_receivers, [node.name for node in graph.receivers]),
     ]
+
+
+def read_scores(path: Path, columns: pa.Schema, graph: Graph) -> pa.Table:
+    """A table of scores, merged or of a shard, whose ids are of this graph and whose names are those of its ids.
+
+    What it holds becomes indices, cells of a page and of a CSV, so that a name is none but a node's or a span's.
+    Raises DamagedFileError, FileNotFoundError.
+    """
+    table = read_parquet(path, columns)
+    ends: dict[str, tuple[Sequence[Node], Any]]
+    if "edge_id" in columns.names:
+        ids, n = table["edge_id"].to_numpy(), graph.n_edges
+        ends = {
+            "sender": (graph.senders, graph.edge_senders),
+            "receiver": (graph.receivers, graph.edge_receivers),
+        }
+    else:
+        ids, n = table["node_id"].to_numpy(), graph.n_senders
+        ends = {"node": (graph.senders, np.arange(n))}
+    if len(ids) and not (ids.min() >= 0 and ids.max() < n):
+        raise DamagedFileError(f"it has ids that are not among the graph's {n:,}")
+    for column, (nodes, index) in ends.items():
+        found = table[column].combine_chunks()
+        place = {node.name: i for i, node in enumerate(nodes)}
+        codes = np.asarray([place.get(name, -1) for name in found.dictionary.to_pylist()], dtype=np.int64)
+        if len(ids) and not np.array_equal(codes[found.indices.to_numpy()], index[ids]):
+            raise DamagedFileError(f"its column {column} does not name what its ids are")
+    spans = table["span"].unique().to_pylist()
+    if bad := [span for span in spans if span is not None and not SPAN_NAME.fullmatch(span)]:
+        raise DamagedFileError(f"it has a span {bad[0][:40]!r}, which none can be called")
+    return table
 
 
 def span_order(span: str | None) -> tuple[int, int, str]:

@@ -17,8 +17,6 @@ from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
 from pipeline.models.encoding import encode
 
-ID_PATTERN = r"^[a-z0-9._-]{1,80}$"
-
 
 class Task(BaseModel):
     """A behaviour, as pairs of prompts.
@@ -27,10 +25,10 @@ class Task(BaseModel):
     every position (compiled toy models, mostly).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     name: str
-    as_: str | None = Field(default=None, alias="as", pattern=ID_PATTERN)
+    as_: str | None = Field(default=None, alias="as")
     attention: Literal["causal", "bidirectional"] = "causal"
 
     @property
@@ -52,8 +50,8 @@ class GeneratedTask(Task):
     Every choice in prompt i is drawn from (run seed, task's seed, name, i): a larger `count` only appends.
     """
 
-    count: int = Field(default=100, ge=1)
-    seed: int = Field(default=0, ge=0)
+    count: int = Field(default=100, ge=1, le=1_000_000)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     def default_id(self) -> str:
         """The name and every parameter that differs from its default, but for `count` and `attention`."""

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import Piece, PromptPair, Text
+from pipeline.core.text import OneLine
 from pipeline.tasks.base import Task, slug
 from pipeline.tasks.rows import EXPECTED, Row, kind_of, read_csv, read_jsonl, read_parquet
 
@@ -40,7 +41,7 @@ class FileTask(Task):
     """Prompt pairs from a file; `limit` takes the first, `corrupted_field` another column of corruptions."""
 
     name: Literal["file"] = "file"
-    path: str
+    path: OneLine
     limit: int | None = Field(default=None, ge=1)
     corrupted_field: str = Field(default="corrupted", min_length=1)
 

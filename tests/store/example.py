@@ -31,6 +31,8 @@ def plan_of(
         "model": {"fingerprint": "f" + salt, "graph": GRAPH.fingerprint},
         "tasks": {task: {"prompts": 2 * n, "sha256": digest([task, n])} for task, n in tasks.items()},
         "methods": {m: {"name": m, "metric": "logit_diff", "ablation": "mean"} for m in methods},
+        "metric": "logit_diff",
+        "ablation": "mean",
         "seed": 0,
     }
     items = [Item("statistics", task, None, 0) for task in tasks] if statistics else []
