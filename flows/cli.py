@@ -41,13 +41,13 @@ class Format(StrEnum):
 
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run", show_default=False)]
-RunFolder = Annotated[Path, typer.Argument(help="run directory", show_default=False)]
+RunFolder = Annotated[str, typer.Argument(help="run directory, or its s3:// address", show_default=False)]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a field of the config")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="data as JSON on stdout")]
-RunDir = Annotated[Path | None, typer.Option("--run-dir", help="where the run lies, instead of by name")]
-Extend = Annotated[Path | None, typer.Option("--extend", help="a run that gets these tasks and methods too")]
+RunDir = Annotated[str | None, typer.Option("--run-dir", help="where the run lies, instead of by name")]
+Extend = Annotated[str | None, typer.Option("--extend", help="a run that gets these tasks and methods too")]
 Local = Annotated[bool, typer.Option("--local", help="in this process: no Ray, no Prefect")]
 TaskId = Annotated[str | None, typer.Option("--task", help="only this task")]
 MethodId = Annotated[str | None, typer.Option("--method", help="only this method")]
@@ -156,7 +156,7 @@ def report(folder: RunFolder, as_json: AsJson = False) -> None:
 def export(
     folder: RunFolder,
     format_: Annotated[Format, typer.Option("--format", help="mib: for EAP-IG and the MIB leaderboard")],
-    out: Annotated[Path | None, typer.Option("--out", help="folder; default: export/ in the run")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="folder; default: export/ in the run")] = None,
     task: TaskId = None,
     method: MethodId = None,
     top: Annotated[int | None, typer.Option("--top", min=0, help="edges of the circuit")] = None,
@@ -175,7 +175,7 @@ def export(
 
 @app.command(name="list")
 def list_(
-    folder: Annotated[Path | None, typer.Argument(help="folder with runs", show_default=False)] = None,
+    folder: Annotated[str | None, typer.Argument(help="folder with runs", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """List methods, tasks, metrics, ablations and models; or the runs in a folder."""

@@ -3,7 +3,7 @@
 Knows the lists of methods, tasks, metrics, ablations and models. Loads without torch, Ray and Prefect.
 """
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from flows.writing import count, say, show, table_of
@@ -13,6 +13,7 @@ from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.models.families import FAMILIES
 from pipeline.models.toy import FOLDERS
+from pipeline.store.place import Place, place
 from pipeline.store.results import open_run
 from pipeline.tasks import TASKS
 
@@ -63,12 +64,14 @@ def print_known_names(facts: Facts) -> None:
     say("bundled models: " + ", ".join(facts["models"]["bundled"]))
 
 
-def runs_in(folder: Path) -> Facts:
+def runs_in(address: str) -> Facts:
     """The runs that lie in a folder."""
+    folder = place(address)
     if not folder.is_dir():
         raise RunDirectoryError(f"{folder}: no such folder; runs lie in the config's output folder")
-    runs = []
-    for path in sorted(folder.iterdir()):
+    runs: list[Facts] = []
+    paths: Iterable[Place] = folder.iterdir()
+    for path in sorted(paths, key=str):
         if not (path / "manifest.json").is_file():
             continue
         try:

@@ -3,7 +3,6 @@
 Knows what is worth saying. Does not know how it was computed; loads without torch, Ray and Prefect.
 """
 
-from pathlib import Path
 from typing import Any
 
 from flows.pareto import check_names, overlap_of, print_overlap
@@ -12,6 +11,7 @@ from pipeline.core.items import RESERVED_IDS
 from pipeline.placement import fits, reasons, this_machine
 from pipeline.planning import Plan
 from pipeline.session import Session
+from pipeline.store.place import place
 from pipeline.store.results import Run
 from pipeline.store.run_dir import RunDirectory
 
@@ -21,9 +21,9 @@ Facts = dict[str, Any]
 # --- plan --------------------------------------------------------------------------------------------------
 
 
-def plan_facts(plan: Plan, run_dir: Path | None) -> Facts:
+def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
     """The plan with the number of items that are done already."""
-    path = run_dir or plan.path
+    path = place(run_dir or plan.path)
     done = 0
     if (path / "manifest.json").is_file():
         directory = RunDirectory.open(path)
@@ -210,7 +210,7 @@ def print_show(facts: Facts) -> None:
         say("")
         print_faithfulness(facts["faithfulness"])
     print_overlap(facts["overlap"])
-    page = Path(facts["path"]) / "report.html"
+    page = place(facts["path"]) / "report.html"
     say(f"report: {page}" if page.is_file() else f"next: circuits resume {facts['path']}")
 
 

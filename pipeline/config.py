@@ -20,6 +20,7 @@ from pipeline.core.text import OneLine
 from pipeline.methods import Method, MethodConfig
 from pipeline.metrics import METRICS
 from pipeline.sections import Aggregate, Cluster, Evaluate, Failures, ModelSection, Section, Shards, Store
+from pipeline.store.place import Place, place
 from pipeline.tasks import FileTask, Task, TaskConfig
 
 
@@ -53,9 +54,9 @@ class RunConfig(Section):
     # --- in and out --------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
+    def load(cls, path: str | Place, overrides: Sequence[str] = ()) -> "RunConfig":
         """The config in a YAML file with `--set` overrides applied; ConfigError names file and key."""
-        return cls.from_mapping(apply_overrides(read_yaml(path), overrides), where=str(path))
+        return cls.from_mapping(apply_overrides(read_yaml(place(path)), overrides), where=str(path))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "config") -> "RunConfig":
@@ -199,9 +200,11 @@ class RunConfig(Section):
 
     @field_validator("output")
     @classmethod
-    def _local(cls, value: str) -> str:
-        if "://" in value:
-            raise ValueError("object stores are not supported; give a folder")
+    def _leads_somewhere(cls, value: str) -> str:
+        try:
+            place(value)
+        except ConfigError as error:  # not a ValueError: it would be shown with the value, secrets included
+            raise ConfigError(f"output: {error}") from None
         return value
 
     @model_validator(mode="after")

@@ -6,7 +6,6 @@ Knows config, prompts in tokens, the graph, and each method's cost. Does not kno
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pipeline.ablations import ABLATIONS, needs_statistics
@@ -23,6 +22,7 @@ from pipeline.models.load import ResolvedModel, context_length, graph_of, load_t
 from pipeline.models.tokens import tokenise
 from pipeline.placement import Need
 from pipeline.store.bootstrap import MOST_EDGES
+from pipeline.store.place import Place, place
 from pipeline.store.prompt_scores import n_bytes
 from pipeline.store.run_dir import RunDirectory
 from pipeline.store.schema import SCHEMA_VERSION
@@ -106,9 +106,9 @@ class Plan:
         return f"{self.config.name}-{self.run_key[:6]}"
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """Where the run directory lies unless the caller says otherwise."""
-        return Path(self.config.output) / self.run_id
+        return place(self.config.output) / self.run_id
 
     @cached_property
     def item_keys(self) -> dict[Item, str]:
@@ -304,7 +304,7 @@ class Plan:
             "identity": self.identity,
         }
 
-    def write(self, path: str | Path | None = None, *, extend: bool = False) -> RunDirectory:
+    def write(self, path: str | Place | None = None, *, extend: bool = False) -> RunDirectory:
         """The run directory of this plan, at `path` or its own place; see `RunDirectory.create`."""
         return RunDirectory.create(
             self.path if path is None else path,

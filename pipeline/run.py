@@ -16,11 +16,12 @@ from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
 from pipeline.planning import Plan, make_plan
 from pipeline.pooled import run_search, searches
-from pipeline.session import RESERVE, RESERVE_BYTES, OnEvent, Session, enter, ignore
+from pipeline.session import OnEvent, Session, enter, ignore
 from pipeline.store import faithfulness as faithfulness_files
 from pipeline.store.aggregate import aggregate as aggregate_run
-from pipeline.store.atomic import write_atomic
+from pipeline.store.atomic import give_reserve, set_reserve
 from pipeline.store.bootstrap import Bootstrap
+from pipeline.store.place import Place, place, remedy
 from pipeline.store.results import Run, open_run
 from pipeline.store.run_dir import RunDirectory
 from pipeline.workers.jobs import Opener, Outcome, Pool, failure_kind
@@ -43,8 +44,8 @@ def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:  # noq
 
 def prepare(
     config: RunConfig,
-    run_dir: str | Path | None = None,
-    extend: str | Path | None = None,
+    run_dir: str | Place | None = None,
+    extend: str | Place | None = None,
     *,
     retry_failed: bool = False,
 ) -> Session:
@@ -54,9 +55,9 @@ def prepare(
     that items had failed for good. Raises a CircuitsError before anything is computed.
     """
     if extend is not None:
-        config = RunConfig.load(Path(extend) / "run.yaml").extended_by(config)
+        config = RunConfig.load(place(extend) / "run.yaml").extended_by(config)
     plan = make_plan(config)
-    path = Path(extend or run_dir or plan.path)
+    path = place(extend or run_dir or plan.path)
     with ExitStack() as stack:
         try:
             stack.enter_context(RunDirectory(path).lock())
@@ -70,11 +71,11 @@ def prepare(
                 directory.clear_failures()
             session = Session(plan, directory, stack)
             directory.mark_incomplete()  # until `finish`
-            write_atomic(path / RESERVE, bytes(RESERVE_BYTES))
+            set_reserve(path)
         except OSError as error:
             if failure_kind(error) != "storage":
                 raise
-            raise RunDirectoryError(f"{path}: no space left on the device; free some and run again") from None
+            raise RunDirectoryError(f"{remedy(path)}, and run again ({error})") from None
         session._lock = stack.pop_all()  # noqa: SLF001 - the session owns it from here on
     return session
 
@@ -142,7 +143,7 @@ def finish(session: Session) -> None:
     """Marks a complete run as such."""
     if session.is_complete:
         session.directory.mark_complete()
-    (session.path / RESERVE).unlink(missing_ok=True)
+    give_reserve(session.path)
 
 
 def settle(session: Session) -> bool:
@@ -194,8 +195,8 @@ def discover(
     *,
     local: bool = False,
     on_event: OnEvent = ignore,
-    run_dir: str | Path | None = None,
-    extend: str | Path | None = None,
+    run_dir: str | Place | None = None,
+    extend: str | Place | None = None,
 ) -> Run:
     """Runs what the config asks for, or continues it, and returns the run, also when items have failed.
 

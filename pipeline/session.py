@@ -8,18 +8,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import ceil
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import RunConfig
 from pipeline.core.items import Item
 from pipeline.planning import Plan
 from pipeline.store import faithfulness as faithfulness_files
+from pipeline.store.atomic import give_reserve
+from pipeline.store.place import Place, remedy
 from pipeline.store.run_dir import RunDirectory
 from pipeline.workers.jobs import Failure, Outcome, failure_kind
-
-RESERVE = ".reserve"  # gives way when the disk is full, so that the record of that still fits
-RESERVE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Session:
         return self.plan.config
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         return self.directory.path
 
     @property
@@ -97,8 +95,8 @@ class Session:
 
     @property
     def fullness(self) -> str:
-        """What is said when the disk is full."""
-        return f"no space left on the device of {self.path}: free some, then: circuits resume {self.path}"
+        """What is said when the disk is full, or the store refuses."""
+        return f"{remedy(self.path)}, then: circuits resume {self.path}"
 
     @property
     def is_full(self) -> bool:
@@ -147,7 +145,7 @@ def _record(session: Session, outcome: Outcome, failure: Failure) -> None:
     except OSError as error:
         if failure_kind(error) != "storage":
             raise
-        (session.path / RESERVE).unlink(missing_ok=True)
+        give_reserve(session.path)
         session.directory.record_failure(outcome.job, outcome.attempt, info)
 
 
@@ -157,5 +155,5 @@ def _next_step(session: Session, failure: Failure) -> str:
         "input": f"mend what the message names, then: circuits resume --failed {path}",
         "error": f"see the traceback; once mended: circuits resume --failed {path}",
         "died": f"give the workers more memory or lower cluster.batch_size, then: circuits resume {path}",
-        "storage": f"free some space, then: circuits resume {path}",
+        "storage": session.fullness,
     }[failure.kind]

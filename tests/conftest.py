@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pipeline.store.place import ObjectPath, Place
+from tests.object_store import KEYS, folder_in, serving
+
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ |= {
@@ -23,6 +26,9 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+os.environ |= KEYS
+for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+    os.environ.pop(name, None)
 # A Prefect of this test process alone: a person's own settings and database are neither read nor written.
 _prefect_home = tempfile.mkdtemp(prefix="circuits-prefect-")
 os.environ["PREFECT_HOME"] = _prefect_home
@@ -68,6 +74,21 @@ def _one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectPath]:
+    """A bucket in an S3-compatible store of this machine."""
+    with serving() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a test may write: a folder, or for tests that are parametrised (indirectly) with "s3" a prefix."""
+    if getattr(request, "param", "local") == "local":
+        return tmp_path
+    return folder_in(request.getfixturevalue("object_store"))
 
 
 @pytest.fixture(scope="session")

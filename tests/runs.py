@@ -10,9 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline import RunConfig
 from pipeline.models.toy import toy_path
+from pipeline.store.place import Place, found
 
 
-def toy_mapping(output: Path, **changes: Any) -> dict[str, Any]:
+def toy_mapping(output: Place, **changes: Any) -> dict[str, Any]:
     """A config of 1 task x 2 methods x 3 shards (with the baseline 9 items) on a bundled model."""
     mapping = {
         "name": "toy",
@@ -26,7 +27,7 @@ def toy_mapping(output: Path, **changes: Any) -> dict[str, Any]:
     return mapping | changes
 
 
-def toy_config(output: Path, **changes: Any) -> RunConfig:
+def toy_config(output: Place, **changes: Any) -> RunConfig:
     return RunConfig.from_mapping(toy_mapping(output, **changes))
 
 
@@ -51,8 +52,8 @@ def prompts_of_two_lengths(path: Path) -> Path:
     return path
 
 
-def score_files(run: Path) -> list[Path]:
-    return sorted([*run.glob("scores/**/*.parquet"), *run.glob("node_scores/**/*.parquet")])
+def score_files(run: Place) -> list[Place]:
+    return [*found(run / "node_scores", "**/*.parquet"), *found(run / "scores", "**/*.parquet")]
 
 
 def content(folder: Path) -> dict[str, str]:

@@ -173,7 +173,7 @@ def test_overrides_and_the_file_name_in_errors(tmp_path):
         ({"failures": {"tolerate": 2}}, "failures.tolerate"),
         ({"evaluate": {"edge_fractions": [0.1, 0]}}, "evaluate.edge_fractions.1: "),
         ({"evaluate": {"edge_fractions": [float("nan")]}}, "evaluate.edge_fractions.0: "),
-        ({"output": "s3://bucket/x"}, "object stores are not supported"),
+        ({"output": "gs://bucket/x"}, "give a folder, or s3://bucket/folder"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_with_the_key_and_the_mend(changes, words):

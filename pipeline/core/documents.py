@@ -9,12 +9,12 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, StorageError
 
 MAX_BYTES = 250_000
 MAX_VALUES = 100_000  # counted after aliases are followed: ten short lines of them can stand for billions
@@ -40,9 +40,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+@runtime_checkable
+class Source(Protocol):
+    """A file, wherever it lies."""
+
+    def open(self, mode: Any) -> Any: ...
+
+
+def read_yaml(path: str | Source) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError naming file and line when it is none, too big or malformed."""
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)  # a device has no size, and no end either
@@ -51,6 +58,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = content.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path of the config") from None
+    except StorageError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file") from None

@@ -25,5 +25,9 @@ class RunDirectoryError(CircuitsError):
     """A run directory is missing, owned by another run, or does not hold what its manifest says."""
 
 
+class StorageError(CircuitsError, OSError):
+    """A store does not answer, or refuses, also after several tries; like a full disk it ends a run."""
+
+
 class ScoreError(CircuitsError):
     """A method produced numbers that are no scores (NaN, infinite)."""

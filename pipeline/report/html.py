@@ -7,7 +7,6 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,13 +22,14 @@ from pipeline.report.overlap_figure import overlap_svg
 from pipeline.report.pareto_figure import pareto_svg, sweeps_of
 from pipeline.report.svg import number, percent
 from pipeline.store.atomic import write_atomic
+from pipeline.store.place import Place, place
 from pipeline.store.results import Run
 from pipeline.store.sweeps import pareto
 
 
-def write_report(run: Run, path: str | Path) -> Path:
+def write_report(run: Run, path: str | Place) -> Place:
     """Writes the page of a run to `path` and returns the path. Works on a run with missing items too."""
-    path = Path(path)
+    path = place(path)
     write_atomic(path, render(run))
     return path
 

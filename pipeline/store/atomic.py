@@ -1,32 +1,44 @@
 """Files that are there whole or not at all, after a crash or a power cut at any moment.
 
-Knows the local file system. Does not know what is written.
+Knows how a folder and a store make a file durable. Does not know what is written.
 
-A hidden temporary file beside the target, fsync, rename, fsync of the directory. Writing the same file twice
-is harmless, and so is a writer that finishes after its driver has died.
+In a folder: a hidden temporary file beside the target, fsync, rename, fsync of the directory. In a store: one put
+under the final key. Writing the same file twice is harmless, and so is a writer that finishes after its driver has
+died.
 """
 
 import contextlib
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from pipeline.core.documents import parse_json
+from pipeline.store.place import ObjectPath, Place
+
+Content: TypeAlias = bytes | str | Callable[[Path], object]
 
 TEMPORARY = ".tmp-"
 MOST_BYTES = 1 << 24  # of a record: far more than the longest traceback
 _STALE_AFTER_SECONDS = 3600.0
+_RESERVE = ".reserve"  # gives way when the disk is full, so that the record of that still fits
+_RESERVE_BYTES = 1 << 16
 
 
-def write_atomic(path: Path, content: bytes | str | Callable[[Path], object]) -> None:
+def write_atomic(path: Place, content: Content) -> None:
     """Writes bytes, text, or what a function writes to the path that it is given; folders are made.
 
-    Raises OSError (full disk, no permission) with only the previous version left under the final name.
+    Raises OSError (full disk, no permission, a store that refuses) with only the previous version left under the
+    final name.
     """
+    if isinstance(path, ObjectPath):
+        _put(path, content)
+        return
     make_folder(path.parent)
     temporary = path.parent / f".{path.name}{TEMPORARY}{uuid4().hex}"
     try:
@@ -43,12 +55,23 @@ def write_atomic(path: Path, content: bytes | str | Callable[[Path], object]) ->
     _fsync(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
+def _put(path: ObjectPath, content: Content) -> None:
+    if not callable(content):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
+    with tempfile.TemporaryDirectory(prefix="circuits-") as folder:
+        draft = Path(folder, path.name)
+        content(draft)
+        with draft.open("rb") as file:
+            path.put(file, draft.stat().st_size)
+
+
+def write_json(path: Place, value: Any) -> None:
     """Writes indented JSON for people, atomically."""
     write_atomic(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """What a small JSON file holds. Raises OSError, and ValueError for a large one and whatever is no JSON."""
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
@@ -57,15 +80,17 @@ def read_json(path: Path) -> Any:
     return parse_json(content.decode("utf-8"))
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder and its parents so that they survive a power cut."""
+def make_folder(path: Place) -> None:
+    """Makes a folder and its parents so that they survive a power cut; a store needs none."""
+    if isinstance(path, ObjectPath):
+        return
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         _fsync(folder.parent)
 
 
-def sweep_temporaries(folder: Path) -> int:
+def sweep_temporaries(folder: Place) -> int:
     """Removes temporary files that writers left behind over an hour ago; returns how many.
 
     The age spares writers that are still at it. One that is not spared fails its rename and is retried.
@@ -77,6 +102,27 @@ def sweep_temporaries(folder: Path) -> int:
                 path.unlink()
                 removed += 1
     return removed
+
+
+def remove_tree(folder: Place) -> None:
+    """Removes all that lies below, as far as it can be removed."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.rglob("*"):
+        path.unlink(missing_ok=True)
+
+
+def set_reserve(folder: Place) -> None:
+    """Takes up some room of a disk, to be given back when it is full; a store has no end. Raises OSError."""
+    if isinstance(folder, Path):
+        write_atomic(folder / _RESERVE, bytes(_RESERVE_BYTES))
+
+
+def give_reserve(folder: Place) -> None:
+    """Gives that room back."""
+    if isinstance(folder, Path):
+        (folder / _RESERVE).unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:

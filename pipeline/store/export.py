@@ -5,7 +5,6 @@ Knows the files of EAP-IG and of the MIB leaderboard, and CSV. Does not know how
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.documents import suggest
 from pipeline.core.errors import CircuitsError
 from pipeline.store.atomic import write_atomic, write_json
+from pipeline.store.place import Place, place
 from pipeline.store.results import Run
 
 FORMATS = ("mib", "csv")
@@ -22,14 +22,14 @@ FORMATS = ("mib", "csv")
 class Exported:
     """The files that were written, and what their reader has to know."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Place, ...]
     notes: tuple[str, ...]
 
 
 def export(
     run: Run,
     file_format: str,
-    folder: str | Path,
+    folder: str | Place,
     *,
     task: str | None = None,
     method: str | None = None,
@@ -48,11 +48,11 @@ def export(
     if file_format == "mib":
         methods = tuple(m for m in methods if method is not None or run.level(m) == "edge")
     write = _write_csv if file_format == "csv" else _write_mib
-    paths = tuple(write(run, Path(folder), t, m, top) for t in tasks for m in methods)
+    paths = tuple(write(run, place(folder), t, m, top) for t in tasks for m in methods)
     return Exported(paths, _notes(run, methods) if file_format == "mib" else ())
 
 
-def _write_csv(run: Run, folder: Path, task: str, method: str, top: int | None) -> Path:
+def _write_csv(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
     frame = run.scores(method=method, task=task)
     if top is not None:
         frame = frame.nsmallest(top, "rank")
@@ -61,7 +61,7 @@ def _write_csv(run: Run, folder: Path, task: str, method: str, top: int | None) 
     return path
 
 
-def _write_mib(run: Run, folder: Path, task: str, method: str, top: int | None) -> Path:
+def _write_mib(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
     scores = run.edge_scores(method, task)
     if top is not None or scores.kept is not None:
         circuit = Circuit.from_scores(scores, top=top)

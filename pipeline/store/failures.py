@@ -4,16 +4,16 @@ Knows where they lie and how they are read. Does not know what a failure means f
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import StorageError
 from pipeline.core.items import Item
-from pipeline.store.atomic import read_json, write_atomic
+from pipeline.store.atomic import read_json, remove_tree, write_atomic
+from pipeline.store.place import Place, each, found, relative
 
 
-def record(run: Path, item: Item, attempt: int, info: Mapping[str, Any]) -> Path:
+def record(run: Place, item: Item, attempt: int, info: Mapping[str, Any]) -> Place:
     """Writes the record of a failed attempt: `info` (traceback, host, device, next step ...) as JSON."""
     path = run / item.failure_folder / f"attempt-{attempt}.json"
     facts = {**item.to_dict(), "name": item.name, "attempt": attempt, **info}
@@ -21,15 +21,19 @@ def record(run: Path, item: Item, attempt: int, info: Mapping[str, Any]) -> Path
     return path
 
 
-def read(run: Path) -> list[dict[str, Any]]:
+def read(run: Place) -> list[dict[str, Any]]:
     """Every record, with its item's fields, name and attempt, by item and attempt; a torn one says so."""
-    records = []
-    for path in sorted((run / "failures").glob("task=*/method=*/shard-*/attempt-*.json")):
+
+    def read_one(path: Place) -> dict[str, Any]:
         try:
-            records.append(_checked(read_json(path)))
+            return _checked(read_json(path))
+        except StorageError:
+            raise
         except (OSError, ValueError):
-            records.append({"name": str(path.relative_to(run)), "attempt": 0, "error": "unreadable record"})
-    return sorted(records, key=lambda one: (one["name"], one["attempt"]))
+            return {"name": str(relative(path, run)), "attempt": 0, "error": "unreadable record"}
+
+    paths = found(run / "failures", "task=*/method=*/shard-*/attempt-*.json")
+    return sorted(each(run, read_one, paths), key=lambda one: (one["name"], one["attempt"]))
 
 
 def _checked(record: Any) -> dict[str, Any]:
@@ -45,8 +49,8 @@ def _checked(record: Any) -> dict[str, Any]:
     return {**record, "name": Item.from_dict(record).name}
 
 
-def clear(run: Path, items: Iterable[Item] | None = None) -> None:
+def clear(run: Place, items: Iterable[Item] | None = None) -> None:
     """Removes the records of these items, or of all."""
     folders = ["failures"] if items is None else [item.failure_folder for item in items]
     for folder in folders:
-        shutil.rmtree(run / folder, ignore_errors=True)
+        remove_tree(run / folder)

@@ -5,7 +5,6 @@ Knows their columns, names and footers. Does not know how a circuit is evaluated
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.core.items import digest
 from pipeline.store.atomic import make_folder, write_json
 from pipeline.store.content import table_digest
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet, write_parquet
+from pipeline.store.place import Place, found, relative
 
 FILE = "faithfulness.parquet"
 FOLDER = "circuits"
@@ -58,7 +58,7 @@ class Evaluated:
         return "kept" if self.edge_fraction is None else f"{self.edge_fraction:g}"
 
 
-def is_current(folder: Path, key: Mapping[str, Any]) -> bool:
+def is_current(folder: Place, key: Mapping[str, Any]) -> bool:
     """Whether the table is there, undamaged, and was made from exactly this."""
     try:
         footer = read_footer(folder / FILE, SCHEMA)
@@ -67,29 +67,29 @@ def is_current(folder: Path, key: Mapping[str, Any]) -> bool:
     return all(footer.get(name) == value for name, value in key.items())
 
 
-def scores_digest(folder: Path) -> str:
+def scores_digest(folder: Place) -> str:
     """A hash over all aggregated scores, without what circuits are not selected from: intervals of a bootstrap
     can come later."""
-    paths = sorted((folder / "aggregate").rglob("*.parquet"))
-    tables = {str(path.relative_to(folder)): _selected_from(path) for path in paths}
+    paths = found(folder / "aggregate", "**/*.parquet")
+    tables = {str(relative(path, folder)): _selected_from(path) for path in paths}
     return digest({name: table_digest(table) for name, table in tables.items()})
 
 
-def _selected_from(path: Path) -> pa.Table:
+def _selected_from(path: Place) -> pa.Table:
     table = read_parquet(path)
     return table.drop_columns([name for name in table.column_names if name.startswith("boot_")])
 
 
-def write(folder: Path, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping[str, Any]) -> None:
+def write(folder: Place, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping[str, Any]) -> None:
     """Writes every circuit that is small enough, then the table; circuits of an earlier table go."""
     make_folder(folder / FOLDER)
-    written = set()
+    written: set[Place] = set()
     for row, circuit in rows:
         if circuit.pruned.n_edges <= MOST_EDGES:
             path = folder / FOLDER / f"{row.task}--{row.method}--{row.label}.json"
             write_json(path, {**asdict(row), "edges": _edges(circuit.pruned)})
             written.add(path)
-    for path in set((folder / FOLDER).glob("*.json")) - written:
+    for path in set(found(folder / FOLDER, "*.json")) - written:
         path.unlink()
     table = pa.Table.from_pylist([asdict(row) for row, _ in rows], schema=SCHEMA)
     write_parquet(folder / FILE, table, key)

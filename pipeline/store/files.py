@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from pipeline.core.errors import StorageError
 from pipeline.core.items import digest
 from pipeline.store.atomic import write_atomic
 from pipeline.store.content import arrays_digest, table_digest
+from pipeline.store.place import Place, as_file, open_input
 from pipeline.store.schema import mismatch
 
 PREFIX = "circuits."
@@ -35,7 +37,7 @@ class DamagedFileError(Exception):
 
 
 def write_parquet(
-    path: Path, table: pa.Table, footer: Mapping[str, Any], *, row_group: int = ROW_GROUP
+    path: Place, table: pa.Table, footer: Mapping[str, Any], *, row_group: int = ROW_GROUP
 ) -> None:
     """Writes a table atomically; `footer` keys come without their prefix. Equal input, equal bytes."""
     kinds = {field.name: field.type for field in table.schema}
@@ -64,17 +66,18 @@ def write_parquet(
     write_atomic(path, write)
 
 
-def read_footer(path: Path, schema: pa.Schema | None = None) -> Footer:
+def read_footer(path: Place, schema: pa.Schema | None = None) -> Footer:
     """The facts of a Parquet footer; reads no page. Raises DamagedFileError, FileNotFoundError."""
     try:
-        metadata = pq.read_metadata(path)
+        with open_input(path) as file:
+            metadata, size = pq.read_metadata(file), file.size()
         found = metadata.schema.to_arrow_schema()
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedFileError(_reason(error)) from None
     footer = _unseal({_text(key): _text(value) for key, value in (metadata.metadata or {}).items()})
-    _refuse_bomb(metadata, found, path.stat().st_size)
+    _refuse_bomb(metadata, found, size)
     if footer.get("rows") != str(metadata.num_rows):
         raise DamagedFileError(f"{metadata.num_rows} rows where {footer.get('rows')} were written")
     if footer.get("columns") != _columns(found):
@@ -86,7 +89,7 @@ def read_footer(path: Path, schema: pa.Schema | None = None) -> Footer:
     return footer
 
 
-def read_parquet(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+def read_parquet(path: Place, schema: pa.Schema | None = None) -> pa.Table:
     """The table, pages and values compared with their checksums. Raises DamagedFileError, FileNotFoundError.
 
     With a schema, every column of it is there, those of an earlier version that it lacks as nulls, and no required
@@ -96,10 +99,10 @@ def read_parquet(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     """
     footer = read_footer(path, schema)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read().replace_schema_metadata(None)
+        with open_input(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            table = parquet.read().replace_schema_metadata(None)
         table.validate(full=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedFileError(_reason(error)) from None
@@ -128,18 +131,18 @@ def _refuse_bomb(metadata: Any, found: pa.Schema, size: int) -> None:
             raise DamagedFileError(f"it claims {claimed:,} {what} and is {size:,} bytes itself")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], footer: Mapping[str, Any]) -> None:
+def write_tensors(path: Place, tensors: Mapping[str, np.ndarray], footer: Mapping[str, Any]) -> None:
     """Writes named arrays atomically as safetensors, with the facts in its header."""
     arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
     write_atomic(path, save(arrays, _seal({**footer, "values": arrays_digest(arrays)})))
 
 
-def read_tensor_footer(path: Path) -> Footer:
+def read_tensor_footer(path: Place) -> Footer:
     """The facts in a safetensors header. Raises DamagedFileError, FileNotFoundError."""
     return _read_tensors(path)[1]
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Place) -> dict[str, np.ndarray]:
     """The arrays, compared with the digest in the header. Raises DamagedFileError, FileNotFoundError."""
     tensors, footer = _read_tensors(path, load=True)
     if arrays_digest(tensors) != footer.get("values"):
@@ -147,12 +150,12 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read_tensors(path: Path, *, load: bool = False) -> tuple[dict[str, np.ndarray], Footer]:
+def _read_tensors(path: Place, *, load: bool = False) -> tuple[dict[str, np.ndarray], Footer]:
     try:
-        with safe_open(path, framework="numpy") as file:
+        with as_file(path) as here, safe_open(here, framework="numpy") as file:
             footer = _unseal(file.metadata() or {})
             return {name: file.get_tensor(name) for name in sorted(file.keys())} if load else {}, footer
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         raise
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(_reason(error)) from None

@@ -11,10 +11,14 @@ import os
 from pathlib import Path
 
 from pipeline.core.errors import RunDirectoryError
+from pipeline.store.place import ObjectPath, Place
 
 
-def refuse_ways_out(folder: Path) -> None:
-    """Raises RunDirectoryError for the first such entry; a link to a place within the folder is none."""
+def refuse_ways_out(folder: Place) -> None:
+    """Raises RunDirectoryError for the first such entry; a link to a place within the folder is none, and a store has
+    no links."""
+    if isinstance(folder, ObjectPath):
+        return
     root = folder.resolve()
     pending = [str(folder)]
     while pending:

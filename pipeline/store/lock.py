@@ -1,10 +1,16 @@
 """One owner per run directory: who holds it, whether that process lives, and taking over from a dead one.
 
-Knows processes and the clock of the file system. Does not know what the directory holds.
+Knows processes and the clock of the file system or store. Does not know what the directory holds.
 
 The lock file names host, boot, process and its start time, and is touched every few seconds. On the same
 machine a process that is gone is replaced at once; a process id that went to another program is told by its
 start time. Of another machine only the touches are seen: 60 s without one, and the lock is free.
+
+In a folder the lock excludes every other owner, as far as the file system keeps `flock`. In a store it is an object,
+and no store that we speak to writes one only if it is not there. Who takes it writes, waits a second, and reads whose
+it is: that keeps out a second driver that starts later, or at the same moment, but not one whose own write is still
+on its way after that second, nor one that is cut off for a minute, loses its lock and comes back. Two drivers that do
+meet compute some items twice and commit equal files, so that results stay right and time alone is lost.
 """
 
 import contextlib
@@ -21,12 +27,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pipeline.core.errors import RunDirectoryError
+from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.store.atomic import make_folder, read_json, write_atomic
+from pipeline.store.place import ObjectPath, Place, place
 
 LOCK_NAME = ".lock"
 HEARTBEAT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0
+SETTLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def is_free(owner: Owner, silence: float, me: Owner) -> bool:
     return silence > SILENCE_SECONDS
 
 
-def read_owner(folder: Path) -> tuple[Owner, float] | None:
+def read_owner(folder: Place) -> tuple[Owner, float] | None:
     """Who holds the folder and for how many seconds it was silent, by the file system's clock; or None."""
     path = folder / LOCK_NAME
     try:
@@ -76,14 +84,17 @@ def read_owner(folder: Path) -> tuple[Owner, float] | None:
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path) -> Iterator[Owner]:
+def locked(folder: str | Place) -> Iterator[Owner]:
     """Owns `folder` (made if missing) while the block runs; RunDirectoryError when a live process does."""
-    folder = Path(folder)
+    folder = place(folder)
     me = this_process()
     try:
         make_folder(folder)
         with _guard(folder):
             _take(folder, me)
+        _settle(folder, me)
+    except StorageError:
+        raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise RunDirectoryError(
@@ -102,9 +113,15 @@ def locked(folder: str | Path) -> Iterator[Owner]:
                 (folder / LOCK_NAME).unlink()
 
 
-def _take(folder: Path, me: Owner) -> None:
+def _take(folder: Place, me: Owner) -> None:
+    _refuse(folder, me)
+    write_atomic(folder / LOCK_NAME, json.dumps(asdict(me)))
+
+
+def _refuse(folder: Place, me: Owner) -> None:
+    """RunDirectoryError when somebody else has the folder."""
     held = read_owner(folder)
-    if held is not None and not is_free(*held, me):
+    if held is not None and held[0].token != me.token and not is_free(*held, me):
         owner, silence = held
         same_host = owner.host == me.host
         mend = f"wait for it, or stop it (kill {owner.pid})" if same_host else (
@@ -113,36 +130,45 @@ def _take(folder: Path, me: Owner) -> None:
         raise RunDirectoryError(
             f"{folder}: in use by process {owner.pid} on {owner.host} (last sign {silence:.0f} s ago); {mend}"
         )
-    write_atomic(folder / LOCK_NAME, json.dumps(asdict(me)))
 
 
-def _beat(folder: Path, me: Owner, stop: threading.Event) -> None:
+def _settle(folder: Place, me: Owner) -> None:
+    """In a store the last of several writers has the lock: waits until all have written, then looks who that was."""
+    if isinstance(folder, ObjectPath):
+        time.sleep(SETTLE_SECONDS)
+        _refuse(folder, me)
+
+
+def _beat(folder: Place, me: Owner, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _guard(folder):
             if not _is_held_by(folder, me):
                 return
-            os.utime(folder / LOCK_NAME)
+            (folder / LOCK_NAME).touch()
 
 
-def _is_held_by(folder: Path, me: Owner) -> bool:
+def _is_held_by(folder: Place, me: Owner) -> bool:
     held = read_owner(folder)
     return held is not None and held[0].token == me.token
 
 
 @contextlib.contextmanager
-def _guard(folder: Path) -> Iterator[None]:
-    """Keeps two processes from looking and taking at once, where the file system can do that."""
+def _guard(folder: Place) -> Iterator[None]:
+    """Keeps two processes from looking and taking at once, where the file system can do that; a store cannot."""
+    if isinstance(folder, ObjectPath):
+        yield
+        return
     with (folder / f"{LOCK_NAME}-guard").open("a") as file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _file_system_now(folder: Path) -> float:
+def _file_system_now(folder: Place) -> float:
     """The time as the file system writes it: what the touches of another machine are compared with."""
     probe = folder / f"{LOCK_NAME}-clock-{uuid4().hex}"
     try:
-        probe.touch()
+        probe.write_bytes(b"")
         return probe.stat().st_mtime
     except OSError:
         return time.time()

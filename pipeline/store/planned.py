@@ -6,20 +6,20 @@ Knows these files, their order, and how they are read back. Does not know items 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.documents import parse_json
-from pipeline.core.errors import RunDirectoryError
+from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item
 from pipeline.core.prompts import TokenPair
 from pipeline.store.atomic import write_atomic, write_json
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet, write_parquet
 from pipeline.store.manifest import problem_of
+from pipeline.store.place import Place
 from pipeline.store.prompt_scores import SIZES
 from pipeline.store.schema import PROMPTS, SCHEMA_VERSION
 from pipeline.store.scores import graph_table, nodes_table, prompts_of, prompts_table
@@ -30,7 +30,7 @@ _NAMES = {"run.yaml", "plan.json", "graph.parquet", "nodes.parquet", "prompts.pa
 
 
 def write_plan(
-    path: Path,
+    path: Place,
     *,
     run_yaml: str,
     manifest: dict[str, Any],
@@ -57,7 +57,7 @@ def write_plan(
     write_json(path / "manifest.json", manifest)
 
 
-def strangers(path: Path) -> str:
+def strangers(path: Place) -> str:
     """A name in a folder without a manifest that no interrupted planning leaves behind, or ""."""
     if not path.is_dir():
         return "a file of that name"
@@ -66,7 +66,7 @@ def strangers(path: Path) -> str:
     )
 
 
-def _holds_facts(path: Path, facts: Mapping[str, Any]) -> bool:
+def _holds_facts(path: Place, facts: Mapping[str, Any]) -> bool:
     """Whether a good file with these facts in its footer is there."""
     try:
         read_parquet(path)
@@ -79,7 +79,7 @@ def _holds_facts(path: Path, facts: Mapping[str, Any]) -> bool:
 class PlannedRun:
     """The directory at `path` as far as planning has made it; files are read when asked for, and once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     @cached_property
@@ -153,6 +153,8 @@ class PlannedRun:
         path = self.path / "prompts.parquet"
         try:
             return read_parquet(path, PROMPTS)
+        except StorageError:
+            raise
         except (DamagedFileError, OSError) as error:
             raise RunDirectoryError(
                 f"{path}: cannot be read ({error}); run the config again to rewrite it"
@@ -174,6 +176,8 @@ class PlannedRun:
                     f"{self.path / name}: over {MOST_BYTES:,} bytes; it is no file of a run"
                 )
             return content.decode("utf-8")
+        except StorageError:
+            raise
         except (OSError, UnicodeDecodeError):
             raise RunDirectoryError(
                 f"{self.path}: has no readable {name}, so it is no run directory; check the path"

@@ -7,7 +7,7 @@ fewer. It has 11 bits, no number above 65,504 and none below 6e-8, so that weak 
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.core.errors import ScoreError
 from pipeline.core.items import Item
 from pipeline.store import schema
 from pipeline.store.files import DamagedFileError, Footer, read_footer, read_parquet, write_parquet
+from pipeline.store.place import Place
 
 FOLDER = "prompt_scores"
 SIZES = {"float32": 4, "float16": 2}  # bytes of a number
@@ -39,7 +40,7 @@ def n_bytes(n_prompts: int, n_edges: int, kind: str) -> int:
 
 
 def write(
-    path: Path,
+    path: Place,
     prompt_ids: Sequence[int],
     scores: Float[np.ndarray, "prompt edge"],
     kind: str,
@@ -65,7 +66,7 @@ def write(
     write_parquet(path, table, facts, row_group=max(1, _GROUP_BYTES // (n_edges * SIZES[kind])))
 
 
-def check(path: Path, n_edges: int, kind: str) -> Footer:
+def check(path: Place, n_edges: int, kind: str) -> Footer:
     """The footer of a file that holds scores in `kind` or finer. Raises DamagedFileError, FileNotFoundError."""
     try:
         return read_footer(path, schema.prompt_scores(n_edges, _TYPES[kind]))
@@ -75,7 +76,7 @@ def check(path: Path, n_edges: int, kind: str) -> Footer:
     return read_footer(path, schema.prompt_scores(n_edges, _TYPES["float32"]))
 
 
-def read(path: Path) -> tuple[Int[np.ndarray, " prompt"], Float[np.ndarray, "prompt edge"]]:
+def read(path: Place) -> tuple[Int[np.ndarray, " prompt"], Float[np.ndarray, "prompt edge"]]:
     """Prompt ids and their scores in float32, NaN where null. Raises DamagedFileError, FileNotFoundError."""
     table = read_parquet(path)
     flat = table["scores"].combine_chunks().flatten()

@@ -5,7 +5,6 @@ Knows the files of every prompt's scores. Does not know how samples are drawn (`
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from pipeline.core.items import Item, canonical_json, digest
 from pipeline.store import prompt_scores, schema
 from pipeline.store.bootstrap import Bootstrap, intervals
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet
+from pipeline.store.place import Place
 from pipeline.store.run_dir import RunDirectory
 from pipeline.store.scores import floats, nullable
 
@@ -22,7 +22,7 @@ COLUMNS = ("boot_low", "boot_high")
 
 
 def with_intervals(
-    run: RunDirectory, items: Sequence[Item], table: pa.Table, bootstrap: Bootstrap, target: Path
+    run: RunDirectory, items: Sequence[Item], table: pa.Table, bootstrap: Bootstrap, target: Place
 ) -> tuple[pa.Table, str]:
     """The table with the columns of the bootstrap, and what they are made from. An earlier table that was made
     from the same lends its columns."""

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property, partial
-from pathlib import Path, PurePath
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,12 +26,13 @@ from pipeline.store.aggregate import aggregate_path
 from pipeline.store.faithfulness import FILE, SCHEMA
 from pipeline.store.files import DamagedFileError, Footer, read_parquet
 from pipeline.store.lock import is_free, read_owner, this_process
+from pipeline.store.place import Place, relative
 from pipeline.store.run_dir import SCHEMAS, SUCCESS, RunDirectory
 from pipeline.store.scores import dictionary, floats, read_scores
 
 T = TypeVar("T")
 
-Sources = list[tuple[PurePath, dict[str, str]]]  # files of a run, and labels of their rows
+Sources = list[tuple[PurePosixPath, dict[str, str]]]  # files of a run, and labels of their rows
 
 LEVELS = ("aggregate", "shard", "prompt")
 
@@ -40,13 +41,13 @@ _OF_THE_FILE = ("columns", "values", "schema_version")  # facts by which damage 
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()}
 
 
-def open_run(path: str | Path) -> "Run":
+def open_run(path: str | Place) -> "Run":
     """The run in a directory; RunDirectoryError when there is none."""
     return Run(RunDirectory.open(path))
 
 
 def load_scores(
-    path: str | Path, level: str = "aggregate", task: str | None = None, method: str | None = None
+    path: str | Place, level: str = "aggregate", task: str | None = None, method: str | None = None
 ) -> pd.DataFrame:
     """The edge scores of a run: merged, a row per task, method and edge; or shard by shard; or, where they were
     kept, prompt by prompt: `Run.prompt_scores`.
@@ -73,7 +74,7 @@ class Run:
     # --- facts -------------------------------------------------------------------------------------------
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         return self.directory.path
 
     @property
@@ -241,7 +242,7 @@ class Run:
             np.concatenate(rows), index=index, columns=list(self.graph.edge_names), copy=False
         )
 
-    def _one_shard(self, item: Item, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    def _one_shard(self, item: Item, path: Place) -> tuple[np.ndarray, np.ndarray]:
         """Prompt ids and scores of a shard, which must be as many and as wide as they are claimed to be."""
         rows = prompt_scores.check(path, self.graph.n_edges, "float16")["rows"]
         if rows != str(len(self.directory.prompts(item.task, item.shard))):
@@ -337,9 +338,9 @@ class Run:
     def _frame(self, sources: Sources, what: str, columns: pa.Schema) -> pd.DataFrame:
         """The rows of all files that are there, each labelled; RunDirectoryError when there is none."""
         tables = []
-        for relative, labels in sources:
-            if (self.path / relative).exists():
-                table = self._read(self.path / relative, columns)
+        for source, labels in sources:
+            if (self.path / source).exists():
+                table = self._read(self.path / source, columns)
                 for position, (name, label) in enumerate(labels.items()):
                     column = dictionary(np.zeros(len(table), dtype=np.int32), [label])
                     table = table.add_column(position, name, column)
@@ -353,19 +354,19 @@ class Run:
         frame = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
         return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
 
-    def _read(self, path: Path, columns: pa.Schema) -> pa.Table:
+    def _read(self, path: Place, columns: pa.Schema) -> pa.Table:
         of_scores = {"edge_id", "node_id"} & set(columns.names)
         return self._checked(
             lambda path: read_scores(path, columns, self.graph) if of_scores else read_parquet(path, columns),
             path,
         )
 
-    def _checked(self, read: Callable[[Path], T], path: Path) -> T:
+    def _checked(self, read: Callable[[Place], T], path: Place) -> T:
         """What `read` returns; RunDirectoryError when the file is missing or damaged."""
         try:
             return read(path)
         except FileNotFoundError:
-            name = path.relative_to(self.path)
+            name = relative(path, self.path)
             raise RunDirectoryError(
                 f"{self.path}: has no {name} yet; `circuits status {self.path}` says what is missing and "
                 f"`circuits resume {self.path}` computes it"

@@ -8,12 +8,9 @@ Where every prompt's scores are asked for, their file is written before the item
 that an item without it is not done.
 """
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +35,7 @@ from pipeline.store.files import (
 from pipeline.store.identity import difference, holds
 from pipeline.store.links import refuse_ways_out
 from pipeline.store.lock import Owner, locked
+from pipeline.store.place import Place, each, place, set_aside
 from pipeline.store.planned import PlannedRun, strangers, write_plan
 from pipeline.store.scores import edge_table, node_table
 
@@ -54,7 +52,7 @@ class RunDirectory(PlannedRun):
 
     @staticmethod
     def create(
-        path: str | Path,
+        path: str | Place,
         *,
         run_yaml: str,
         manifest: dict[str, Any],
@@ -68,7 +66,7 @@ class RunDirectory(PlannedRun):
         One that exists is taken when its run key is the same, when it was extended to more than this plan, or
         when `extend` and only tasks and methods are added; else RunDirectoryError names what differs.
         """
-        path = Path(path)
+        path = place(path)
         if (path / "manifest.json").is_file():
             run = RunDirectory.open(path)
             old, new = run.manifest["identity"], manifest["identity"]
@@ -92,9 +90,9 @@ class RunDirectory(PlannedRun):
         return run
 
     @staticmethod
-    def open(path: str | Path) -> "RunDirectory":
+    def open(path: str | Place) -> "RunDirectory":
         """An existing run; RunDirectoryError when there is none, or one that this version cannot read."""
-        run = RunDirectory(Path(path))
+        run = RunDirectory(place(path))
         if not run.path.is_dir():
             raise RunDirectoryError(f"{path}: no such run directory; `circuits run CONFIG` makes one")
         refuse_ways_out(run.path)
@@ -109,7 +107,7 @@ class RunDirectory(PlannedRun):
 
     # --- items -------------------------------------------------------------------------------------------
 
-    def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Path:
+    def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Place:
         """Writes the item's file atomically and returns its path.
 
         `payload`: scores (with `per_prompt` in the order of the shard's prompts where these are kept), a table,
@@ -181,18 +179,20 @@ class RunDirectory(PlannedRun):
         A bad file is renamed `_bad-...`, unless `rename` is false, and its item is not done. `kept` stands for
         `prompt_scores` of the plan that is here.
         """
-        good = set()
-        for item in self.items if items is None else items:
+
+        def is_good(item: Item) -> bool:
             try:
                 self.check(item, deep=deep, kept=kept)
             except FileNotFoundError:
-                continue
+                return False
             except DamagedFileError:
                 if rename:
                     self.set_aside(item)
-                continue
-            good.add(item)
-        return good
+                return False
+            return True
+
+        items = self.items if items is None else tuple(items)
+        return {item for item, good in zip(items, each(self.path, is_good, items), strict=True) if good}
 
     def check(self, item: Item, *, deep: bool = False, kept: Mapping[str, str] | None = None) -> Footer:
         """The footer of an item's file. Raises FileNotFoundError, and DamagedFileError with what is wrong; for
@@ -215,8 +215,7 @@ class RunDirectory(PlannedRun):
     def set_aside(self, item: Item) -> None:
         """Renames an item's files `_bad-...`: out of the way of readers, and there for who wants to look."""
         for path in (self.path / item.path, self.path / prompt_scores.path_of(item)):
-            with contextlib.suppress(FileNotFoundError):
-                path.rename(path.with_name(f"_bad-{uuid4().hex[:8]}-{path.name}"))
+            set_aside(path)
 
     def statistics(self, task: str) -> dict[str, np.ndarray] | None:
         """The means that were committed for a task, checked, or None; a damaged file is set aside."""
@@ -242,7 +241,7 @@ class RunDirectory(PlannedRun):
 
     # --- failures ----------------------------------------------------------------------------------------
 
-    def record_failure(self, item: Item, attempt: int, info: Mapping[str, Any]) -> Path:
+    def record_failure(self, item: Item, attempt: int, info: Mapping[str, Any]) -> Place:
         """Writes the record of a failed attempt: `info` (traceback, host, device, next step ...) as JSON."""
         return failures.record(self.path, item, attempt, info)
 

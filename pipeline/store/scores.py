@@ -4,7 +4,6 @@ Knows the meaning of columns. Does not know where files lie, footers or runs.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pipeline.core.prompts import SPAN_NAME, Piece, PromptPair, Text, TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store import schema
 from pipeline.store.files import DamagedFileError, read_parquet
+from pipeline.store.place import Place
 
 # --- scores ------------------------------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ def edge_columns(graph: Graph) -> list[pa.Array]:
     ]
 
 
-def read_scores(path: Path, columns: pa.Schema, graph: Graph) -> pa.Table:
+def read_scores(path: Place, columns: pa.Schema, graph: Graph) -> pa.Table:
     """A table of scores, merged or of a shard, whose ids are of this graph and whose names are those of its ids.
 
     What it holds becomes indices, cells of a page and of a CSV, so that a name is none but a node's or a span's.

@@ -6,7 +6,6 @@ who asks: the job travels, the circuits are selected again from the run director
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
 from pipeline.evaluation import circuit_values, selections
 from pipeline.methods import Method
+from pipeline.store.place import Place
 from pipeline.store.results import edge_scores, open_run
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class CircuitJob:
         return f"{self.task}/circuits/{self.shard}"
 
 
-def select(path: Path, job: CircuitJob) -> dict[str, Selection]:
+def select(path: Place, job: CircuitJob) -> dict[str, Selection]:
     """The circuits of every method of the job, from the run's aggregated scores."""
     run = open_run(path)
     return {

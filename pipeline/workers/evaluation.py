@@ -6,7 +6,6 @@ is computed, nor files.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.items import Item
 from pipeline.evaluation import measured
 from pipeline.store.faithfulness import Evaluated
+from pipeline.store.place import Place
 from pipeline.workers.circuits import CircuitJob, Selection, select
 from pipeline.workers.jobs import Outcome, Pool
 
@@ -39,7 +39,7 @@ def circuit_jobs(config: RunConfig, done: set[Item]) -> dict[str, list[CircuitJo
 
 
 def evaluate_circuits(
-    path: Path,
+    path: Place,
     config: RunConfig,
     done: set[Item],
     pool: Pool,

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,7 +153,7 @@ def open_bench(settings: Settings) -> Bench:
     torch.set_num_threads(settings.threads)
     from pipeline.engine.patchable import load_model
 
-    directory = RunDirectory.open(Path(settings.run_path))
+    directory = RunDirectory.open(settings.run_path)
     config = RunConfig.load(directory.path / "run.yaml")
     revision = directory.manifest["model"][
         "revision"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pipeline.core.errors import CircuitsError
+from pipeline.core.errors import CircuitsError, StorageError
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -70,6 +70,8 @@ class Failure:
 
 def failure_kind(error: BaseException) -> FailureKind:
     """What an exception means for further attempts."""
+    if isinstance(error, StorageError):
+        return "storage"
     if isinstance(error, CircuitsError):
         return "input"
     link: BaseException | None = error

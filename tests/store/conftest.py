@@ -1,19 +1,19 @@
 """Runs made of plain values, empty and complete."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from pipeline.store.place import Place
 from pipeline.store.run_dir import RunDirectory
 from tests.store.example import METHODS, payload_of, plan_of
 
 
 @pytest.fixture
-def new_run(tmp_path: Path) -> Callable[..., RunDirectory]:
+def new_run(shelf: Place) -> Callable[..., RunDirectory]:
     def make(name: str = "run", tasks=None, methods=None, **options) -> RunDirectory:
         arguments = plan_of(tasks or {"ioi": 3, "gt": 1}, methods or METHODS, **options)
-        return RunDirectory.create(tmp_path / name, **arguments)
+        return RunDirectory.create(shelf / name, **arguments)
 
     return make
 
