@@ -130,6 +130,17 @@ def relative_error(found: Any, expected: Any) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def assert_same_circuit(found: Any, expected: tuple[np.ndarray, np.ndarray], graph: Any) -> None:
+    """Scores with the kept edges, and the deltas where they were measured, of (kept, delta) by the oracle."""
+    kept, delta = expected
+    assert 0 < kept.sum() < graph.n_edges
+    assert not [graph.edge_names[e] for e in np.flatnonzero(found.kept != kept)]
+    measured = found.n_prompts > 0
+    assert measured[kept].all()
+    np.testing.assert_allclose(found.score[measured], delta[measured], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(delta[~measured], 0.0)  # what was skipped had no effect at all
+
+
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory):
     """Makes settings, each once a session: `settings("gpt2", padding="left", heads=2)`.

@@ -285,7 +285,7 @@ def _normed(
     """
     weight: Tensor = norm.weight  # type: ignore[assignment]
     d_head = raw.shape[-1]
-    if weight.ndim == 1 and weight.numel() == d_head:
+    if not block.joint_qk and weight.ndim == 1 and weight.numel() == d_head:
         out: Tensor = norm(raw)
         return out
     gains = block.dense.tensor(norm, "weight").view(-1, d_head)

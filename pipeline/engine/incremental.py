@@ -231,7 +231,7 @@ class Incremental:
 
 @torch.no_grad()
 def propagate(
-    starts: "Sequence[tuple[Incremental, int, Float[Tensor, 'variant prompt row d_model']]]",
+    starts: "Sequence[tuple[Incremental, int, Float[Tensor, '_variant prompt _row d_model']]]",
     *,
     keep: bool = False,
 ) -> list[Trial]:
@@ -266,8 +266,8 @@ def propagate(
 
 
 def _mlp_of_all(
-    executor: Executor, layer: int, inputs: Sequence[Float[Tensor, "variant prompt row d_model"]]
-) -> list[Float[Tensor, "variant prompt row d_model"]]:
+    executor: Executor, layer: int, inputs: Sequence[Float[Tensor, "_variant prompt _row d_model"]]
+) -> list[Float[Tensor, "_variant prompt _row d_model"]]:
     """The MLP's output for each of these inputs, from one call for all that have as many rows."""
     if len(inputs) <= 1:
         return [executor.mlp(layer, x) for x in inputs]

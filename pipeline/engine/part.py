@@ -18,7 +18,7 @@ from pipeline.core.questions import Forget, Measure, Question, Settle
 from pipeline.engine.incremental import Incremental, propagate
 from pipeline.engine.recorded import Recorded
 
-Answer = Float[np.ndarray, "variant prompt"]
+Answer = Float[np.ndarray, "_variant prompt"]
 
 # Bytes of one receiver's variants that are propagated at once.
 _VARIANT_BYTES = 2**24
@@ -111,7 +111,7 @@ class Part:
 
     # --- the questions -------------------------------------------------------------------------------
 
-    def _measure(self, index: int, questions: Sequence[Measure]) -> list[Float[Tensor, "variant prompt"]]:
+    def _measure(self, index: int, questions: Sequence[Measure]) -> list[Float[Tensor, "_variant prompt"]]:
         starts = []
         for question in questions:
             state = self._states[index][question.state]
@@ -128,8 +128,8 @@ class Part:
         return list(values.split([len(hidden) for hidden in finals]))
 
     def _propagate(
-        self, starts: Sequence[tuple[Incremental, int, Float[Tensor, "variant prompt row d_model"]]]
-    ) -> list[Float[Tensor, "variant prompt d_model"]]:
+        self, starts: Sequence[tuple[Incremental, int, Float[Tensor, "_variant prompt _row d_model"]]]
+    ) -> list[Float[Tensor, "_variant prompt d_model"]]:
         """Final hidden states of all variants; as many at once as `_VARIANT_BYTES` allow."""
         if not starts:
             return []

@@ -39,7 +39,7 @@ class Crew(Protocol):
     @property
     def eager(self) -> bool: ...  # whether an evaluation costs little beside its overhead
     def values(self) -> Float[np.ndarray, " prompt"]: ...  # the metric of the clean run
-    def ask(self, questions: Sequence[Question]) -> list[Float[np.ndarray, "variant prompt"]]: ...
+    def ask(self, questions: Sequence[Question]) -> list[Float[np.ndarray, "_variant prompt"]]: ...
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Search:
             self._next_state += 1
         return Step(receiver, tuple(decided), self.evaluations - evaluations, self.rounds - rounds)
 
-    def _ask(self, questions: Sequence[Measure]) -> list[Float[np.ndarray, "variant prompt"]]:
+    def _ask(self, questions: Sequence[Measure]) -> list[Float[np.ndarray, "_variant prompt"]]:
         self.rounds += 1
         self.evaluations += sum(question.n_variants for question in questions)
         return self._crew.ask(questions)

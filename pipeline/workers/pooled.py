@@ -179,7 +179,7 @@ class PooledCrew:
     def values(self) -> Float[np.ndarray, " prompt"]:
         return self._values
 
-    def ask(self, questions: Sequence[Question]) -> list[Float[np.ndarray, "variant prompt"]]:
+    def ask(self, questions: Sequence[Question]) -> list[Float[np.ndarray, "_variant prompt"]]:
         measures = tuple(question for question in questions if isinstance(question, Measure))
         self._settled += [question for question in questions if not isinstance(question, Measure)]
         nothing = np.empty((0, self.n_prompts))
@@ -189,7 +189,7 @@ class PooledCrew:
         answers = iter(np.concatenate(rows, axis=1)[:, self._order] for rows in zip(*by_worker, strict=True))
         return [next(answers) if isinstance(question, Measure) else nothing for question in questions]
 
-    def _consult(self, measures: tuple[Measure, ...]) -> list[list[Float[np.ndarray, "variant prompt"]]]:
+    def _consult(self, measures: tuple[Measure, ...]) -> list[list[Float[np.ndarray, "_variant prompt"]]]:
         """Every worker's answers to the measures, from those who have answered or from their successors."""
         answers: dict[int, Any] = {}
         while len(answers) < self.workers:
