@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import upkeep
 from pipeline.core.errors import CircuitsError, ConfigError
 from pipeline.core.text import printable
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(upkeep.app)
 
 
 class Format(StrEnum):

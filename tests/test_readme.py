@@ -61,5 +61,6 @@ def test_every_make_target_and_command_of_the_readme_exists(blocks, root):
 
     from flows.cli import app
 
-    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    apps = [app, *(group.typer_instance for group in app.registered_groups)]
+    known = {command.name or command.callback.__name__ for one in apps for command in one.registered_commands}
     assert commands <= known

@@ -26,7 +26,7 @@ Content: TypeAlias = bytes | str | Callable[[Path], object]
 TEMPORARY = ".tmp-"
 MOST_BYTES = 1 << 24  # of a record: far more than the longest traceback
 _STALE_AFTER_SECONDS = 3600.0
-_RESERVE = ".reserve"  # gives way when the disk is full, so that the record of that still fits
+RESERVE = ".reserve"  # gives way when the disk is full, so that the record of that still fits
 _RESERVE_BYTES = 1 << 16
 
 
@@ -98,10 +98,15 @@ def sweep_temporaries(folder: Place) -> int:
     removed = 0
     for path in folder.rglob(f".*{TEMPORARY}*"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_AFTER_SECONDS:
+            if is_stale(path):
                 path.unlink()
                 removed += 1
     return removed
+
+
+def is_stale(path: Place) -> bool:
+    """Whether a temporary file is so old that nobody writes it any more."""
+    return time.time() - path.stat().st_mtime > _STALE_AFTER_SECONDS
 
 
 def remove_tree(folder: Place) -> None:
@@ -116,13 +121,13 @@ def remove_tree(folder: Place) -> None:
 def set_reserve(folder: Place) -> None:
     """Takes up some room of a disk, to be given back when it is full; a store has no end. Raises OSError."""
     if isinstance(folder, Path):
-        write_atomic(folder / _RESERVE, bytes(_RESERVE_BYTES))
+        write_atomic(folder / RESERVE, bytes(_RESERVE_BYTES))
 
 
 def give_reserve(folder: Place) -> None:
     """Gives that room back."""
     if isinstance(folder, Path):
-        (folder / _RESERVE).unlink(missing_ok=True)
+        (folder / RESERVE).unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:

@@ -14,10 +14,12 @@ from pipeline.core.items import digest
 from pipeline.store.atomic import read_json, write_atomic
 from pipeline.store.place import Place, each, found
 
+FOLDER = "decisions"
+
 
 def folder_of(run: Place, task: str, search: str) -> Place:
     """Where the decisions of a search lie; `search` is the digest of all that they depend on."""
-    return run / "decisions" / f"task={task}" / f"search={search[:12]}"
+    return run / FOLDER / f"task={task}" / f"search={search[:12]}"
 
 
 def write(folder: Place, search: str, receiver: int, step: dict[str, Any]) -> Place:
@@ -30,16 +32,18 @@ def write(folder: Place, search: str, receiver: int, step: dict[str, Any]) -> Pl
 
 def read(folder: Place, search: str) -> dict[int, dict[str, Any]]:
     """What was decided, by receiver, as far as it is whole and of this search."""
-    records = each(folder, lambda path: _read(path, search), found(folder, "receiver-*.json"))
-    return dict(record for record in records if record is not None)
+    records = [
+        record for record in each(folder, read_one, found(folder, "receiver-*.json")) if record is not None
+    ]
+    return {record["receiver"]: record["step"] for record in records if record["search"] == search}
 
 
-def _read(path: Place, search: str) -> tuple[int, dict[str, Any]] | None:
-    """(receiver, what was decided), or None."""
+def read_one(path: Place) -> dict[str, Any] | None:
+    """`search`, `receiver` and `step` of a file, or None where it is damaged."""
     try:
         record = read_json(path)
-        whole = record["search"] == search and record["sha256"] == digest(record["step"])
-        return (int(record["receiver"]), record["step"]) if whole else None
+        whole = record["sha256"] == digest(record["step"]) and isinstance(record["search"], str)
+        return {**record, "receiver": int(record["receiver"])} if whole else None
     except StorageError:
         raise
     except (OSError, ValueError, KeyError, TypeError):

@@ -12,6 +12,8 @@ from pipeline.core.items import Item
 from pipeline.store.atomic import read_json, remove_tree, write_atomic
 from pipeline.store.place import Place, each, found, relative
 
+PATTERN = "task=*/method=*/shard-*/attempt-*.json"
+
 
 def record(run: Place, item: Item, attempt: int, info: Mapping[str, Any]) -> Place:
     """Writes the record of a failed attempt: `info` (traceback, host, device, next step ...) as JSON."""
@@ -23,17 +25,22 @@ def record(run: Place, item: Item, attempt: int, info: Mapping[str, Any]) -> Pla
 
 def read(run: Place) -> list[dict[str, Any]]:
     """Every record, with its item's fields, name and attempt, by item and attempt; a torn one says so."""
+    paths = found(run / "failures", PATTERN)
+    records = [
+        record or {"name": str(relative(path, run)), "attempt": 0, "error": "unreadable record"}
+        for path, record in zip(paths, each(run, read_one, paths), strict=True)
+    ]
+    return sorted(records, key=lambda one: (one["name"], one["attempt"]))
 
-    def read_one(path: Place) -> dict[str, Any]:
-        try:
-            return _checked(read_json(path))
-        except StorageError:
-            raise
-        except (OSError, ValueError):
-            return {"name": str(relative(path, run)), "attempt": 0, "error": "unreadable record"}
 
-    paths = found(run / "failures", "task=*/method=*/shard-*/attempt-*.json")
-    return sorted(each(run, read_one, paths), key=lambda one: (one["name"], one["attempt"]))
+def read_one(path: Place) -> dict[str, Any] | None:
+    """One record, or None where it is none."""
+    try:
+        return _checked(read_json(path))
+    except StorageError:
+        raise
+    except (OSError, ValueError):
+        return None
 
 
 def _checked(record: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.items import digest
-from pipeline.store.atomic import make_folder, write_json
+from pipeline.store.atomic import make_folder, read_json, write_json
 from pipeline.store.content import table_digest
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet, write_parquet
-from pipeline.store.place import Place, found, relative
+from pipeline.store.place import Place, each, found, relative
 
 FILE = "faithfulness.parquet"
 FOLDER = "circuits"
@@ -59,12 +59,39 @@ class Evaluated:
 
 
 def is_current(folder: Place, key: Mapping[str, Any]) -> bool:
-    """Whether the table is there, undamaged, and was made from exactly this."""
+    """Whether table and circuits are there, undamaged, and were made from exactly this."""
     try:
         footer = read_footer(folder / FILE, SCHEMA)
+        circuits = circuit_rows(folder)
+        for _ in each(folder, lambda path: check_circuit(path, circuits[path]), circuits):
+            pass
     except (DamagedFileError, FileNotFoundError):
         return False
     return all(footer.get(name) == value for name, value in key.items())
+
+
+def circuit_rows(folder: Place) -> dict[Place, dict[str, Any]]:
+    """The files of circuits that belong to the table, and its row for each. Raises DamagedFileError,
+    FileNotFoundError."""
+    rows = [Evaluated(**row) for row in read_parquet(folder / FILE, SCHEMA).to_pylist()]
+    return {_path_of(folder, row): asdict(row) for row in rows if row.n_edges_pruned <= MOST_EDGES}
+
+
+def check_circuit(path: Place, row: Mapping[str, Any]) -> None:
+    """DamagedFileError for a circuit that is not what its row says, FileNotFoundError for one that is not there."""
+    try:
+        circuit = read_json(path)
+        edges, sha256 = circuit.pop("edges"), circuit.pop("sha256", None)  # earlier versions wrote none
+        whole = circuit == row and len(edges) == row["n_edges_pruned"]
+        whole &= sha256 in (None, digest({**circuit, "edges": edges}))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise DamagedFileError("it is not the circuit of its row in the table")
+
+
+def _path_of(folder: Place, row: Evaluated) -> Place:
+    return folder / FOLDER / f"{row.task}--{row.method}--{row.label}.json"
 
 
 def scores_digest(folder: Place) -> str:
@@ -86,8 +113,9 @@ def write(folder: Place, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping
     written: set[Place] = set()
     for row, circuit in rows:
         if circuit.pruned.n_edges <= MOST_EDGES:
-            path = folder / FOLDER / f"{row.task}--{row.method}--{row.label}.json"
-            write_json(path, {**asdict(row), "edges": _edges(circuit.pruned)})
+            path = _path_of(folder, row)
+            record = {**asdict(row), "edges": _edges(circuit.pruned)}
+            write_json(path, {**record, "sha256": digest(record)})
             written.add(path)
     for path in set(found(folder / FOLDER, "*.json")) - written:
         path.unlink()

@@ -27,7 +27,7 @@ from pipeline.store.faithfulness import FILE, SCHEMA
 from pipeline.store.files import DamagedFileError, Footer, read_parquet
 from pipeline.store.lock import is_free, read_owner, this_process
 from pipeline.store.place import Place, relative
-from pipeline.store.run_dir import SCHEMAS, SUCCESS, RunDirectory
+from pipeline.store.run_dir import SCHEMAS, RunDirectory
 from pipeline.store.scores import dictionary, floats, read_scores
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether nothing was missing when the run ended, in items or in evaluation."""
-        return (self.path / SUCCESS).is_file()
+        return self.directory.is_marked_complete
 
     def status(self) -> dict[str, Any]:
         """What is done, from the files alone: counts, a row per task and method, who is at work.

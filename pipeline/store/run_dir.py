@@ -255,6 +255,11 @@ class RunDirectory(PlannedRun):
 
     # --- completion --------------------------------------------------------------------------------------
 
+    @property
+    def is_marked_complete(self) -> bool:
+        """Whether nothing was missing when the run ended, in items or in evaluation."""
+        return (self.path / SUCCESS).is_file()
+
     def mark_complete(self) -> None:
         """Writes `_SUCCESS.json`: every item of the plan is there, merged and evaluated."""
         facts = {"run_key": self.manifest["run_key"], "items": len(self.items)}

@@ -1,0 +1,60 @@
+"""The verbs that look after what lies on a disk or in a store: gc, verify, compact.
+
+Knows options, words and exit codes. Does not know files.
+"""
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+RunFolder = Annotated[str, typer.Argument(help="run directory, or its s3:// address", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="data as JSON on stdout")]
+
+DAMAGED = 3
+
+
+@app.command()
+def gc(
+    folder: Annotated[str, typer.Argument(help="run directory, or a folder with runs", show_default=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="only say what would go")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what dead writers left: temporary files, files set aside as damaged, stale locks."""
+    from flows.writing import count, say, size
+    from pipeline.store.upkeep import sweep
+
+    swept = sweep(folder, dry_run=dry_run)
+    if as_json:
+        runs = [{"run": one.run, "left_alone": one.left_alone, "files": dict(one.files)} for one in swept]
+        print(json.dumps({"dry_run": dry_run, "runs": runs}, indent=1))
+        return
+    for one in swept:
+        if one.left_alone:
+            say(f"{one.run}: left alone, {one.left_alone}")
+        for name, n_bytes in one.files:
+            say(f"{one.run}: {name}, {size(n_bytes)}")
+    files = [n_bytes for one in swept for _, n_bytes in one.files]
+    what = "would be removed" if dry_run else "removed"
+    say(f"{count(len(files))} files, {size(sum(files))}, {what}")
+
+
+@app.command()
+def verify(folder: RunFolder, as_json: AsJson = False) -> None:
+    """Read every file of a run and compare footers, page checksums, values and row counts."""
+    from flows.writing import count, say
+    from pipeline.verify import lines, to_dict
+    from pipeline.verify import verify as verify_run
+
+    verified = verify_run(folder)
+    if as_json:
+        print(json.dumps(to_dict(verified), indent=1))
+    else:
+        for line in lines(verified):
+            say(line)
+        words = f"{count(verified.files)} files, {count(len(verified.damaged))} damaged"
+        absent = f", {count(verified.missing)} of {count(verified.items)} items not there yet"
+        say(words + (absent if verified.missing else ""))
+    raise typer.Exit(DAMAGED if verified.damaged else 0)

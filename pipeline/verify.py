@@ -1,0 +1,247 @@
+"""Whether every file of a run is what was written, down to the last value.
+
+Knows which files a run has, and what each must agree with. Mends nothing and renames nothing: what is found is told,
+with what to type next. JSON has no checksums of its own; it is held against what it was made from.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.core.documents import parse_mapping
+from pipeline.core.errors import CircuitsError, RunDirectoryError
+from pipeline.core.items import Item, digest
+from pipeline.store import decisions, failures, faithfulness, prompt_scores, schema
+from pipeline.store.aggregate import aggregate_path
+from pipeline.store.content import table_digest
+from pipeline.store.files import DamagedFileError, read_footer, read_parquet
+from pipeline.store.place import Place, each, found, place, relative
+from pipeline.store.run_dir import SCHEMAS, RunDirectory
+from pipeline.store.scores import graph_table, nodes_table, read_scores
+
+_OF_ITEMS = ("scores", "node_scores", "prompt_metrics", "statistics", "prompt_scores")
+_MERGED = ("aggregate", "node_aggregate")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not what was written: its name in the run, what is wrong, what to do."""
+
+    file: str
+    reason: str
+    next_step: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was looked at, and what was found."""
+
+    files: int
+    items: int
+    missing: int  # items without a file: no damage
+    damaged: tuple[Damage, ...]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A file and what tells whether it is good: raises DamagedFileError, or FileNotFoundError."""
+
+    path: Place
+    run: Callable[[], object]
+    item: Item | None = None
+    next_step: str | None = None
+    must_be: bool = False  # there
+
+
+def verify(address: str | Place) -> Verified:
+    """Reads every file of a run. Raises RunDirectoryError where there is no run at all."""
+    folder = place(address)
+    try:
+        run = RunDirectory.open(folder)
+        checks = [*_plan_checks(run), *_item_checks(run), *_result_checks(run)]
+    except RunDirectoryError as error:
+        if not (folder / "manifest.json").is_file():
+            raise
+        file, _, words = str(error).removeprefix(f"{folder}/").partition(": ")
+        reason, _, next_step = words.rpartition("; ")
+        return Verified(1, 0, 0, (Damage(file, reason, next_step),))
+    outcomes = list(zip(checks, each(folder, _outcome, checks), strict=True))
+    mend = f"circuits resume {folder}"
+    damaged = [
+        Damage(str(relative(check.path, folder)), reason, check.next_step or mend)
+        for check, reason in outcomes
+        if reason is not None and reason != _MISSING
+    ]
+    known = {check.path for check in checks}
+    for path in found(folder, "**/*"):
+        top = relative(path, folder).parts[0]
+        if path not in known and top in (*_OF_ITEMS, *_MERGED) and path.name[0] not in "._":
+            file = str(relative(path, folder))
+            damaged.append(Damage(file, "belongs to nothing in the plan", f"remove {path}"))
+    missing = {check.item for check, reason in outcomes if reason == _MISSING} - {None}
+    there = sum(reason != _MISSING for _, reason in outcomes)
+    return Verified(there, len(run.items), len(missing), tuple(sorted(damaged, key=lambda one: one.file)))
+
+
+_MISSING = "missing"
+
+
+def _outcome(check: _Check) -> str | None:
+    """What is wrong, or None."""
+    try:
+        check.run()
+    except FileNotFoundError:
+        return "it is not there" if check.must_be else _MISSING
+    except (DamagedFileError, CircuitsError) as error:
+        return str(error)
+    return None
+
+
+# --- what planning has written -----------------------------------------------------------------------------
+
+
+def _plan_checks(run: RunDirectory) -> Iterator[_Check]:
+    again = "run the config again to rewrite it"
+    yield _Check(run.path / "manifest.json", partial(_manifest, run), next_step=again)
+    yield _Check(run.path / "plan.json", partial(_plan, run), next_step=again)
+    yield _Check(run.path / "run.yaml", partial(_config, run), next_step=again)
+    tables = {"graph.parquet": graph_table, "nodes.parquet": nodes_table}
+    for name, table in tables.items():
+        yield _Check(run.path / name, partial(_made_from_graph, run, run.path / name, table), must_be=True)
+    prompts = run.path / "prompts.parquet"
+    yield _Check(prompts, lambda: _of_run(run, prompts, read_parquet(prompts, schema.PROMPTS)), must_be=True)
+
+
+def _manifest(run: RunDirectory) -> None:
+    manifest = run.manifest
+    identity = manifest["identity"]
+    if digest(identity) != manifest["run_key"]:
+        raise DamagedFileError("its run key is not that of its identity")
+    if {id_: entry["parameters"] for id_, entry in manifest["methods"].items()} != identity["methods"]:
+        raise DamagedFileError("its methods are not those of its identity")
+
+
+def _plan(run: RunDirectory) -> None:
+    if not run.items or run.plan.get("run_key", run.manifest["run_key"]) != run.manifest["run_key"]:
+        raise DamagedFileError("it belongs to another run")
+
+
+def _config(run: RunDirectory) -> None:
+    text = run.run_yaml
+    identity = RunConfig.from_mapping(parse_mapping(text, "it")).identity()
+    planned = run.manifest["identity"]
+    same = ("methods", "metric", "ablation", "shards", "seed")
+    if {*identity["tasks"]} != {*planned["tasks"]} or any(identity[key] != planned[key] for key in same):
+        raise DamagedFileError("it is the config of another run")
+    if not text.endswith("\n"):
+        raise DamagedFileError("its end is missing")
+
+
+def _made_from_graph(run: RunDirectory, path: Place, table: Callable[[Any], Any]) -> None:
+    read_parquet(path)
+    _of_run(run, path)
+    if read_footer(path)["values"] != table_digest(table(run.graph)):
+        raise DamagedFileError("it is not the table of this run's graph")
+
+
+def _of_run(run: RunDirectory, path: Place, _table: object = None) -> None:
+    if read_footer(path).get("run_key") != run.manifest["run_key"]:
+        raise DamagedFileError("it belongs to another run")
+
+
+# --- items -------------------------------------------------------------------------------------------------
+
+
+def _item_checks(run: RunDirectory) -> Iterator[_Check]:
+    complete = run.is_marked_complete
+    for item in run.items:
+        yield _Check(run.path / item.path, partial(_item, run, item), item, must_be=complete)
+        if item.method is not None:
+            beside = run.path / prompt_scores.path_of(item)
+            yield _Check(beside, partial(_prompt_scores, run, item, beside))
+
+
+def _item(run: RunDirectory, item: Item) -> None:
+    rows = int(run.check(item, deep=True, kept={}).get("rows", 0))
+    expected = rows
+    if item.kind == "scores":
+        expected = run.graph.n_edges
+    elif item.kind == "baseline":
+        expected = len(run.prompts(item.task, item.shard)) * len(run.manifest["metrics"])
+    if rows != expected:
+        raise DamagedFileError(f"it has {rows:,} rows where {expected:,} belong")
+    if item.method is not None:
+        read_scores(run.path / item.path, SCHEMAS[item.kind], run.graph)
+
+
+def _prompt_scores(run: RunDirectory, item: Item, path: Place) -> None:
+    footer = prompt_scores.check(path, run.graph.n_edges, "float16")
+    if footer.get("item_key") != run.item_keys[item]:
+        raise DamagedFileError("it belongs to an item with another key")
+    prompts = len(run.prompts(item.task, item.shard))
+    if footer["rows"] != str(prompts):
+        raise DamagedFileError(f"it has {footer['rows']} rows where {prompts} belong")
+    read_parquet(path)
+
+
+# --- what was made from them -------------------------------------------------------------------------------
+
+
+def _result_checks(run: RunDirectory) -> Iterator[_Check]:
+    merged = {(item.kind, item.task, item.method) for item in run.items if item.method is not None}
+    for kind, task, method in sorted(merged):
+        path = run.path / aggregate_path(kind, task, method)
+        columns = schema.AGGREGATE if kind == "scores" else schema.NODE_AGGREGATE
+        yield _Check(path, partial(_merged, run, path, columns), must_be=run.is_marked_complete)
+    table = run.path / faithfulness.FILE
+    yield _Check(
+        table,
+        lambda: _of_run(run, table, read_parquet(table, faithfulness.SCHEMA)),
+        must_be=run.is_marked_complete,
+    )
+    for path, row in _circuits(run).items():
+        yield _Check(path, partial(faithfulness.check_circuit, path, row), must_be=True)
+    again = "remove it; a search that goes on decides the receiver again"
+    for path in found(run.path / decisions.FOLDER, "task=*/search=*/receiver-*.json"):
+        yield _Check(path, partial(_decision, path), next_step=again)
+    for path in found(run.path / "failures", failures.PATTERN):
+        yield _Check(
+            path, partial(_failure, path), next_step="remove it; it is a record and nothing reads it"
+        )
+
+
+def _merged(run: RunDirectory, path: Place, columns: Any) -> None:
+    read_scores(path, columns, run.graph)
+    _of_run(run, path)
+
+
+def _circuits(run: RunDirectory) -> dict[Place, dict[str, Any]]:
+    """The circuits that the table lists; a table that cannot be read is a finding of its own."""
+    try:
+        return faithfulness.circuit_rows(run.path)
+    except (DamagedFileError, FileNotFoundError):
+        return {}
+
+
+def _decision(path: Place) -> None:
+    if decisions.read_one(path) is None:
+        raise DamagedFileError("it is not what was decided")
+
+
+def _failure(path: Place) -> None:
+    if failures.read_one(path) is None:
+        raise DamagedFileError("it is no record of a failure")
+
+
+def lines(verified: Verified) -> list[str]:
+    """A line for every damaged file."""
+    return [f"{one.file}: {one.reason}; next: {one.next_step}" for one in verified.damaged]
+
+
+def to_dict(verified: Verified) -> dict[str, Any]:
+    """The same as plain data."""
+    facts: dict[str, Any] = json.loads(json.dumps({**verified.__dict__, "damaged": []}))
+    return {**facts, "damaged": [dict(one.__dict__) for one in verified.damaged]}
