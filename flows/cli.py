@@ -97,7 +97,7 @@ def resume(
     from pipeline.run import prepare
     from pipeline.store.results import open_run
 
-    config = RunConfig.load(open_run(folder).path / "run.yaml", set_)
+    config = RunConfig.resumed(open_run(folder).path, set_)
     _conduct(prepare(config, folder, retry_failed=failed), local, as_json)
 
 

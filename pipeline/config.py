@@ -68,6 +68,22 @@ class RunConfig(Section):
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
 
+    @classmethod
+    def resumed(cls, run: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
+        """The config that a run directory holds, with `--set` overrides, to be run again.
+
+        Foreign code is asked for anew: whoever made the directory does not decide what runs here.
+        """
+        path = Path(run) / "run.yaml"
+        config = cls.load(path, overrides)
+        asked = any(one.partition("=")[0].strip() == "model.trust_remote_code" for one in overrides)
+        if config.model.trust_remote_code and not asked:
+            raise ConfigError(
+                f"{path}: model.trust_remote_code runs Python that comes with the model {config.model.name!r}; if you "
+                "trust it, add: --set model.trust_remote_code=true"
+            )
+        return config
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain data with every default written out; reads back as an equal config."""
         mapping = self.model_dump(mode="json", by_alias=True)
@@ -161,8 +177,11 @@ class RunConfig(Section):
 
         The model's name and revision are left to planning, which knows the commit or the hash of the files.
         """
+        model = {"dtype": self.model.dtype, "kv": self.model.kv}
+        if self.model.trust_remote_code:  # only then: keys of runs without foreign code are what they were
+            model["trust_remote_code"] = True
         return {
-            "model": {"dtype": self.model.dtype, "kv": self.model.kv},
+            "model": model,
             "tasks": {id_: _parameters(task) for id_, task in self.task_ids.items()},
             "methods": {id_: _parameters(method) for id_, method in self.method_ids.items()},
             "metric": self.metric,

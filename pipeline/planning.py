@@ -296,6 +296,7 @@ class Plan:
                 "revision": self.model.revision,
                 "fingerprint": self.model.fingerprint,
                 "dtype": self.config.model.dtype,
+                "trust_remote_code": self.config.model.trust_remote_code,
             },
             "graph": asdict(self.graph),
             "graph_fingerprint": self.graph.fingerprint,

@@ -50,8 +50,14 @@ def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = F
         raise ModelError(
             f"model {name!r}: no such folder; give an existing folder or a hub name such as 'gpt2'"
         )
+    if is_local and (Path(path) / "adapter_config.json").exists():
+        raise ModelError(
+            f"model folder {name!r} holds an adapter (adapter_config.json); merge it into the model and save that"
+        )
     config = _load_config(name, path, revision, trust_remote_code)
     family_of(config)
+    if not trust_remote_code:
+        _refuse_kernels(name, config)
     if is_local:
         fingerprint = _hash_folder(Path(path))
         return ResolvedModel(name, path, "local", fingerprint, config, is_local, trust_remote_code)
@@ -65,7 +71,10 @@ def graph_of(config: Any, kv: KvGrouping = "query_head") -> Graph:
     n_heads = config.num_attention_heads
     n_kv = getattr(config, "num_key_value_heads", None) or n_heads
     parallel = family.is_parallel(config)
-    return Graph(config.num_hidden_layers, n_heads, n_kv, parallel, kv, d_model=config.hidden_size)
+    try:
+        return Graph(config.num_hidden_layers, n_heads, n_kv, parallel, kv, d_model=config.hidden_size)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the model's config.json describes no transformer ({_first_line(error)})") from None
 
 
 def context_length(config: Any) -> int | None:
@@ -98,6 +107,7 @@ def load_weights(
     (transformers would draw them at random).
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
@@ -117,7 +127,7 @@ def load_weights(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"model {resolved.name!r} does not load: {_first_line(error)}") from None
     if missing := sorted(found["missing_keys"]):
         raise ModelError(
@@ -133,7 +143,7 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
     _quiet()
     try:
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - a config.json of nonsense makes it raise anything
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"model {name!r} runs its own code; set model.trust_remote_code: true to allow it"
@@ -146,6 +156,20 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
             f"model {name!r} is unknown: no such folder, and not found on the hub or not reachable "
             f"({_first_line(error)})"
         ) from None
+
+
+def _refuse_kernels(name: str, config: Any) -> None:
+    """Raises ModelError for a config that names attention or experts to be fetched from somewhere: compiled code."""
+    own = {
+        "attn_implementation": (None, "eager", "sdpa", "flex_attention"),
+        "experts_implementation": (None, "eager", "batched_mm", "grouped_mm"),
+    }
+    for key, known in own.items():
+        if (found := getattr(config, f"_{key}", None)) not in known:
+            raise ModelError(
+                f"model {name!r}: its config.json asks for {key} {str(found)[:80]!r}, which runs code from elsewhere; "
+                "remove that key from it"
+            )
 
 
 def _quiet() -> None:

@@ -3,7 +3,6 @@
 Knows how to read a run. Does not know how anything is drawn or printed.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.circuit import Circuit
+from pipeline.core.documents import parse_json
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import Text, TokenPair
 from pipeline.core.scores import rank_order
@@ -175,7 +175,8 @@ def _bootstrap(run: Run, task: str, method: Mapping[str, Any]) -> int | None:
     """How many samples the interval of the bootstrap comes from, None where there is no such interval."""
     kind = "scores" if method["level"] == "edge" else "node_scores"
     made_from = read_footer(run.path / aggregate_path(kind, task, method["method"])).get("bootstrap")
-    return None if made_from is None else int(json.loads(made_from)["samples"])
+    samples = _object(made_from or "").get("samples")
+    return samples if isinstance(samples, int) else None
 
 
 def _method(id_: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,11 +212,20 @@ def _versions(footers: pd.DataFrame) -> dict[str, str]:
     """Library versions of the workers; all of them where items were computed by different ones."""
     found: dict[str, list[str]] = {}
     for text in footers["versions"].dropna().unique() if "versions" in footers else ():
-        for name, version in json.loads(text).items():
+        for name, version in _object(text).items():
             found.setdefault(name, [])
-            if version not in found[name]:
-                found[name].append(version)
+            if str(version) not in found[name]:
+                found[name].append(str(version))
     return {name: " and ".join(versions) for name, versions in found.items()}
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A fact of a footer that is a JSON object; of any other fact, nothing."""
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def by_edge(frame: pd.DataFrame, column: str, graph: Graph) -> np.ndarray:

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from pipeline.core.errors import StorageError
 from pipeline.core.items import digest
+from pipeline.core.limits import too_much
 from pipeline.store.atomic import write_atomic
 from pipeline.store.content import arrays_digest, table_digest
 from pipeline.store.place import Place, as_file, open_input
@@ -26,8 +27,6 @@ from pipeline.store.schema import mismatch
 
 PREFIX = "circuits."
 ROW_GROUP = 1 << 20
-HARMLESS = 1 << 22  # rows or bytes that any machine can hold
-MOST_PER_BYTE = 200  # of a file; ours have a few bytes for every row
 
 Footer = dict[str, str]
 
@@ -117,8 +116,7 @@ def read_parquet(path: Place, schema: pa.Schema | None = None) -> pa.Table:
 
 
 def _refuse_bomb(metadata: Any, found: pa.Schema, size: int) -> None:
-    """DamagedFileError for a file that claims far more rows or bytes than one of its size holds: a megabyte of
-    repetitions can stand for a terabyte. It is a claim: nothing is decoded to find out.
+    """DamagedFileError for a file that claims far more rows or bytes than one of its size holds.
 
     Rows of every prompt's scores are as wide as the graph, and may well be zeros: their reader knows how many there
     are. (Single columns are not asked for their sizes: in a damaged footer that ends the process.)
@@ -126,9 +124,8 @@ def _refuse_bomb(metadata: Any, found: pa.Schema, size: int) -> None:
     claims = {"rows": metadata.num_rows}
     if not any(pa.types.is_fixed_size_list(kind) for kind in found.types):
         claims["bytes"] = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    for what, claimed in claims.items():
-        if claimed > HARMLESS and claimed > MOST_PER_BYTE * size:
-            raise DamagedFileError(f"it claims {claimed:,} {what} and is {size:,} bytes itself")
+    if problem := too_much(claims, size):
+        raise DamagedFileError(problem)
 
 
 def write_tensors(path: Place, tensors: Mapping[str, np.ndarray], footer: Mapping[str, Any]) -> None:

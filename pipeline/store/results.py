@@ -3,7 +3,6 @@
 Knows what files hold. Does not know how they came about, nor how to write any.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -15,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline.core.circuit import Circuit
-from pipeline.core.documents import parse_mapping, suggest
+from pipeline.core.documents import parse_json, parse_mapping, suggest
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item
@@ -388,7 +387,7 @@ def _numbers(footer: Footer) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for key, value in footer.items():
         try:
-            number = json.loads(value)
+            number = parse_json(value)
         except ValueError:
             number = None
         is_number = isinstance(number, int | float) and not isinstance(number, bool)

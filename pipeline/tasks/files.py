@@ -33,6 +33,7 @@ SYNONYMS = {
     "wrong_answers": ("wrong_answers", "wrong_answer", "incorrect_idx"),
 }
 KNOWN = ("clean", "spans", *(name for names in SYNONYMS.values() for name in names))
+MOST_LETTERS = 1_000_000  # of a prompt, or token ids: no context holds more
 INDEX_COLUMNS = ("", "Unnamed: 0", "__index_level_0__")
 EXAMPLE = '{"subject": "Mary"}'
 
@@ -120,11 +121,23 @@ def _field(row: Row, names: tuple[str, ...], where: str, default: Any = None) ->
 
 
 def _prompt(value: Any, name: str, where: str) -> Text:
+    if isinstance(value, str | list) and len(value) > MOST_LETTERS:
+        raise PromptError(f"{where}: {name!r} is {len(value):,} long, over {MOST_LETTERS:,}; shorten it")
     if isinstance(value, str):
-        return value
+        return _text(value, name, where)
     if isinstance(value, list) and value and all(_is_id(item) for item in value):
         return tuple(value)
     raise PromptError(f"{where}: {name!r} is {kind_of(value)}; give text or a list of token ids (from 0)")
+
+
+def _text(value: str, name: str, where: str) -> str:
+    """The text itself, if it can be written: JSON may hold the half of a character, and nothing else can."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = value[error.start].encode("unicode_escape").decode()
+        raise PromptError(f"{where}: {name!r} holds half a character ({half}); write the whole") from None
+    return value
 
 
 def _answers(value: Any, name: str, where: str) -> tuple[str | int, ...]:
@@ -134,6 +147,8 @@ def _answers(value: Any, name: str, where: str) -> tuple[str | int, ...]:
             raise PromptError(
                 f"{where}: {name!r} holds {kind_of(item)}; give a text piece, a token id (from 0), or a list"
             )
+        if isinstance(item, str):
+            _text(item, name, where)
     if name == "answers" and not values:
         raise PromptError(f"{where}: 'answers' is empty; give the piece that follows the clean prompt")
     return tuple(values)

@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.documents import parse_json
 from pipeline.core.errors import PromptError
+from pipeline.core.limits import too_much
 
 EXPECTED = "clean, corrupted, answers and, where the metric compares, wrong_answers"
+
+MOST_BYTES = 1 << 30  # of a file of text
 
 Row = dict[str, Any]
 
@@ -24,13 +28,13 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise PromptError(
                 f"{where}: not valid JSON ({error.msg}, column {error.colno}); write one JSON object per line"
             ) from None
-        except RecursionError:
-            raise PromptError(f"{where}: JSON nested too deeply; write one flat object per line") from None
+        except ValueError as error:
+            raise PromptError(f"{where}: not valid JSON ({error}); write one flat object per line") from None
         if not isinstance(row, dict):
             raise PromptError(
                 f"{where}: {kind_of(row)} where an object with the fields {EXPECTED} is expected"
@@ -79,13 +83,13 @@ def _cell(name: str, cell: str) -> Any:
         return None
     if name == "spans":
         try:
-            return json.loads(cell)
-        except (json.JSONDecodeError, RecursionError):
+            return parse_json(cell)
+        except ValueError:
             return cell
     if cell.lstrip().startswith("["):
         try:
-            value = json.loads(cell)
-        except (json.JSONDecodeError, RecursionError):
+            value = parse_json(cell)
+        except ValueError:
             return cell
         return value if isinstance(value, list) else cell
     if name.endswith("_idx") and cell.strip().removeprefix("-").isdecimal():
@@ -100,8 +104,12 @@ def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
 
     try:
         # A file opened by us, so that a name such as "task=a/x.parquet" adds no partition columns.
-        with path.open("rb") as file:
-            table = pq.read_table(file)
+        with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+            about = parquet.metadata
+            n_bytes = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+            if problem := too_much({"rows": about.num_rows, "bytes": n_bytes}, path.stat().st_size):
+                raise PromptError(f"{path}: {problem}; write it again")
+            table = parquet.read()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise PromptError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
@@ -111,6 +119,10 @@ def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
 
 def _text(path: Path) -> str:
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise PromptError(
+                f"{path}: {size:,} bytes are more than {MOST_BYTES:,}; cut it into several tasks"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise PromptError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
