@@ -6,6 +6,7 @@ Knows sessions, the log of decisions and footers. Does not know tensors, nor whi
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pipeline.core.errors import CircuitsError
@@ -63,7 +64,10 @@ def _search(
     first = methods[ids[0]]
     key = digest(sorted(plan.item_key(Item("scores", item.task, id_, 0)) for id_ in ids))
     folder = decisions.folder_of(session.path, item.task, key)
-    past = {receiver: Step.from_dict(step) for receiver, step in decisions.read(folder, key).items()}
+    past = {}
+    for receiver, fields in decisions.read(folder, key).items():
+        with suppress(ValueError):  # no step: decided again, as if it were not there
+            past[receiver] = Step.from_dict(fields)
     crew = PooledCrew(
         pool,
         item.task,

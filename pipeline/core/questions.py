@@ -89,9 +89,29 @@ class Step:
         return asdict(self)
 
     @staticmethod
-    def from_dict(fields: dict[str, Any]) -> "Step":
-        def decided(one: dict[str, Any]) -> Decided:
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in one.items()}
-            return Decided(**values)
+    def from_dict(fields: Any) -> "Step":
+        """The step that plain data holds; ValueError for data of any other shape, which a file may hold."""
+        try:
+            return Step(
+                int(fields["receiver"]),
+                tuple(_decided(one) for one in fields["decided"]),
+                int(fields["evaluations"]),
+                int(fields["rounds"]),
+            )
+        except (KeyError, OverflowError, TypeError) as error:
+            raise ValueError(f"no step of a search: {error!r}") from None
 
-        return Step(**{**fields, "decided": tuple(decided(one) for one in fields["decided"])})
+
+def _decided(fields: Any) -> Decided:
+    return Decided(
+        receiver=int(fields["receiver"]),
+        state=int(fields["state"]),
+        into=int(fields["into"]),
+        thresholds=tuple(map(float, fields["thresholds"])),
+        senders=tuple(map(int, fields["senders"])),
+        kept=tuple(map(bool, fields["kept"])),
+        delta=tuple(map(float, fields["delta"])),
+        std=tuple(map(float, fields["std"])),
+        values=tuple(map(float, fields["values"])),
+        guarded=int(fields["guarded"]),
+    )

@@ -177,7 +177,7 @@ class Search:
 
     def run(self, past: Mapping[int, Step] | None = None) -> Iterator[tuple[Step, bool]]:
         """(record, whether it is new) of each receiver in turn; `past` are records of an earlier run, which are
-        taken over without a test for as long as none is missing."""
+        taken over without a test for as long as none is missing, nor goes on from somewhere else."""
         past = dict(past or {})
         for receiver in self._visits.receivers(self._graph):
             reading = [state for state, (liveness, _, _) in self._states.items() if liveness.alive(receiver)]
@@ -187,8 +187,8 @@ class Search:
             if not reading:
                 continue
             step = past.get(receiver)
-            new = step is None
-            if step is None:
+            new = step is None or not self._goes_on(step, receiver, reading)
+            if step is None or new:
                 past.clear()
                 step = self._decide(receiver, reading)
             else:
@@ -196,6 +196,26 @@ class Search:
                 self.rounds += step.rounds
             self._settle(step)
             yield step, new
+
+    def _goes_on(self, step: Step, receiver: int, states: Sequence[int]) -> bool:
+        """Whether a record is of this receiver, these states, all senders and prompts, in finite numbers."""
+        senders, n_prompts = self._visits.senders(self._graph, receiver), self._crew.n_prompts
+        thresholds: dict[int, list[float]] = {state: [] for state in states}
+        for one in step.decided:
+            table = (one.kept, one.delta, one.std)
+            fits = one.receiver == receiver and one.state in thresholds and list(one.senders) == senders
+            if not fits or any(len(row) != len(senders) for row in table) or len(one.values) != n_prompts:
+                return False
+            if not np.isfinite([*one.delta, *one.std, *one.values]).all():
+                return False
+            thresholds[one.state] += one.thresholds
+        new = {one.into for one in step.decided}
+        return (
+            step.receiver == receiver
+            and len(new) == len(step.decided)
+            and min(new, default=-1) >= self._next_state
+            and all(sorted(found) == sorted(self._states[state][1]) for state, found in thresholds.items())
+        )
 
     # --- one receiver -------------------------------------------------------------------------------------
 

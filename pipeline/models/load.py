@@ -7,6 +7,7 @@ in place makes another run.
 
 import hashlib
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pipeline.core.graph import Graph, KvGrouping
 from pipeline.models.families import family_of
 from pipeline.models.placement import check_device_map
 from pipeline.models.toy import toy_path
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the hub's client is imported anywhere
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
