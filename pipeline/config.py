@@ -69,12 +69,12 @@ class RunConfig(Section):
             raise ConfigError(f"{where}: {error}") from None
 
     @classmethod
-    def resumed(cls, run: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
+    def resumed(cls, run: str | Place, overrides: Sequence[str] = ()) -> "RunConfig":
         """The config that a run directory holds, with `--set` overrides, to be run again.
 
         Foreign code is asked for anew: whoever made the directory does not decide what runs here.
         """
-        path = Path(run) / "run.yaml"
+        path = place(run) / "run.yaml"
         config = cls.load(path, overrides)
         asked = any(one.partition("=")[0].strip() == "model.trust_remote_code" for one in overrides)
         if config.model.trust_remote_code and not asked:
@@ -177,7 +177,7 @@ class RunConfig(Section):
 
         The model's name and revision are left to planning, which knows the commit or the hash of the files.
         """
-        model = {"dtype": self.model.dtype, "kv": self.model.kv}
+        model: dict[str, Any] = {"dtype": self.model.dtype, "kv": self.model.kv}
         if self.model.trust_remote_code:  # only then: keys of runs without foreign code are what they were
             model["trust_remote_code"] = True
         return {

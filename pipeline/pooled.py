@@ -65,9 +65,9 @@ def _search(
     key = digest(sorted(plan.item_key(Item("scores", item.task, id_, 0)) for id_ in ids))
     folder = decisions.folder_of(session.path, item.task, key)
     past = {}
-    for receiver, fields in decisions.read(folder, key).items():
+    for number, fields in decisions.read(folder, key).items():
         with suppress(ValueError):  # no step: decided again, as if it were not there
-            past[receiver] = Step.from_dict(fields)
+            past[number] = Step.from_dict(fields)
     crew = PooledCrew(
         pool,
         item.task,
