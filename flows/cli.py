@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import upkeep
+from flows import submit, upkeep
 from pipeline.core.errors import CircuitsError, ConfigError
 from pipeline.core.text import printable
 
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(submit.app)
 app.add_typer(upkeep.app)
 
 

@@ -4,11 +4,12 @@ Knows Prefect and in which order things start. The command line prepares the ses
 input is told at once; a deployment gives the flow its config alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prefect import flow
@@ -26,7 +27,7 @@ class Prepared:
     """What the caller of the flow has in its hands already."""
 
     session: Session
-    pool: "Future[Pool]"
+    pool: Callable[[], Pool]  # waits until it is open
     on_event: OnEvent
 
 
@@ -37,12 +38,14 @@ class IncompleteRunError(Exception):
     """Some items are missing: the flow run is shown as failed, with what to type next."""
 
 
-def run_flow(session: Session, on_event: OnEvent = ignore) -> None:
+def run_flow(session: Session, on_event: OnEvent = ignore, pool: Callable[[], Pool] | None = None) -> None:
     """Runs the flow on a prepared session; what is missing afterwards stands in the session.
 
-    Ray starts in a thread while Prefect starts here.
+    Ray starts in a thread while Prefect starts here; a `pool` that the caller opens is the caller's to close.
     """
-    with _starting(session) as pool:
+    with ExitStack() as stack:
+        if pool is None:
+            pool = stack.enter_context(starting(partial(open_pool, session))).result
         token = _prepared.set(Prepared(session, pool, on_event))
         try:
             with suppress(IncompleteRunError):
@@ -62,15 +65,15 @@ def discover(config: dict[str, Any], run_dir: str | None = None, extend: str | N
         return _steps(prepared.session, prepared.pool, prepared.on_event)
     with (
         closing(prepare(RunConfig.from_mapping(config), run_dir, extend)) as session,
-        _starting(session) as pool,
+        starting(partial(open_pool, session)) as pool,
     ):
-        return _steps(session, pool, ignore)
+        return _steps(session, pool.result, ignore)
 
 
-def _steps(session: Session, pool: "Future[Pool]", on_event: OnEvent) -> str:
+def _steps(session: Session, pool: Callable[[], Pool], on_event: OnEvent) -> str:
     artifacts.show_plan(session)
     progress = artifacts.ProgressArtifact(session, on_event)
-    conduct(session, pool.result(), progress, step=as_task)
+    conduct(session, pool(), progress, step=as_task)
     progress.finish(session)
     artifacts.show_failures(session)
     artifacts.show_faithfulness(session)
@@ -83,10 +86,10 @@ def _steps(session: Session, pool: "Future[Pool]", on_event: OnEvent) -> str:
 
 
 @contextmanager
-def _starting(session: Session) -> "Iterator[Future[Pool]]":
-    """The pool, on its way; closed at the end."""
+def starting(open_: Callable[[], Pool]) -> "Iterator[Future[Pool]]":
+    """The pool that `open_` returns, on its way; closed at the end."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="start-pool") as thread:
-        pool = thread.submit(open_pool, session)
+        pool = thread.submit(open_)
         try:
             yield pool
         finally:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
@@ -25,6 +25,9 @@ from pipeline.store.place import Place, place, remedy
 from pipeline.store.results import Run, open_run
 from pipeline.store.run_dir import RunDirectory
 from pipeline.workers.jobs import Opener, Outcome, Pool, failure_kind
+
+if TYPE_CHECKING:
+    from pipeline.workers.execute import Settings
 
 WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
 ROUNDS = 3  # how often damaged files are computed again before the storage itself is blamed
@@ -214,6 +217,20 @@ def open_pool(session: Session, *, local: bool = False) -> Pool:
     return start_pool(worker_opener(session), session.plan, local=local)
 
 
+def open_shared_pool(session: Session, *, local: bool = False) -> Pool:
+    """Workers for this and other runs with the same model and cluster; `lend` makes them a run's pool."""
+    from pipeline.workers.shared import shared_opener
+
+    return start_pool(shared_opener(worker_settings(session)), session.plan, local=local)
+
+
+def lend(pool: Pool, session: Session) -> Pool:
+    """A shared pool as this run sees it."""
+    from pipeline.workers.shared import Lent
+
+    return Lent(pool, str(session.path.absolute()))
+
+
 def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:
     """A pool of workers that open with `opener`, as the plan's config asks for. Imports Ray unless `local`."""
     if local:
@@ -235,21 +252,26 @@ def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:
 
 def worker_opener(session: Session) -> Opener:
     """What a worker does first: opens the directory and loads the model that was planned with."""
-    from pipeline.workers.execute import Settings, opener
+    from pipeline.workers.execute import opener
+
+    return opener(worker_settings(session))
+
+
+def worker_settings(session: Session) -> "Settings":
+    """How the workers of a session compute."""
+    from pipeline.workers.execute import Settings
 
     config, model = session.config, session.plan.model
     places = config.model.device_map
     on_cpu = "cpu" if isinstance(places, str) else places  # a mapping was checked to name no other device
     is_folder = model.is_local and not config.model.name.startswith("toy:")
-    return opener(
-        Settings(
-            run_path=str(session.path.absolute()),
-            model_name=str(Path(model.path).absolute()) if is_folder else config.model.name,
-            batch_size=config.cluster.batch_size,
-            threads=config.cluster.threads,
-            device_map=places if config.cluster.gpus_per_worker else on_cpu,
-            max_memory=config.model.max_memory,
-        )
+    return Settings(
+        run_path=str(session.path.absolute()),
+        model_name=str(Path(model.path).absolute()) if is_folder else config.model.name,
+        batch_size=config.cluster.batch_size,
+        threads=config.cluster.threads,
+        device_map=places if config.cluster.gpus_per_worker else on_cpu,
+        max_memory=config.model.max_memory,
     )
 
 

@@ -170,6 +170,12 @@ def open_bench(settings: Settings) -> Bench:
     return Bench(directory, config, model, settings.batch_size)
 
 
+def bench_with(model: "PatchableModel", run_path: str, batch_size: int) -> Bench:
+    """The bench of another run with a model that is loaded already; the caller knows that it is the same."""
+    directory = RunDirectory.open(Path(run_path))
+    return Bench(directory, RunConfig.load(directory.path / "run.yaml"), model, batch_size)
+
+
 def execute(item: Item, bench: Bench, attempt: int) -> ItemReport:
     """Computes an item and commits its file. ScoreError, and no file, for numbers that are no scores."""
     start = time.perf_counter()

@@ -1,0 +1,56 @@
+# Sourced by head.sh and worker.sh: what every node of a cluster has in common.
+#
+# Knows the token and the ports. Does not know which node is the head.
+#
+#   RAY_AUTH_TOKEN_PATH   file with the cluster's token, mode 0600      ~/.ray/auth_token
+#   CIRCUITS_NODE_IP      address at which the other nodes find this    127.0.0.1
+#   CIRCUITS_HEAD_PORT    the head's control store (GCS)                6379
+#   CIRCUITS_DASHBOARD    dashboard and Jobs API, on loopback           8265
+#   CIRCUITS_NODE_PORTS   first of the 200 ports that a node uses       20000
+
+: "${RAY_AUTH_TOKEN_PATH:=$HOME/.ray/auth_token}"
+: "${CIRCUITS_NODE_IP:=127.0.0.1}"
+: "${CIRCUITS_HEAD_PORT:=6379}"
+: "${CIRCUITS_DASHBOARD:=8265}"
+: "${CIRCUITS_NODE_PORTS:=20000}"
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+# Ray starts without a token when there is none, or makes one that others can read; both are refused here.
+check_token() {
+  [[ -n "${RAY_AUTH_TOKEN:-}" ]] && fail "RAY_AUTH_TOKEN: any process of the node could show it; put the token in a file and name that in RAY_AUTH_TOKEN_PATH"
+  [[ -f "$RAY_AUTH_TOKEN_PATH" ]] || fail "$RAY_AUTH_TOKEN_PATH: no token there; make one: infra/ray/token.sh $RAY_AUTH_TOKEN_PATH"
+  [[ -s "$RAY_AUTH_TOKEN_PATH" ]] || fail "$RAY_AUTH_TOKEN_PATH: it is empty; make a token: infra/ray/token.sh $RAY_AUTH_TOKEN_PATH"
+  local mode
+  mode=$(stat -L -c %a "$RAY_AUTH_TOKEN_PATH")
+  [[ "$mode" == [46]00 ]] || fail "$RAY_AUTH_TOKEN_PATH: mode $mode lets others read the token; chmod 600 $RAY_AUTH_TOKEN_PATH"
+}
+
+check_token
+command -v ray >/dev/null || fail "ray: not found; put the bin folder of the environment with circuits on PATH"
+
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH
+export RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+export TOKENIZERS_PARALLELISM=false
+
+# Ray's metrics answer anyone, on every address. The node's are switched off; those of dashboard and autoscaler
+# know no switch, and no server comes up at a port that does not exist (Ray logs that and goes on).
+export RAY_enable_metrics_collection=0 DASHBOARD_METRIC_PORT=-1 AUTOSCALER_METRIC_PORT=-1
+
+# Every port is named, so that a firewall can name it too. --block: the process that is started is the one to
+# stop, and a part that dies ends the node instead of leaving half of it.
+node_options=(
+  --block
+  --disable-usage-stats
+  --node-ip-address="$CIRCUITS_NODE_IP"
+  --node-manager-port="$CIRCUITS_NODE_PORTS"
+  --object-manager-port="$((CIRCUITS_NODE_PORTS + 1))"
+  --dashboard-agent-listen-port="$((CIRCUITS_NODE_PORTS + 2))"
+  --dashboard-agent-grpc-port="$((CIRCUITS_NODE_PORTS + 3))"
+  --runtime-env-agent-port="$((CIRCUITS_NODE_PORTS + 4))"
+  --min-worker-port="$((CIRCUITS_NODE_PORTS + 10))"
+  --max-worker-port="$((CIRCUITS_NODE_PORTS + 199))"
+)

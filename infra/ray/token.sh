@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Makes a token for a cluster: a new file that its owner alone can read. Copy it to every node and to whoever submits.
+#
+#   infra/ray/token.sh [FILE]      ~/.ray/auth_token
+set -euo pipefail
+file=${1:-$HOME/.ray/auth_token}
+mkdir -p "$(dirname "$file")"
+umask 077
+set -o noclobber # a token in use is not replaced
+head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$file"
+echo "$file"

@@ -1,0 +1,60 @@
+"""The start scripts refuse to open a cluster to anyone; the token's file is its owner's alone."""
+
+import os
+import stat
+import subprocess
+
+import pytest
+
+from tests.infra.nodes import ROOT, SCRIPTS, bin_on_path
+
+
+def refused(script, token, **env):
+    done = subprocess.run(
+        [SCRIPTS / script, "127.0.0.1:1"],
+        env=bin_on_path() | {"RAY_AUTH_TOKEN_PATH": str(token)} | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.fixture
+def token(tmp_path):
+    subprocess.run([SCRIPTS / "token.sh", tmp_path / "token"], check=True, capture_output=True)
+    return tmp_path / "token"
+
+
+def test_a_token_is_made_for_its_owner_alone_and_never_replaced(token):
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    made = token.read_text()
+    assert len(made) == 64
+
+    again = subprocess.run([SCRIPTS / "token.sh", token], capture_output=True, check=False)
+
+    assert again.returncode != 0
+    assert token.read_text() == made
+
+
+@pytest.mark.parametrize("script", ["head.sh", "worker.sh"])
+def test_a_node_does_not_start_without_a_token_that_is_its_owners_alone(script, token, tmp_path):
+    assert "no token there" in refused(script, tmp_path / "none")
+    token.chmod(0o644)
+    assert "chmod 600" in refused(script, token)
+    token.chmod(0o600)
+    os.truncate(token, 0)
+    assert "empty" in refused(script, token)
+    assert "RAY_AUTH_TOKEN" in refused(script, token, RAY_AUTH_TOKEN="a secret")
+
+
+def test_every_script_is_good_shell():
+    scripts = [path for path in (ROOT / "infra").rglob("*") if path.suffix == ".sh"]
+    assert {"head.sh", "worker.sh", "token.sh", "environment.sh"} <= {path.name for path in scripts}
+    for script in scripts:
+        done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,232 @@
+"""Submissions to a Ray cluster of nodes that infra/ray's scripts have started: nothing lost, nobody let in."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import pytest
+import yaml
+
+from flows.cli import main
+from pipeline import open_run
+from tests.infra.nodes import Nodes, listening
+from tests.runs import PAIR, content, score_files, toy_mapping
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+
+if not Path("/proc/net/tcp").exists():
+    pytest.skip("reads listeners in /proc", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head without CPUs for workers, so that nodes can come and go, and one node with two."""
+    nodes = Nodes(tmp_path_factory.mktemp("cluster"))
+    try:
+        nodes.start_head("--num-cpus=0")
+        nodes.start_worker("--num-cpus=2")
+        yield nodes
+    finally:
+        nodes.stop()
+
+
+def wait_for(condition, seconds=240.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"nothing came within {seconds} s of what was waited for")
+
+
+def submit(cluster, *argv):
+    """`circuits submit ... --json` as a person on another machine types it: (exit code, data, stderr)."""
+    words = [sys.executable, "-m", "flows.cli", "submit", *map(str, argv), "--json", "--address", cluster.address]
+    done = subprocess.run(words, env=cluster.env, capture_output=True, text=True, timeout=600, check=False)
+    return done.returncode, json.loads(done.stdout or "null"), done.stderr
+
+
+def written(folder, name="config.yaml", **changes):
+    path = folder / name
+    path.write_text(yaml.safe_dump(toy_mapping(folder / "results", cluster={"workers": 2}, **changes)))
+    return path
+
+
+def test_two_configs_are_one_job_with_the_results_of_a_run_at_home(cluster, tmp_path):
+    prompts = tmp_path / "pairs.jsonl"
+    prompts.write_text((json.dumps(PAIR) + "\n") * 8)
+    first = written(tmp_path)
+    second = written(tmp_path, "second.yaml", tasks=[{"name": "file", "path": str(prompts)}])
+
+    code, data, err = submit(cluster, first, second, "--wait")
+
+    assert code == 0, err
+    assert [run["complete"] for run in data["runs"]] == [True, True]
+    assert cluster.token.read_text() not in json.dumps(data) + err
+    prompts.unlink()
+    for config, run in zip((first, second), data["runs"], strict=True):
+        assert open_run(run["run"]).status()["complete"]
+        assert main(["resume", run["run"], "--local"]) == 0, "prompts that came with the job are still there"
+        alone = tmp_path / f"alone-{config.stem}"
+        if config is first:
+            assert main(["run", str(config), "--local", "--run-dir", str(alone)]) == 0
+            assert content(Path(run["run"]) / "aggregate") == content(alone / "aggregate")
+
+
+def test_what_cannot_run_there_is_told_in_one_line(cluster, tmp_path):
+    nowhere = written(tmp_path, model={"name": str(tmp_path / "no-model")})
+    code, data, err = submit(cluster, nowhere)
+    assert code == 1, err
+    assert "no-model" in data["runs"][0]["error"]
+
+    unmounted = written(tmp_path, output=str(tmp_path / "unmounted" / "results"))
+    code, data, err = submit(cluster, unmounted)
+    assert code == 1, err
+    assert "is not there on the cluster" in data["runs"][0]["error"]
+
+    (tmp_path / "wrong").touch(0o600)
+    (tmp_path / "wrong").write_text("0" * 64)
+    words = [sys.executable, "-m", "flows.cli", "submit", str(nowhere), "--address", cluster.address]
+    env = cluster.env | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "refuses the token" in line
+
+
+def test_a_run_goes_on_when_one_node_is_lost_and_another_comes(cluster, tmp_path):
+    config = written(
+        tmp_path,
+        tasks=[{"name": "induction", "count": 256}],
+        methods=[{"name": "eap_ig"}, {"name": "edge_patching"}],
+        shards={"prompts": 16},
+        failures={"retries": 4},
+    )
+    code, data, err = submit(cluster, config)
+    assert code == 0, err
+    (run,) = (Path(entry["run"]) for entry in data["runs"])
+    wait_for(lambda: len(score_files(run)) >= 3)
+    lost = cluster.processes[-1]
+    cluster.lose(lost)
+    assert len(score_files(run)) < 32, "lost too late to show anything"
+    cluster.start_worker("--num-cpus=2")
+
+    wait_for(lambda: (run / "_SUCCESS.json").exists(), 400)
+
+    assert main(["run", str(config), "--local", "--run-dir", str(tmp_path / "alone")]) == 0
+    assert content(run / "aggregate") == content(tmp_path / "alone" / "aggregate")
+
+
+def test_a_job_that_is_stopped_leaves_a_run_that_another_process_finishes(cluster, tmp_path):
+    from pipeline.workers.submission import Cluster
+
+    config = written(
+        tmp_path,
+        tasks=[{"name": "induction", "count": 256}],
+        methods=[{"name": "edge_patching"}],
+        shards={"prompts": 8},
+    )
+    code, data, err = submit(cluster, config)
+    assert code == 0, err
+    (run,) = (Path(entry["run"]) for entry in data["runs"])
+    wait_for(lambda: len(score_files(run)) >= 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token))
+        patch.setenv("RAY_AUTH_MODE", "token")
+        client = Cluster(cluster.address)
+        client.stop(data["job"])
+        wait_for(lambda: client.state(data["job"]).is_over)
+        kept = cluster.token.read_text()
+        assert kept not in client.log(data["job"]) + repr(client.state(data["job"]))
+    before = {path: path.stat().st_mtime_ns for path in score_files(run)}
+    assert 0 < len(before) < 32
+
+    assert main(["resume", str(run), "--local"]) == 0
+
+    assert open_run(run).status()["complete"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+# --- doors -------------------------------------------------------------------------------------------------
+
+# A request that each kind of server knows: one that does not know it would refuse anybody.
+METHODS = (
+    "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/Pull",
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "/ray.rpc.ReporterService/HealthCheck",
+    "/ray.rpc.RayletDriver/ClusterInfo",
+)
+
+
+def over_http(host, port):
+    """Status of a request without a token at the pages that servers of Ray have; None: does not speak HTTP."""
+    found = set()
+    for path in ("/api/jobs/", "/metrics", "/api/version"):
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as answer:
+                found.add(answer.status)
+        except urllib.error.HTTPError as error:
+            found.add(error.code)
+        except (OSError, ValueError, urllib.error.URLError):
+            return None
+        except Exception:  # noqa: BLE001 - http.client's own, at a server of another protocol
+            return None
+    return found
+
+
+def over_grpc(host, port):
+    """Codes that calls without a token come back with; empty: does not speak gRPC."""
+    codes = set()
+    with closing(grpc.insecure_channel(f"{host}:{port}")) as channel:
+        for method in METHODS:
+            try:
+                channel.unary_unary(method)(b"", timeout=10)
+            except grpc.RpcError as error:
+                codes.add(error.code().name)
+            else:
+                codes.add("OK")
+    return codes - {"UNAVAILABLE", "UNIMPLEMENTED"}
+
+
+def host_of(address):
+    """An address of /proc/net/tcp as one to connect to: any address is reached at loopback."""
+    raw = bytes.fromhex(address)[-4:]
+    return "127.0.0.1" if not any(raw) else ".".join(str(part) for part in reversed(raw))
+
+
+def test_no_port_of_the_cluster_answers_who_has_no_token(cluster, capsys):
+    import psutil
+
+    ours = set()
+    for process in cluster.processes:
+        if process.poll() is None:
+            node = psutil.Process(process.pid)
+            for each in (node, *node.children(recursive=True)):
+                ours |= {c.laddr.port for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    known = listening()
+    assert {cluster.gcs, cluster.dashboard, *(first + offset for first in cluster.blocks[:1] for offset in range(6))} <= ours
+
+    table = {}
+    for port in sorted(ours & known.keys()):
+        for address in sorted(known[port]):
+            host = host_of(address)
+            http, codes = over_http(host, port), over_grpc(host, port)
+            table[port] = (known[port], http, codes)
+            assert http or codes, f"{port} at {host} speaks neither protocol: nothing is shown about it"
+            assert (http or set()) <= {401, 403}, f"{port} at {host} answers {http} to anyone"
+            assert codes <= {"UNAUTHENTICATED"}, f"{port} at {host} answers {codes} to anyone"
+    with capsys.disabled():
+        for port, row in table.items():
+            print(port, *row)
+
+
+def test_the_dashboard_listens_on_loopback_alone(cluster):
+    assert listening()[cluster.dashboard] == {"0100007F"}
