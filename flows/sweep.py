@@ -27,6 +27,7 @@ from pipeline.run import conduct, lend, open_shared_pool, prepare, settle
 from pipeline.session import OnEvent, Session, ignore
 from pipeline.store.atomic import write_atomic
 from pipeline.tasks import FileTask
+from pipeline.workers.submission import keep_folder_from_workers
 
 MARK = "circuits-run "  # begins the lines of a job's log that `circuits submit` reads
 INPUTS = "inputs"  # prompt files that came with a job, beside the config and then beside the runs
@@ -103,6 +104,7 @@ def sweep(configs: list[dict[str, Any]]) -> list[str]:
 
 def main(files: Sequence[str]) -> int:
     """Runs the configs of a job, tells of them in its log, and returns the exit code of `circuits run`."""
+    keep_folder_from_workers()
     try:
         configs = {Path(file).stem: place_inputs(RunConfig.load(file), Path.cwd()) for file in files}
     except (CircuitsError, OSError) as error:

@@ -4,6 +4,7 @@ Knows Ray's Jobs API and its token. Does not know configs or runs: a job is a co
 The environment that a job runs in is the cluster's own: nothing is installed for it.
 """
 
+import json
 import logging
 import os
 import socket
@@ -19,6 +20,7 @@ from pipeline.core.errors import ConfigError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 TOKEN_PATH = "~/.ray/auth_token"  # noqa: S105 - where Ray looks for it
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # how a job hands its environment to the driver in it
 KNOCK = 10.0  # seconds in which a cluster must take a connection
 
 
@@ -71,6 +73,16 @@ class Cluster:
         """Asks the job to end: SIGTERM to its processes, SIGKILL some seconds later."""
         with _explained(self.address):
             self._client.stop_job(job)
+
+
+def keep_folder_from_workers() -> None:
+    """Called in a job, before Ray starts there: its workers get no copy of the job's folder.
+
+    They read everything from the run directory. With a copy, nodes that share a disk remove it under each other.
+    """
+    config = json.loads(os.environ.get(JOB_CONFIG, "{}"))
+    if config.get("runtime_env", {}).pop("working_dir", None) is not None:
+        os.environ[JOB_CONFIG] = json.dumps(config)
 
 
 def require_token() -> None:

@@ -47,7 +47,16 @@ def wait_for(condition, seconds=240.0):
 
 def submit(cluster, *argv):
     """`circuits submit ... --json` as a person on another machine types it: (exit code, data, stderr)."""
-    words = [sys.executable, "-m", "flows.cli", "submit", *map(str, argv), "--json", "--address", cluster.address]
+    words = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "submit",
+        *map(str, argv),
+        "--json",
+        "--address",
+        cluster.address,
+    ]
     done = subprocess.run(words, env=cluster.env, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, json.loads(done.stdout or "null"), done.stderr
 
@@ -212,7 +221,11 @@ def test_no_port_of_the_cluster_answers_who_has_no_token(cluster, capsys):
             for each in (node, *node.children(recursive=True)):
                 ours |= {c.laddr.port for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     known = listening()
-    assert {cluster.gcs, cluster.dashboard, *(first + offset for first in cluster.blocks[:1] for offset in range(6))} <= ours
+    assert {
+        cluster.gcs,
+        cluster.dashboard,
+        *(first + offset for first in cluster.blocks[:1] for offset in range(6)),
+    } <= ours
 
     table = {}
     for port in sorted(ours & known.keys()):
