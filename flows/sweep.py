@@ -43,6 +43,7 @@ class Entry:
     missing: int = 0
     complete: bool = False
     kin: str = ""
+    bytes_per_worker: int = 0
 
 
 OnEntry = Callable[[Entry], None]
@@ -54,7 +55,8 @@ def run_sweep(
     """Runs every config, and tells of each twice: once planned, with its directory, and once at its end.
 
     One that cannot be planned or run does not keep the others from it. Configs that ask the same of model and
-    cluster come one after the other and share one pool.
+    cluster come one after the other and share one pool; the one that takes most memory is first, as the pool is
+    opened for what it takes.
     """
     planned = {name: _plan(name, config) for name, config in configs.items()}
     for entry in planned.values():
@@ -63,9 +65,9 @@ def run_sweep(
     for kin in dict.fromkeys(entry.kin for entry in planned.values() if not entry.error):
         with ExitStack() as stack:
             pool: Any = None  # opened by the first run that has anything to compute
-            for name, entry in planned.items():
-                if entry.error or entry.kin != kin:
-                    continue
+            relatives = [entry for entry in planned.values() if entry.kin == kin and not entry.error]
+            for entry in sorted(relatives, key=lambda entry: -entry.bytes_per_worker):
+                name = entry.name
                 try:
                     with closing(prepare(configs[name])) as session:
                         if not settle(session):
@@ -147,7 +149,9 @@ def _plan(name: str, config: RunConfig) -> Entry:
         with closing(prepare(config)) as session:
             asked = [session.directory.manifest["model"], config.model.model_dump(mode="json")]
             kin = json.dumps([*asked, config.cluster.model_dump(mode="json")], sort_keys=True)
-            return Entry(name, str(session.path.absolute()), kin=kin)
+            need = session.plan.need
+            size = need.memory_bytes + need.device_bytes
+            return Entry(name, str(session.path.absolute()), kin=kin, bytes_per_worker=size)
     except (CircuitsError, OSError) as error:
         return Entry(name, error=_one_line(error))
 
@@ -190,7 +194,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _tell(entry: Entry) -> None:
-    facts = {key: value for key, value in asdict(entry).items() if key != "kin"}
+    facts = {key: value for key, value in asdict(entry).items() if key not in ("kin", "bytes_per_worker")}
     print(MARK + json.dumps(facts), flush=True)
 
 

@@ -172,7 +172,7 @@ def open_bench(settings: Settings) -> Bench:
 
 def bench_with(model: "PatchableModel", run_path: str, batch_size: int) -> Bench:
     """The bench of another run with a model that is loaded already; the caller knows that it is the same."""
-    directory = RunDirectory.open(Path(run_path))
+    directory = RunDirectory.open(run_path)
     return Bench(directory, RunConfig.load(directory.path / "run.yaml"), model, batch_size)
 
 

@@ -126,7 +126,7 @@ def test_a_run_goes_on_when_one_node_is_lost_and_another_comes(cluster, tmp_path
     assert len(score_files(run)) < 32, "lost too late to show anything"
     cluster.start_worker("--num-cpus=2")
 
-    wait_for(lambda: (run / "_SUCCESS.json").exists(), 400)
+    wait_for((run / "_SUCCESS.json").exists, 400)
 
     assert main(["run", str(config), "--local", "--run-dir", str(tmp_path / "alone")]) == 0
     assert content(run / "aggregate") == content(tmp_path / "alone" / "aggregate")
