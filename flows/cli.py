@@ -18,7 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import submit, upkeep
+from flows import operating, submit, upkeep
+from flows.stopping import stoppable
 from pipeline.core.errors import CircuitsError, ConfigError
 from pipeline.core.text import printable
 
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(operating.app)
 app.add_typer(submit.app)
 app.add_typer(upkeep.app)
 
@@ -246,7 +248,8 @@ def _emit(facts: Any, as_json: bool, show: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; errors that a person can mend are one line on stderr."""
     try:
-        app(args=None if argv is None else list(argv), prog_name="circuits")
+        with stoppable():
+            app(args=None if argv is None else list(argv), prog_name="circuits")
     except SystemExit as end:
         code = int(end.code or OK)
         if code == INTERRUPTED:  # typer has swallowed the KeyboardInterrupt

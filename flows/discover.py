@@ -16,6 +16,7 @@ from prefect import flow
 
 from flows import artifacts
 from flows.steps import as_task
+from flows.stopping import shielded, stoppable, unshield
 from pipeline.config import RunConfig
 from pipeline.run import conduct, open_pool, prepare
 from pipeline.session import OnEvent, Session, ignore
@@ -46,9 +47,11 @@ def run_flow(session: Session, on_event: OnEvent = ignore, pool: Callable[[], Po
     with ExitStack() as stack:
         if pool is None:
             pool = stack.enter_context(starting(partial(open_pool, session))).result
+            if session.config.cluster.address != "local":
+                pool()  # what a cluster refuses is told before Prefect starts
         token = _prepared.set(Prepared(session, pool, on_event))
         try:
-            with suppress(IncompleteRunError):
+            with suppress(IncompleteRunError), shielded():  # Prefect starts its server, then calls the flow
                 discover(session.config.to_mapping(), str(session.path))
         finally:
             _prepared.reset(token)
@@ -62,7 +65,9 @@ def discover(config: dict[str, Any], run_dir: str | None = None, extend: str | N
     """
     prepared = _prepared.get()
     if prepared is not None:
-        return _steps(prepared.session, prepared.pool, prepared.on_event)
+        unshield()
+        with stoppable():  # Prefect has taken SIGTERM over
+            return _steps(prepared.session, prepared.pool, prepared.on_event)
     with (
         closing(prepare(RunConfig.from_mapping(config), run_dir, extend)) as session,
         starting(partial(open_pool, session)) as pool,

@@ -15,6 +15,7 @@ from pipeline.core.questions import Step
 from pipeline.core.scores import EdgeScores
 from pipeline.methods import Acdc
 from pipeline.methods.base import captures
+from pipeline.planning import Plan
 from pipeline.session import OnEvent, Session, enter, ignore
 from pipeline.store import decisions
 from pipeline.workers.execute import library_versions
@@ -35,7 +36,7 @@ def searches(session: Session) -> list[tuple[Item, ...]]:
 
 def run_search(session: Session, items: tuple[Item, ...], pool: Pool, on_event: OnEvent = ignore) -> None:
     """Searches for all thresholds that belong together, and commits those of `items`; failures enter the session."""
-    since = time.perf_counter()
+    since, size = time.perf_counter(), pool.size
     attempt = 1 + max(session.tried.get(item, 0) for item in items)
     failure = None
     try:
@@ -45,11 +46,26 @@ def run_search(session: Session, items: tuple[Item, ...], pool: Pool, on_event: 
             scores = found[item.method or ""]
             session.directory.commit(item, scores, _footer(scores, attempt, seconds, facts))
     except LostError as error:
+        if pool.size < size:  # a machine has left: share the prompts out anew, and take over what was decided
+            run_search(session, items, pool, on_event)
+            return
         failure = error.failure
     except (CircuitsError, OSError) as error:
         failure = Failure.of(error)
     for item in items:
         enter(session, Outcome(item, attempt, time.perf_counter() - since, 0, None, failure), on_event)
+
+
+def search_alone(plan: Plan, item: Item, pool: Pool) -> int:
+    """The rows that the file of one such item would have; searches all of it and decides nothing durable."""
+    method = plan.config.method_ids[str(item.method)]
+    assert isinstance(method, Acdc), "planning pools nothing else"
+    batch_size = plan.config.cluster.batch_size
+    crew = PooledCrew(pool, item.task, str(item.method), plan.tokens[item.task], batch_size, attempts=1)
+    search = method.search(plan.graph, crew, [method.threshold], plan.config.model.dtype)
+    for _ in search.run({}):
+        pass
+    return len(method.result(plan.graph, search.found[method.threshold], search).score)
 
 
 def _search(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
+from pipeline.control import Watch
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
 from pipeline.planning import Plan, make_plan
@@ -63,7 +64,8 @@ def prepare(
     path = place(extend or run_dir or plan.path)
     with ExitStack() as stack:
         try:
-            stack.enter_context(RunDirectory(path).lock())
+            owner = stack.enter_context(RunDirectory(path).lock())
+            stack.enter_context(closing(Watch(path, owner)))
             directory = plan.write(path, extend=extend is not None)
             if (
                 directory.manifest["run_key"] != plan.run_key
@@ -168,6 +170,7 @@ def settle(session: Session) -> bool:
 
 def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step = plainly) -> None:
     """Everything that is left to do, by `step`. What fails stays in the session; a full disk ends it."""
+    on_event = session.logged(on_event)
     on_event(session.event("begin", str(session.path)))
     try:
         for _ in range(ROUNDS):
@@ -251,7 +254,7 @@ def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:
 
 
 def worker_opener(session: Session) -> Opener:
-    """What a worker does first: opens the directory and loads the model that was planned with."""
+    """What a worker of the session does first: opens the directory and loads the model that was planned with."""
     from pipeline.workers.execute import opener
 
     return opener(worker_settings(session))
@@ -259,14 +262,19 @@ def worker_opener(session: Session) -> Opener:
 
 def worker_settings(session: Session) -> "Settings":
     """How the workers of a session compute."""
+    return settings_of(session.plan, session.path)
+
+
+def settings_of(plan: Plan, path: Place) -> "Settings":
+    """How the workers of a plan compute whose run lies at `path`."""
     from pipeline.workers.execute import Settings
 
-    config, model = session.config, session.plan.model
+    config, model = plan.config, plan.model
     places = config.model.device_map
     on_cpu = "cpu" if isinstance(places, str) else places  # a mapping was checked to name no other device
     is_folder = model.is_local and not config.model.name.startswith("toy:")
     return Settings(
-        run_path=str(session.path.absolute()),
+        run_path=str(path.absolute()),
         model_name=str(Path(model.path).absolute()) if is_folder else config.model.name,
         batch_size=config.cluster.batch_size,
         threads=config.cluster.threads,

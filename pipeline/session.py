@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pipeline.config import RunConfig
 from pipeline.core.items import Item
+from pipeline.log import RunLog
 from pipeline.planning import Plan
 from pipeline.store import faithfulness as faithfulness_files
 from pipeline.store.atomic import give_reserve
@@ -46,6 +47,7 @@ class Session:
         self.plan = plan
         self.directory = directory
         self._lock = lock
+        self._log: RunLog | None = None  # begun with the first thing to do
         self.done: set[Item] = directory.done(plan.items)
         self.tried: dict[Item, int] = {}
         self.failed: set[Item] = set()  # given up; of earlier runs: what another attempt would not help
@@ -106,7 +108,23 @@ class Session:
     def event(self, kind: Any, text: str, seconds: float = 0.0) -> Event:
         return Event(kind, text, seconds, len(self.done), len(self.failed), len(self.plan.items))
 
+    def logged(self, on_event: OnEvent) -> OnEvent:
+        """Passes events on, and keeps them in the run's log."""
+        log = self._log = RunLog(self.path)
+        log.begin(
+            f"{len(self.done)} of {len(self.plan.items)} items are done, {len(self.failed)} have failed"
+        )
+
+        def both(event: Event) -> None:
+            facts = asdict(event)
+            log.write(facts.pop("kind"), facts.pop("text"), **facts)
+            on_event(event)
+
+        return both
+
     def close(self) -> None:
+        if self._log is not None:
+            self._log.write("end", f"{len(self.done)} of {len(self.plan.items)} items are done")
         self._lock.close()
 
 
@@ -138,7 +156,9 @@ def _record(session: Session, outcome: Outcome, failure: Failure) -> None:
         **{"failure" if name == "kind" else name: value for name, value in asdict(failure).items()},
         "seconds": round(outcome.seconds, 3),
         "final": outcome.final,
-        "next_step": _next_step(session, failure) if outcome.final else "tried again in the same run",
+        "next_step": _next_step(session, outcome.job, failure)
+        if outcome.final
+        else "tried again in the same run",
     }
     try:
         session.directory.record_failure(outcome.job, outcome.attempt, info)
@@ -149,11 +169,13 @@ def _record(session: Session, outcome: Outcome, failure: Failure) -> None:
         session.directory.record_failure(outcome.job, outcome.attempt, info)
 
 
-def _next_step(session: Session, failure: Failure) -> str:
+def _next_step(session: Session, item: Item, failure: Failure) -> str:
     path = session.path
+    alone = f"to see it alone: circuits reproduce {path} {item.name}"
     return {
         "input": f"mend what the message names, then: circuits resume --failed {path}",
-        "error": f"see the traceback; once mended: circuits resume --failed {path}",
-        "died": f"give the workers more memory or lower cluster.batch_size, then: circuits resume {path}",
+        "error": f"{alone}; once mended: circuits resume --failed {path}",
+        "died": f"give the workers more memory or lower cluster.batch_size, then: circuits resume {path}; {alone}",
+        "io": f"see to the file system or network that the message names, then: circuits resume {path}",
         "storage": session.fullness,
     }[failure.kind]

@@ -66,3 +66,8 @@ def flip_a_byte(path: Path, at: float = 0.3) -> None:
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 0xFF
     path.write_bytes(data)
+
+
+def items_of(err: str) -> list[str]:
+    """The items that a run said it has computed."""
+    return [line.split("] ")[1].split()[0] for line in err.splitlines() if line.startswith("[")]

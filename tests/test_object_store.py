@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import time
+from contextlib import closing
 
 import pytest
 
 from flows.cli import main
 from pipeline import RunConfig, discover, load_scores, open_run
+from pipeline.control import Watch
 from pipeline.core.errors import ConfigError
+from pipeline.log import read_log
 from pipeline.store import lock
 from pipeline.store.place import found, place, relative
 from tests.object_store import KEYS, folder_in
@@ -66,11 +70,15 @@ def test_results_are_the_same_bytes(here, there):
         "prompts.parquet",
     ):
         assert digests(there, pattern) == digests(here, pattern) != {}
-    names = {str(relative(path, here.path)) for path in found(here.path, "**/*") if path.name[0] != "."}
-    assert {str(relative(path, there.path)) for path in found(there.path, "**/*")} == names, (
-        "nothing is left behind"
+    mine, theirs = (
+        {str(relative(path, run.path)) for path in found(run.path, "**/*") if path.name[0] != "."}
+        for run in (here, there)
     )
-    assert any(name.startswith("decisions/") for name in names)
+    assert not any(path.name[0] == "." for path in found(there.path, "**/*"))
+    (log,) = theirs - mine
+    assert log.startswith("log-")
+    assert mine - theirs == {"log.jsonl"}, "nothing is left behind"
+    assert any(name.startswith("decisions/") for name in mine)
 
 
 def test_results_are_read_from_an_address(here, there):
@@ -127,6 +135,18 @@ def test_the_verbs_take_an_address(output, tmp_path, capsys, monkeypatch):
     assert place(first).read_text(encoding="utf-8").startswith("task,")
     assert [one["run"] for one in said("list", str(output / "verbs"))["runs"]] == [place(run).name]
     assert said("run", str(config), "--local", "--extend", run, "--set", "methods.0.name=eap_ig")["complete"]
+
+
+def test_the_log_and_a_wish_to_stop_lie_in_the_store_too(there, monkeypatch):
+    said = read_log(there.path)
+    assert (said[0]["kind"], said[-1]["kind"]) == ("session", "end")
+    assert sum(line["kind"] == "item" for line in said) == len(there.directory.items)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.control.POLL_SECONDS", 0.01)
+    with pytest.raises(KeyboardInterrupt), lock.locked(there.path) as me, closing(Watch(there.path, me)):  # noqa: PT012
+        (there.path / ".cancel").write_bytes(b"")
+        time.sleep(60)
+    assert not (there.path / ".cancel").exists()
 
 
 def test_no_run_in_a_store_is_one_line(output, capsys):

@@ -5,6 +5,7 @@ Knows Ray's start and its nodes. Does not know actors or jobs.
 
 import logging
 import os
+import time
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,7 @@ import ray
 from pipeline.core.errors import ConfigError
 from pipeline.placement import Machine, Need, capacity, fits, gpus_needed, reasons, this_machine
 
+JOIN_SECONDS = 2.0
 OBJECT_STORE = 128 * 2**20  # bytes; jobs and reports are small, scores go straight to files
 
 
@@ -63,7 +65,11 @@ def decide(workers: int | None, need: Need, address: str, *, grows: bool) -> int
         if (room := capacity(have, need_of_ray(need))) < workers:
             raise ConfigError(_too_little(have, need, workers, room))
         return workers
-    room = capacity(have, need if workers is None else need_of_ray(need))
+    wanted = need if workers is None else need_of_ray(need)
+    end = time.monotonic() + JOIN_SECONDS
+    while (room := capacity(have, wanted)) == 0 and not grows and time.monotonic() < end:
+        time.sleep(0.5)  # its machines may be joining at this moment
+        have = machines()
     if room == 0 and not grows:
         raise ConfigError(
             f"cluster: no machine at {address} has {need} for a worker"

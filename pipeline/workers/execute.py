@@ -21,11 +21,11 @@ from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError, ScoreError
 from pipeline.core.items import Item
 from pipeline.core.prompts import bucket_by_length
-from pipeline.core.scores import EdgeScores
+from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.methods import Acdc
 from pipeline.metrics import METRICS
 from pipeline.store.run_dir import Payload, RunDirectory
-from pipeline.store.scores import metrics_table
+from pipeline.store.scores import edge_table, metrics_table, node_table
 from pipeline.workers.circuits import CircuitJob, Selection, select, values_of
 from pipeline.workers.jobs import Opener, process_peak_memory
 from pipeline.workers.pooled import Consult, Enlist, Station
@@ -198,6 +198,16 @@ def execute(item: Item, bench: Bench, attempt: int) -> ItemReport:
     )
     bench.directory.commit(item, payload, footer(report, bench, facts))
     return report
+
+
+def rehearse(item: Item, bench: Bench) -> int:
+    """The rows that an item's file would have; computes all of them and writes none."""
+    payload, _ = compute(item, bench)
+    if isinstance(payload, EdgeScores):
+        payload = edge_table(payload, item.shard)
+    elif isinstance(payload, NodeScores):
+        payload = node_table(payload, item.shard)
+    return _rows(payload)
 
 
 def compute(item: Item, bench: Bench) -> tuple[Payload, dict[str, Any]]:

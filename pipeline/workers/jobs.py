@@ -19,6 +19,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from pipeline.core.errors import CircuitsError, StorageError
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+UNSTEADY = {
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "EREMOTEIO", "ETIMEDOUT", "EAGAIN", "EBUSY", "EPIPE", "EHOSTUNREACH", "EHOSTDOWN"),
+        *("ENETUNREACH", "ENETDOWN", "ENETRESET", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ENOTCONN"),
+    )
+    if hasattr(errno, name)
+}  # another attempt may well succeed
 
 
 class Job(Protocol):
@@ -36,8 +44,9 @@ Work = Callable[[Any, int], Any]  # (job, attempt) -> result: what a worker does
 Opener = Callable[[], Work]  # called once in the worker's process: loads the model
 
 # input: the data or the config is bad, another attempt would fail alike; error: any other exception;
-# died: the process is gone; storage: results cannot be written, so that no other item can land either.
-FailureKind = Literal["input", "error", "died", "storage"]
+# died: the process is gone; io: a disk or network failed at that moment; storage: results cannot be written, so that no
+# other item can land either.
+FailureKind = Literal["input", "error", "died", "io", "storage"]
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,14 @@ def failure_kind(error: BaseException) -> FailureKind:
         return "storage"
     if isinstance(error, CircuitsError):
         return "input"
+    numbers = set()
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, OSError) and link.errno in NO_SPACE:
-            return "storage"
+        numbers |= {link.errno} if isinstance(link, OSError) else set()
         link = link.__cause__ or link.__context__
-    return "storage" if os.strerror(errno.ENOSPC) in str(error) else "error"
+    if numbers & NO_SPACE or os.strerror(errno.ENOSPC) in str(error):
+        return "storage"
+    return "io" if numbers & UNSTEADY else "error"
 
 
 def process_peak_memory() -> int:

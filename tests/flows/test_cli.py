@@ -245,13 +245,28 @@ print(*sorted({{"torch", "ray", "prefect", "transformers"}} & set(sys.modules)),
     assert done.stderr == "\n"
 
 
-@pytest.mark.parametrize("verb", ["plan", "run", "resume", "status", "failures", "show", "report", "export"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "plan",
+        "run",
+        "resume",
+        "status",
+        "failures",
+        "show",
+        "report",
+        "export",
+        "logs",
+        "cancel",
+        "reproduce",
+    ],
+)
 def test_every_verb_has_help_and_needs_its_argument(circuits, verb):
     assert circuits(verb, "--help").code == 0
     assert circuits(verb).code == 2
 
 
-@pytest.mark.parametrize("verb", ["status", "failures", "show", "report", "resume"])
+@pytest.mark.parametrize("verb", ["status", "failures", "show", "report", "resume", "logs", "cancel"])
 def test_a_folder_that_is_no_run_is_said_so(circuits, verb, tmp_path):
     said = circuits(verb, tmp_path)
     assert said.code == 1

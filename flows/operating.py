@@ -1,0 +1,85 @@
+"""Verbs for a run under way or gone wrong, from its directory alone: logs, cancel, reproduce.
+
+Knows options and words. Holds no logic.
+"""
+
+import json
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.core.text import printable
+
+app = typer.Typer()
+
+RunFolder = Annotated[str, typer.Argument(help="run directory, or its s3:// address", show_default=False)]
+
+
+@app.command()
+def logs(
+    folder: RunFolder,
+    tail: Annotated[int, typer.Option("--tail", min=1, help="so many of the last lines")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="data as JSON on stdout")] = False,
+) -> None:
+    """Print what a run has said of itself, also while it is at work elsewhere."""
+    from flows.writing import say
+    from pipeline.log import read_log
+    from pipeline.store.results import open_run
+
+    lines = read_log(open_run(folder).path)[-tail:]
+    if as_json:
+        print(json.dumps(lines, indent=1))
+        return
+    for line in lines:
+        say(_said(line))
+
+
+@app.command()
+def cancel(folder: RunFolder) -> None:
+    """Stop the process at work in a run, on whichever machine; what is done stays."""
+    from flows.writing import say
+    from pipeline.control import cancel as stop
+    from pipeline.store.results import open_run
+
+    say(stop(open_run(folder).path))
+
+
+@app.command()
+def reproduce(
+    folder: RunFolder,
+    item: Annotated[
+        str, typer.Argument(help="its name, as `circuits failures` prints it", show_default=False)
+    ],
+) -> None:
+    """Compute one item again in this process, with its full traceback; writes nothing."""
+    from flows.writing import say
+    from pipeline.core.errors import RunDirectoryError
+    from pipeline.reproduce import reproduce as compute
+
+    try:
+        said = compute(folder, item)
+    except RunDirectoryError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is, it is what was asked for
+        for line in traceback.format_exc().splitlines():
+            print(printable(line), file=sys.stderr)
+        print(
+            f"{item} fails; nothing was written. Once mended: circuits resume --failed {folder}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from None
+    say(said)
+
+
+def _said(line: dict[str, Any]) -> str:
+    from flows.progress import line as words
+    from pipeline.session import Event
+
+    when = str(line.get("time", ""))[:19].replace("T", " ")
+    if "total" in line:
+        fields = {key: value for key, value in line.items() if key in Event.__dataclass_fields__}
+        return f"{when}  {words(Event(**fields))}"
+    who = f" (process {line['pid']} on {line['host']})" if "pid" in line else ""
+    return f"{when}  {line.get('kind', '')}: {line.get('text', '')}{who}"

@@ -1,0 +1,73 @@
+"""What a run says of itself, kept in its directory: `log.jsonl`, a line per event, the oldest first.
+
+Knows lines of JSON and how many are kept. Does not know what events mean. A view for people, on any machine that sees
+the directory: nothing is read back by a run, and one goes on when it cannot be written.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.atomic import write_atomic
+from pipeline.store.place import ObjectPath, Place, found
+
+NAME = "log.jsonl"
+MOST_BYTES = 8 * 2**20  # then the older half goes
+MOST_LINES = 20_000  # of one process, in a store
+PUT_SECONDS = 10.0  # between two puts there
+
+
+class RunLog:
+    """Appends to the log of the run at `path`; in a store, where nothing is appended to, to an object of its own."""
+
+    def __init__(self, path: Place) -> None:
+        self._path = path
+        self._lines: list[str] = []  # in a store: all of this process
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        self._name = f"log-{stamp}-{os.getpid()}.jsonl" if isinstance(path, ObjectPath) else NAME
+        self._put = 0.0
+
+    def write(self, kind: str, text: str, **facts: Any) -> None:
+        """A line with the time and who writes it."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "kind": kind, "text": text, **facts}, default=str) + "\n"
+        with contextlib.suppress(OSError):
+            if isinstance(self._path, ObjectPath):
+                self._put_line(self._path / self._name, line, last=kind == "end")
+            else:
+                _append(self._path / self._name, line)
+
+    def begin(self, text: str) -> None:
+        """The first line of a process that owns the run."""
+        self.write("session", text, host=socket.gethostname(), pid=os.getpid())
+
+    def _put_line(self, path: ObjectPath, line: str, *, last: bool) -> None:
+        self._lines = [*self._lines[-MOST_LINES:], line]
+        if last or time.monotonic() - self._put > PUT_SECONDS:
+            self._put = time.monotonic()
+            path.write_text("".join(self._lines))
+
+
+def _append(path: Path, line: str) -> None:
+    if path.exists() and path.stat().st_size >= MOST_BYTES:
+        kept = path.read_bytes()[-MOST_BYTES // 2 :].partition(b"\n")[2]
+        write_atomic(path, kept)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def read_log(path: Place) -> list[dict[str, Any]]:
+    """Every whole line, the oldest first; none where there is no log."""
+    lines: list[dict[str, Any]] = []
+    for file in sorted(found(path, "log*.jsonl"), key=str):
+        for line in file.read_bytes().decode("utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):  # torn by a crash
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    lines.append(value)
+    return lines

@@ -1,0 +1,44 @@
+"""One item of a run again, alone and in this process, to see why it fails.
+
+Knows how an item is computed. Commits nothing, records nothing and takes no lock: the run may be under way.
+"""
+
+import time
+
+from pipeline.config import RunConfig
+from pipeline.core.documents import suggest
+from pipeline.core.errors import RunDirectoryError
+from pipeline.planning import make_plan
+from pipeline.pooled import search_alone
+from pipeline.run import settings_of
+from pipeline.store.place import Place
+from pipeline.store.run_dir import RunDirectory
+from pipeline.workers import execute
+from pipeline.workers.local import LocalPool
+
+
+def reproduce(path: str | Place, name: str) -> str:
+    """What is said when the item of that name is computed; whatever its computation raises comes through.
+
+    RunDirectoryError for an unknown name, or when the config no longer gives the item that the run has.
+    """
+    directory = RunDirectory.open(path)
+    items = {item.name: item for item in directory.items}
+    if name not in items:
+        raise RunDirectoryError(
+            f"{path}: has no item {name!r}{suggest(name, items)}; see: circuits failures {path}"
+        )
+    item = items[name]
+    plan = make_plan(RunConfig.load(directory.path / "run.yaml"))
+    if plan.item_keys.get(item) != directory.item_keys[item]:
+        raise RunDirectoryError(
+            f"{path}: {name} would be another item today: its prompts or the model's files have changed; run the "
+            "config into a new directory"
+        )
+    settings, since = settings_of(plan, directory.path), time.perf_counter()
+    if plan.is_pooled(item):
+        rows = search_alone(plan, item, LocalPool(execute.opener(settings)))
+    else:
+        rows = execute.rehearse(item, execute.open_bench(settings))
+    seconds = time.perf_counter() - since
+    return f"{name} gives {rows} rows in {seconds:.2f} s, nothing was written; next: circuits resume --failed {path}"

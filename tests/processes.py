@@ -1,0 +1,99 @@
+"""Processes to be killed by tests: who started whom, what they are at, and a driver with all that it starts.
+
+Knows /proc. Does not know runs.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 180.0) -> object:
+    """The first true value of `condition`; a failed test when none comes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    pytest.fail(f"nothing came within {seconds} s of what was waited for")
+
+
+def parents() -> dict[int, int]:
+    """Every process and its parent."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in "ZX":
+            found[int(stat.parent.name)] = int(fields[1])
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    tree, found = parents(), {pid}
+    while more := {child for child, parent in tree.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def busy_workers(driver: int) -> list[int]:
+    """Ray writes what an actor is at into its title."""
+    return [pid for pid in descendants(driver) if title(pid).startswith("ray::Worker.run")]
+
+
+# A shell starts its background jobs deaf to Ctrl-C, and whatever these start inherits that.
+HEARING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from flows.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Driver:
+    """`circuits run` in a process of its own, with everything that it starts."""
+
+    def __init__(
+        self, log: Path, *argv: object, code: str = HEARING, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.log = log
+        command = [sys.executable, "-c", code, *map(str, argv)]
+        with log.open("w") as err:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True, env=env
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        """kill -9; returns when no worker is left. Takes away what would follow in a minute (Ray's agents) or
+        stay (Prefect's server)."""
+        started = descendants(self.pid)
+        workers = {pid for pid in started if title(pid).startswith("ray::Worker")}
+        self.process.kill()
+        self.process.wait()
+        wait_for(lambda: not workers & parents().keys(), 60)
+        for pid in started & parents().keys():
+            if "prefect" in title(pid) or "ray" in title(pid):
+                os.kill(pid, signal.SIGKILL)
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code, and what was printed to stderr."""
+        return self.process.wait(timeout=300), self.log.read_text()
