@@ -236,8 +236,7 @@ class Search:
             open_ = [branch for branch in after if branch.rest]
         decided = []
         for branch in sorted(done, key=lambda branch: branch.thresholds):
-            means = tuple(float(step.mean()) for step in branch.steps)
-            stds = tuple(float(step.std()) for step in branch.steps)
+            steps = np.stack(branch.steps)
             decided.append(
                 Decided(
                     receiver,
@@ -246,8 +245,8 @@ class Search:
                     branch.thresholds,
                     tuple(branch.senders),
                     tuple(branch.kept),
-                    means,
-                    stds,
+                    tuple(steps.mean(axis=1).tolist()),
+                    tuple(steps.std(axis=1).tolist()),
                     tuple(branch.before.tolist()),
                     branch.guarded,
                 )
@@ -279,10 +278,12 @@ class Search:
     ) -> list[_Branch]:
         """The branch with the chain decided as far as it was guessed right; parted where thresholds disagree."""
         out = []
-        hints = self._hints(question, values, branch.before)
+        befores = _befores(branch.before, question, values)
+        with np.errstate(invalid="ignore"):  # said below
+            steps = np.ascontiguousarray((values - befores) * self._rule.sign)
+        deltas, metrics = steps.mean(axis=1).tolist(), befores.mean(axis=1).tolist()
         for index, sender in enumerate(question.candidates):
-            step = (values[index] - branch.before) * self._rule.sign
-            metric, delta = float(branch.before.mean()), float(step.mean())
+            step, delta, metric = steps[index], deltas[index], metrics[index]
             if not np.isfinite(delta):
                 edge = int(self._graph.first_edge[question.receiver]) + sender
                 raise ScoreError(f"acdc: the metric is not finite at {self._graph.edge_name(edge)}")
@@ -296,7 +297,7 @@ class Search:
             if wrong:  # the rest of the chain was measured in another state; it still is a good hint
                 other = branch.forked(wrong)
                 other.take(sender, values[index], step, kept=wrong is keeping, guarded=guarded)
-                other.hints |= {s: hints[s] for s in question.candidates[index + 1 :]}
+                other.hints |= zip(question.candidates[index + 1 :], deltas[index + 1 :], strict=True)
                 other.reach = max(self._least, min(branch.reach, index + 1))
                 out.append(other)
             if not right:
@@ -306,20 +307,6 @@ class Search:
             branch.take(sender, values[index], step, kept=right is keeping, guarded=guarded)
         branch.reach = min(self._width, 2 * branch.reach)
         return [*out, branch]
-
-    def _hints(
-        self,
-        question: Measure,
-        values: Float[np.ndarray, "variant prompt"],
-        before: Float[np.ndarray, " prompt"],
-    ) -> dict[int, float]:
-        """The harm that each candidate's removal did in the chain."""
-        hints, base = {}, float(before.mean())
-        for sender, mean in zip(question.candidates, values.mean(axis=1).tolist(), strict=True):
-            hints[sender] = (mean - base) * self._rule.sign
-            if sender not in question.spared:
-                base = mean
-        return hints
 
     def _alone(self, receiver: int, branch: _Branch, sender: int) -> Float[np.ndarray, " prompt"]:
         """The step of one removal from evaluations of a single variant each."""
@@ -354,6 +341,17 @@ class Search:
             self._next_state = max(self._next_state, decided.into + 1)
         for state in old:
             del self._states[state]
+
+
+def _befores(
+    before: Float[np.ndarray, " prompt"], question: Measure, values: Float[np.ndarray, "variant prompt"]
+) -> Float[np.ndarray, "variant prompt"]:
+    """The metric before each candidate's removal, where those before it are decided as guessed."""
+    rows = []
+    for sender, after in zip(question.candidates, values, strict=True):
+        rows.append(before)
+        before = before if sender in question.spared else after
+    return np.stack(rows)
 
 
 def _nothing(graph: Graph, clean: Float[np.ndarray, " prompt"]) -> Found:
