@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.core.errors import ConfigError, StorageError
 
-MAX_BYTES = 250_000
+MAX_BYTES = 500_000
 MAX_VALUES = 100_000  # counted after aliases are followed: ten short lines of them can stand for billions
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.store.atomic import RESERVE, TEMPORARY, is_stale
+from pipeline.store.links import refuse_ways_out
 from pipeline.store.lock import LOCK_NAME, is_free, locked, read_owner, this_process
 from pipeline.store.place import BAD, Place, found, place, relative
 
@@ -48,6 +49,10 @@ def _is_run(folder: Place) -> bool:
 
 
 def _sweep(run: Place, dry_run: bool) -> Swept:
+    try:
+        refuse_ways_out(run)
+    except RunDirectoryError as error:
+        return Swept(str(run), left_alone=str(error))
     if dry_run:
         held = read_owner(run)
         if held is not None and not is_free(*held, this_process()):

@@ -60,12 +60,12 @@ def test_a_config_of_100_megabytes(circuits, place):
     with path.open("w") as file:
         file.write(GOOD)
         file.truncate(100_000_000)
-    refused(circuits("plan", path), [2], ["config.yaml", "over 250,000 bytes"])
+    refused(circuits("plan", path), [2], ["config.yaml", "over 500,000 bytes"])
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device here")
 def test_a_config_without_an_end(circuits, place):
-    refused(circuits("plan", "/dev/zero"), [2], ["/dev/zero", "over 250,000 bytes"])
+    refused(circuits("plan", "/dev/zero"), [2], ["/dev/zero", "over 500,000 bytes"])
 
 
 # Changes of the config, and words of the error.

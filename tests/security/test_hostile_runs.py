@@ -15,7 +15,7 @@ from flows.cli import main
 from pipeline import load_scores, open_run
 from pipeline.core.errors import CircuitsError
 from pipeline.core.items import Item, digest
-from pipeline.store.files import read_footer, read_parquet, write_parquet
+from pipeline.store.files import _seal, read_footer, read_parquet, write_parquet
 from tests.runs import content, toy_mapping
 from tests.security.conftest import refused
 
@@ -163,7 +163,7 @@ def test_no_item_has_a_path_that_leads_out():
             ["aliases"],
         ),
         ("- a\n- b\n", ["run.yaml", "holds no keys"]),
-        ("name: '" + "x" * 300_000 + "'", ["run.yaml", "over 250,000 bytes"]),
+        ("name: '" + "x" * 600_000 + "'", ["run.yaml", "over 500,000 bytes"]),
     ],
     ids=["Python", "aliases", "a list", "long"],
 )
@@ -209,6 +209,31 @@ def test_links_that_lead_out(circuits, place, run, verb, name):
     is_file = "." in link.name
     link.symlink_to(place.outside / "table.parquet" if is_file else place.outside)
     refused(call(circuits, verb, run), [1], [str(link), "outside of the run", "remove it"])
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["", "dry run"])
+@pytest.mark.parametrize("name", [".lock-guard", ".lock", "_bad", ".x.tmp-1", "scores/_bad-1"])
+def test_gc_leaves_a_run_with_such_a_link_alone(circuits, place, run, name, options):
+    link = run / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(place.outside if "_bad" in name else place.outside / "new")
+    said = circuits("gc", run, *options)
+    assert said.code == 0
+    assert f"left alone, {link}: a link to {place.outside}" in said.out
+    assert len(said.out.splitlines()) == 2
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_verify_names_such_a_link(circuits, place, run, name):
+    link = run / name
+    shutil.rmtree(link) if link.is_dir() else link.unlink(missing_ok=True)
+    link.symlink_to(place.outside / "table.parquet" if "." in link.name else place.outside)
+    said = circuits("verify", run)
+    assert said.code in (1, 3)
+    words = [line for line in (said.out + said.err).splitlines() if "outside of the run" in line]
+    assert len(words) == 1
+    assert name in words[0]
 
 
 def test_a_new_run_does_not_write_through_links_either(circuits, config_file, place):
@@ -362,12 +387,44 @@ def test_scores_of_a_shard_are_computed_anew(circuits, run, case):
     assert load_scores(run).equals(before)
 
 
+@pytest.mark.parametrize("name", [SHARD, MERGED], ids=["shard", "merged"])
+@pytest.mark.parametrize("case", FILES)
+def test_verify_names_such_a_file(circuits, run, name, case):
+    FILES[case][0](run / name)
+    said = circuits("verify", run)
+    assert said.code == 3
+    assert said.err == ""
+    (line,) = [line for line in said.out.splitlines() if line.startswith(f"{name}: ")]
+    assert line.endswith(f"; next: circuits resume {run}")
+    assert "1 damaged" in said.out
+
+
 def test_a_forged_item_key(circuits, run):
     forged(run / SHARD, item_key="0" * 64)
     said = circuits("status", run, "--json")
     assert said.code == 3
     assert said.data["missing"] == 1
     assert call(circuits, "resume", run).code == 0
+
+
+def test_metadata_for_pandas_steers_nothing(circuits, run):
+    """Rows, index and columns are those of the schema, whatever another reader is told."""
+    told = {
+        "index_columns": ["score"],
+        "columns": [{"name": "edge_id", "pandas_type": "object"}],
+        "pandas_version": "1",
+    }
+    table = read_parquet(run / MERGED)
+    before = load_scores(run)
+    forged(run / MERGED, table.replace_schema_metadata({"pandas": json.dumps(told)}))
+    assert load_scores(run).equals(before)
+
+
+def test_a_footer_that_claims_other_rows(circuits, run):
+    path = run / MERGED
+    facts = {**read_footer(path), "rows": str(10**12)}
+    pq.write_table(read_parquet(path).replace_schema_metadata(_seal(facts)), path)
+    refused(circuits("show", run), [1], ["merged.parquet", "rows where 1000000000000 were written"])
 
 
 def test_a_parquet_file_that_asks_to_be_unpickled(circuits, place, run):
