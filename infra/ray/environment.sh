@@ -14,22 +14,12 @@
 : "${CIRCUITS_DASHBOARD:=8265}"
 : "${CIRCUITS_NODE_PORTS:=20000}"
 
-fail() {
-  echo "error: $1" >&2
-  exit 2
-}
+# shellcheck source=infra/secret.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../secret.sh"
 
 # Ray starts without a token when there is none, or makes one that others can read; both are refused here.
-check_token() {
-  [[ -n "${RAY_AUTH_TOKEN:-}" ]] && fail "RAY_AUTH_TOKEN: any process of the node could show it; put the token in a file and name that in RAY_AUTH_TOKEN_PATH"
-  [[ -f "$RAY_AUTH_TOKEN_PATH" ]] || fail "$RAY_AUTH_TOKEN_PATH: no token there; make one: infra/ray/token.sh $RAY_AUTH_TOKEN_PATH"
-  [[ -s "$RAY_AUTH_TOKEN_PATH" ]] || fail "$RAY_AUTH_TOKEN_PATH: it is empty; make a token: infra/ray/token.sh $RAY_AUTH_TOKEN_PATH"
-  local mode
-  mode=$(stat -L -c %a "$RAY_AUTH_TOKEN_PATH")
-  [[ "$mode" == [46]00 ]] || fail "$RAY_AUTH_TOKEN_PATH: mode $mode lets others read the token; chmod 600 $RAY_AUTH_TOKEN_PATH"
-}
-
-check_token
+[[ -z "${RAY_AUTH_TOKEN:-}" ]] || fail "RAY_AUTH_TOKEN: any process of the node could show it; put the token in a file and name that in RAY_AUTH_TOKEN_PATH"
+check_secret "$RAY_AUTH_TOKEN_PATH" token
 command -v ray >/dev/null || fail "ray: not found; put the bin folder of the environment with circuits on PATH"
 
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH

@@ -43,7 +43,7 @@ class Nodes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.token = folder / "token"
-        subprocess.run([SCRIPTS / "token.sh", self.token], check=True, capture_output=True)
+        subprocess.run([ROOT / "infra" / "token.sh", self.token], check=True, capture_output=True)
         first = free_block()
         self.gcs, self.dashboard = first + 6, first + 7
         self.head_ports = first

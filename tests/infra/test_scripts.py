@@ -26,7 +26,7 @@ def refused(script, token, **env):
 
 @pytest.fixture
 def token(tmp_path):
-    subprocess.run([SCRIPTS / "token.sh", tmp_path / "token"], check=True, capture_output=True)
+    subprocess.run([ROOT / "infra" / "token.sh", tmp_path / "token"], check=True, capture_output=True)
     return tmp_path / "token"
 
 
@@ -35,7 +35,7 @@ def test_a_token_is_made_for_its_owner_alone_and_never_replaced(token):
     made = token.read_text()
     assert len(made) == 64
 
-    again = subprocess.run([SCRIPTS / "token.sh", token], capture_output=True, check=False)
+    again = subprocess.run([ROOT / "infra" / "token.sh", token], capture_output=True, check=False)
 
     assert again.returncode != 0
     assert token.read_text() == made
@@ -52,9 +52,28 @@ def test_a_node_does_not_start_without_a_token_that_is_its_owners_alone(script, 
     assert "RAY_AUTH_TOKEN" in refused(script, token, RAY_AUTH_TOKEN="a secret")
 
 
+@pytest.mark.parametrize("script", ["server.sh", "worker.sh"])
+def test_prefect_does_not_start_without_a_password_that_is_its_owners_alone(script, token, tmp_path):
+    def refusal(password):
+        done = subprocess.run(
+            [ROOT / "infra" / "prefect" / script],
+            env=bin_on_path() | {"CIRCUITS_PREFECT_PASSWORD": str(password)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, done
+        return done.stderr
+
+    assert "no password there" in refusal(tmp_path / "none")
+    token.chmod(0o640)
+    assert "chmod 600" in refusal(token)
+
+
 def test_every_script_is_good_shell():
     scripts = [path for path in (ROOT / "infra").rglob("*") if path.suffix == ".sh"]
-    assert {"head.sh", "worker.sh", "token.sh", "environment.sh"} <= {path.name for path in scripts}
+    assert {"head.sh", "worker.sh", "server.sh", "token.sh", "secret.sh"} <= {path.name for path in scripts}
     for script in scripts:
         done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

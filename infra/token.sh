@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes a token for a cluster: a new file that its owner alone can read. Copy it to every node and to whoever submits.
+# Makes a secret (a cluster's token, a Prefect server's password): a new file that its owner alone can read. Copy it
+# to every node and to whoever submits.
 #
-#   infra/ray/token.sh [FILE]      ~/.ray/auth_token
+#   infra/token.sh [FILE]      ~/.ray/auth_token
 set -euo pipefail
 file=${1:-$HOME/.ray/auth_token}
 mkdir -p "$(dirname "$file")"
