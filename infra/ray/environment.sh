@@ -7,6 +7,7 @@
 #   CIRCUITS_HEAD_PORT    the head's control store (GCS)                6379
 #   CIRCUITS_DASHBOARD    dashboard and Jobs API, on loopback           8265
 #   CIRCUITS_NODE_PORTS   first of the 200 ports that a node uses       20000
+#   CIRCUITS_BLOCK        0: return as soon as the node is up           1
 
 : "${RAY_AUTH_TOKEN_PATH:=$HOME/.ray/auth_token}"
 : "${CIRCUITS_NODE_IP:=127.0.0.1}"
@@ -30,10 +31,8 @@ export TOKENIZERS_PARALLELISM=false
 # know no switch, and no server comes up at a port that does not exist (Ray logs that and goes on).
 export RAY_enable_metrics_collection=0 DASHBOARD_METRIC_PORT=-1 AUTOSCALER_METRIC_PORT=-1
 
-# Every port is named, so that a firewall can name it too. --block: the process that is started is the one to
-# stop, and a part that dies ends the node instead of leaving half of it.
+# Every port is named, so that a firewall can name it too.
 node_options=(
-  --block
   --disable-usage-stats
   --node-ip-address="$CIRCUITS_NODE_IP"
   --node-manager-port="$CIRCUITS_NODE_PORTS"
@@ -44,3 +43,7 @@ node_options=(
   --min-worker-port="$((CIRCUITS_NODE_PORTS + 10))"
   --max-worker-port="$((CIRCUITS_NODE_PORTS + 199))"
 )
+
+# The process that is started is the one to stop, and a part that dies ends the node instead of leaving half of it.
+# Ray's cluster launcher alone wants its shell back.
+[[ "${CIRCUITS_BLOCK:-1}" == 0 ]] || node_options+=(--block)
