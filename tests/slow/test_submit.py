@@ -36,7 +36,7 @@ def cluster(tmp_path_factory):
         nodes.stop()
 
 
-def wait_for(condition, seconds=240.0):
+def wait_for(condition, seconds=400.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := condition():
@@ -63,7 +63,7 @@ def submit(cluster, *argv):
 
 def written(folder, name="config.yaml", **changes):
     path = folder / name
-    path.write_text(yaml.safe_dump(toy_mapping(folder / "results", cluster={"workers": 2}, **changes)))
+    path.write_text(yaml.safe_dump(toy_mapping(folder / "results") | {"cluster": {"workers": 2}} | changes))
     return path
 
 
