@@ -19,7 +19,7 @@ export PREFECT_HOME := $(CURDIR)/$(VENV)/prefect
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test test-slow check bench clean
+.PHONY: help demo picture test test-slow chaos check bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ test: $(VENV)/.installed ## the fast tests
 
 test-slow: $(VENV)/.installed ## tests that kill processes or take long
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow $(ARGS)
+
+FAULTS ?= 100
+SEED ?= 0
+chaos: $(VENV)/.installed ## random faults against a run on a local cluster: FAULTS=100 SEED=0 (Linux, root)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.chaos $(FAULTS) $(SEED)
 
 check: $(VENV)/.installed ## lint, format, types, layers
 	$(BIN)/ruff check

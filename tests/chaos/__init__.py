@@ -1,0 +1,1 @@
+"""Random faults against a run on a local cluster, and the proof that its results do not notice."""
