@@ -52,6 +52,21 @@ class Several:
         pass
 
 
+class Shrinking(Several):
+    """One of the machines leaves at a call and does not come back: its place is gone, and its worker's job fails."""
+
+    leaving = 9
+
+    def together(self, jobs):
+        if self.size > 1 and next(self.calls) >= self.leaving:
+            self.size -= 1
+        if lost := [seat for seat in jobs if seat >= self.size]:
+            here = super().together({seat: job for seat, job in jobs.items() if seat not in lost})
+            gone = Failure("died", "NoPlaceError", "no place")
+            return here | {seat: Outcome(jobs[seat], 1, 0.0, seat, None, gone) for seat in lost}
+        return super().together(jobs)
+
+
 def config(folder, **changes):
     methods = [{"name": "acdc", "thresholds": list(THRESHOLDS)}]
     cluster = {"batch_size": 5}
@@ -101,6 +116,17 @@ def test_any_number_of_workers_gives_the_same_bytes(undisturbed, tmp_path, size)
     run, pool = go(config(tmp_path), size)
     assert results(run) == results(undisturbed[0])
     assert sum(pool.measured.values()) > sum(undisturbed[1].measured.values())
+
+
+def test_a_search_whose_cluster_shrinks_goes_on_with_the_workers_that_are_left(undisturbed, tmp_path):
+    with closing(prepare(config(tmp_path))) as session:
+        pool = Shrinking(worker_opener(session), 2)
+        conduct(session, pool)
+    assert pool.size == 1
+    run = open_run(session.path)
+    assert run.status()["missing"] == 0
+    assert results(run) == results(undisturbed[0])
+    assert not run.failures()
 
 
 @pytest.mark.parametrize("dying", [[0], [7], [8, 9], [4, 20, 30]])

@@ -1,5 +1,6 @@
 """A run from config to report, in this process: what is computed, continued, and what a failure leaves."""
 
+import errno
 import json
 import shutil
 from contextlib import closing
@@ -335,6 +336,24 @@ def test_an_item_that_keeps_failing_is_given_up_and_the_others_land(tmp_path, br
 
     with closing(prepare(config, retry_failed=True)) as session:
         assert {item.method for item in session.pending} == {"eap"}
+
+
+def test_a_disk_that_fails_for_moments_only_needs_the_same_command_again(tmp_path, monkeypatch):
+    real, bad = RunDirectory.commit, {"is": True}
+
+    def commit(self, item, *args):
+        if bad["is"] and item.method == "acdc":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, item, *args)
+
+    monkeypatch.setattr(RunDirectory, "commit", commit)
+    config = toy_config(tmp_path, failures=TOLERANT)
+    run, _ = go(config)
+    assert {record[2] for record in records(run)} == {"io"}
+    assert f"circuits resume {run.path}" in run.failures()[1]["next_step"]
+    bad["is"] = False
+    run, _ = go(config)
+    assert run.status()["complete"], "without --failed"
 
 
 def test_bad_scores_are_refused_without_another_attempt(tmp_path, breakable):

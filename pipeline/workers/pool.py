@@ -206,8 +206,12 @@ class RayPool:
             missing = [index for index in indices if index not in self._bound]
             self._bound |= dict(zip(missing, free, strict=False))
             waited = time.monotonic() - since
-            if len(missing) <= len(free) or (waited > PLACE_SECONDS and self.size < len(indices)):
-                return {index: self._bound[index] for index in indices if index in self._bound}
+            seated = {index: self._bound[index] for index in indices if index in self._bound}
+            if len(seated) == len(indices) or (waited > PLACE_SECONDS and len(seated) >= self.size):
+                return seated
+            if not free:  # maybe all sit at jobs of a search that had more workers
+                size = self.size
+                self._bound = {i: seat for i, seat in self._bound.items() if i < size or i in indices}
             heard = self._next_seat()
             if heard is not None:
                 self._finish_start(heard)

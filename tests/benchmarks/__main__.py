@@ -23,6 +23,7 @@ from tests.benchmarks.attribution import attribution_rows, layer_rows, memory_ro
 from tests.benchmarks.measure import row, wall_seconds
 from tests.benchmarks.models import gpt2_small_shaped
 from tests.benchmarks.orchestration import commit_seconds, schedule_seconds, start_seconds
+from tests.benchmarks.overhead import overhead_rows
 from tests.benchmarks.paths import path_rows
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
@@ -48,6 +49,12 @@ def orchestration_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def many_items_rows() -> list[dict[str, Any]]:
+    """10,000 items, and one worker against two; wants a machine to itself."""
+    with tempfile.TemporaryDirectory() as name:
+        return overhead_rows(Path(name))
+
+
 def main() -> None:
     wanted = set(sys.argv[1:])
     torch.set_num_threads(1)
@@ -62,6 +69,7 @@ def main() -> None:
         "sweep": lambda: sweep_rows(model, weights),
         "pooled": pooled_rows,
         "orchestration": orchestration_rows,
+        "overhead": many_items_rows,
     }
     if unknown := wanted - groups.keys():
         raise SystemExit(f"no rows {', '.join(sorted(unknown))}; there are {', '.join(groups)}")

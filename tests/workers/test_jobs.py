@@ -40,6 +40,8 @@ def test_a_job_that_is_put_back_comes_first_again():
         (OSError(errno.ENOSPC, "No space left on device"), "storage"),
         (RuntimeError("writer: [Errno 28] No space left on device"), "storage"),
         (OSError(errno.ENOENT, "gone"), "error"),
+        (OSError(errno.EIO, "Input/output error"), "io"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), "io"),
         (MemoryError(), "error"),
     ],
 )

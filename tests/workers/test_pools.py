@@ -224,6 +224,17 @@ def test_a_cluster_with_room_for_some_of_the_workers_starts_with_these(ray_pool,
     assert set(pool.together({0: Deed("a"), 1: Deed("b")})) == {0, 1}
 
 
+def test_a_job_whose_place_the_cluster_has_lost_fails_and_the_others_do_not(ray_pool, opener, monkeypatch):
+    monkeypatch.setattr("pipeline.workers.pool.PLACE_SECONDS", 1.0)
+    pool = ray_pool(opener, workers=3, need=Need(gpus=2), address="10.9.9.9:1")
+    outcomes = pool.together({index: Deed(f"j{index}") for index in range(3)})
+    (lost,) = [outcome.failure for outcome in outcomes.values() if outcome.failure]
+    assert lost.kind == "died"
+    assert lost.message == (
+        "no place with 2 GPUs and 1 CPU for the worker: the cluster has 1 machine with 4 GPUs and 4 CPUs"
+    )
+
+
 def test_with_no_number_a_cluster_gets_as_many_workers_as_it_holds(ray_pool, opener):
     assert ray_pool(opener, workers=None, need=Need(gpus=1), address="10.9.9.9:1").size == 4
     assert ray_pool(opener, workers=None, need=Need(threads=2), address="10.9.9.9:1").size == 2
