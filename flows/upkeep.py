@@ -42,6 +42,21 @@ def gc(
 
 
 @app.command()
+def compact(folder: RunFolder, as_json: AsJson = False) -> None:
+    """Merge the many files of a complete run into few; no result changes."""
+    from dataclasses import asdict
+
+    from flows.writing import count, say
+    from pipeline.store.compact import compact as compact_run
+
+    done = compact_run(folder)
+    if as_json:
+        print(json.dumps(asdict(done), indent=1))
+    else:
+        say(f"{count(done.files)} files became {count(done.packs)} in {done.run}")
+
+
+@app.command()
 def verify(folder: RunFolder, as_json: AsJson = False) -> None:
     """Read every file of a run and compare footers, page checksums, values and row counts."""
     from flows.writing import count, say

@@ -19,7 +19,7 @@ from pipeline.store.aggregate import aggregate_path
 from pipeline.store.content import table_digest
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet
 from pipeline.store.place import Place, each, found, place, relative
-from pipeline.store.run_dir import SCHEMAS, RunDirectory
+from pipeline.store.run_dir import RunDirectory
 from pipeline.store.scores import graph_table, nodes_table, read_scores
 
 _OF_ITEMS = ("scores", "node_scores", "prompt_metrics", "statistics", "prompt_scores")
@@ -71,7 +71,7 @@ def verify(address: str | Place) -> Verified:
     outcomes = list(zip(checks, each(folder, _outcome, checks), strict=True))
     mend = f"circuits resume {folder}"
     damaged = [
-        Damage(str(relative(check.path, folder)), reason, check.next_step or mend)
+        Damage(str(relative(check.path, folder)), _where(check, reason), check.next_step or mend)
         for check, reason in outcomes
         if reason is not None and reason != _MISSING
     ]
@@ -82,11 +82,17 @@ def verify(address: str | Place) -> Verified:
             file = str(relative(path, folder))
             damaged.append(Damage(file, "belongs to nothing in the plan", f"remove {path}"))
     missing = {check.item for check, reason in outcomes if reason == _MISSING} - {None}
-    there = sum(reason != _MISSING for _, reason in outcomes)
+    there = len({check.path for check, reason in outcomes if reason != _MISSING})
     return Verified(there, len(run.items), len(missing), tuple(sorted(damaged, key=lambda one: one.file)))
 
 
 _MISSING = "missing"
+
+
+def _where(check: _Check, reason: str) -> str:
+    """The reason, with the item in a file of many."""
+    packed = check.item is not None and check.path.name != check.item.path.name
+    return f"{check.item.name}: {reason}" if check.item and packed else reason
 
 
 def _outcome(check: _Check) -> str | None:
@@ -158,7 +164,7 @@ def _of_run(run: RunDirectory, path: Place, _table: object = None) -> None:
 def _item_checks(run: RunDirectory) -> Iterator[_Check]:
     complete = run.is_marked_complete
     for item in run.items:
-        yield _Check(run.path / item.path, partial(_item, run, item), item, must_be=complete)
+        yield _Check(run.file_of(item), partial(_item, run, item), item, must_be=complete)
         if item.method is not None:
             beside = run.path / prompt_scores.path_of(item)
             yield _Check(beside, partial(_prompt_scores, run, item, beside))
@@ -173,8 +179,6 @@ def _item(run: RunDirectory, item: Item) -> None:
         expected = len(run.prompts(item.task, item.shard)) * len(run.manifest["metrics"])
     if rows != expected:
         raise DamagedFileError(f"it has {rows:,} rows where {expected:,} belong")
-    if item.method is not None:
-        read_scores(run.path / item.path, SCHEMAS[item.kind], run.graph)
 
 
 def _prompt_scores(run: RunDirectory, item: Item, path: Place) -> None:

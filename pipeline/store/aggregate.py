@@ -22,8 +22,8 @@ from pipeline.store import prompt_scores, schema
 from pipeline.store.bootstrap import Bootstrap
 from pipeline.store.files import DamagedFileError, write_parquet
 from pipeline.store.resampled import with_intervals
-from pipeline.store.run_dir import SCHEMAS, RunDirectory
-from pipeline.store.scores import dictionary, edge_columns, floats, nullable, read_scores, span_order
+from pipeline.store.run_dir import RunDirectory
+from pipeline.store.scores import dictionary, edge_columns, floats, nullable, span_order
 
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -50,7 +50,7 @@ def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Ite
         else:
             groups.setdefault((item.kind, item.task, item.method), []).append(item)
     there = run.done(others, deep=True, rename=False)
-    damaged = [item for item in others if item not in there and (run.path / item.path).exists()]
+    damaged = [item for item in others if item not in there and run.file_of(item).exists()]
     for (kind, task, method), items in groups.items():
         bad: list[Item] = []
         absent: list[Item] = []
@@ -92,7 +92,7 @@ def _tables(
     for item in items:
         try:
             run.check(item)
-            table = read_scores(run.path / item.path, SCHEMAS[item.kind], run.graph)
+            table = run.table(item)
             if item.method in run.prompt_scores:
                 prompt_scores.read(run.path / prompt_scores.path_of(item))
             yield table

@@ -7,7 +7,7 @@ footer's facts covers these. A tensor file has the same hash and digest in its h
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,34 +39,48 @@ def write_parquet(
     path: Place, table: pa.Table, footer: Mapping[str, Any], *, row_group: int = ROW_GROUP
 ) -> None:
     """Writes a table atomically; `footer` keys come without their prefix. Equal input, equal bytes."""
-    kinds = {field.name: field.type for field in table.schema}
-    facts = _seal(
-        {
-            **footer,
-            "rows": table.num_rows,
-            "columns": _columns(table.schema),
-            "values": table_digest(table),
-        }
-    )
+    facts = {**footer, "values": table_digest(table)}
+    write_parts(path, table.schema, [table], lambda: facts, row_group=row_group)
+
+
+def write_parts(
+    path: Place,
+    columns: pa.Schema,
+    tables: Iterable[pa.Table],
+    footer: Callable[[], Mapping[str, Any]],
+    *,
+    row_group: int = ROW_GROUP,
+) -> None:
+    """Writes tables one after the other into one file, atomically, each in row groups of its own. `footer` is asked
+    when all are written; it says what `values` is a digest of."""
+    kinds = {field.name: field.type for field in columns}
 
     def write(target: Path) -> None:
+        rows = 0
         with pq.ParquetWriter(
             target,
-            table.schema,
+            columns,
             compression="zstd",
             use_dictionary=[name for name, kind in kinds.items() if pa.types.is_dictionary(kind)],
             use_byte_stream_split=[place for name, kind in kinds.items() for place in _floats_of(name, kind)],
             write_page_checksum=True,
             store_schema=True,
         ) as writer:
-            writer.write_table(table, row_group_size=row_group)
-            writer.add_key_value_metadata(facts)
+            for table in tables:
+                writer.write_table(table, row_group_size=row_group)
+                rows += table.num_rows
+            writer.add_key_value_metadata(_seal({**footer(), "rows": rows, "columns": _columns(columns)}))
 
     write_atomic(path, write)
 
 
 def read_footer(path: Place, schema: pa.Schema | None = None) -> Footer:
     """The facts of a Parquet footer; reads no page. Raises DamagedFileError, FileNotFoundError."""
+    return read_metadata(path, schema)[0]
+
+
+def read_metadata(path: Place, schema: pa.Schema | None = None) -> tuple[Footer, Any]:
+    """The facts of a Parquet footer, and pyarrow's own. Raises DamagedFileError, FileNotFoundError."""
     try:
         with open_input(path) as file:
             metadata, size = pq.read_metadata(file), file.size()
@@ -85,7 +99,7 @@ def read_footer(path: Place, schema: pa.Schema | None = None) -> Footer:
         raise DamagedFileError("two of its columns have one name")
     if schema is not None and (problem := mismatch(found, schema)):
         raise DamagedFileError(problem)
-    return footer
+    return footer, metadata
 
 
 def read_parquet(path: Place, schema: pa.Schema | None = None) -> pa.Table:
@@ -96,16 +110,26 @@ def read_parquet(path: Place, schema: pa.Schema | None = None) -> pa.Table:
 
     Opened as a single file: a name such as `task=ioi/x.parquet` adds no partition columns.
     """
-    footer = read_footer(path, schema)
+    footer, metadata = read_metadata(path, schema)
+    return read_part(path, metadata, range(metadata.num_row_groups), footer.get("values"), schema)
+
+
+def read_part(
+    path: Place, metadata: Any, row_groups: Sequence[int], values: str | None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """The table in these row groups, compared with the digest of its values; as `read_parquet` otherwise."""
     try:
-        with open_input(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            table = parquet.read().replace_schema_metadata(None)
+        with (
+            open_input(path) as file,
+            pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True) as parquet,
+        ):
+            table = parquet.read_row_groups(list(row_groups)).replace_schema_metadata(None)
         table.validate(full=True)
     except (FileNotFoundError, StorageError):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedFileError(_reason(error)) from None
-    if table_digest(table) != footer.get("values"):
+    if table_digest(table) != values:
         raise DamagedFileError("the values are not those that were written")
     for field in schema or ():
         if field.name not in table.column_names:
@@ -182,7 +206,9 @@ def _plain(value: Any) -> Any:
 
 
 def _unseal(metadata: Mapping[str, str]) -> Footer:
-    facts = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
+    facts = {
+        key.removeprefix(PREFIX): value for key, value in sorted(metadata.items()) if key.startswith(PREFIX)
+    }
     if facts.pop("digest", None) != digest(facts):
         raise DamagedFileError("the facts in its footer are not those that were written")
     return facts

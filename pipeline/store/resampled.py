@@ -27,11 +27,12 @@ def with_intervals(
     """The table with the columns of the bootstrap, and what they are made from. An earlier table that was made
     from the same lends its columns."""
     seed, task = int(run.manifest["identity"]["seed"]), items[0].task
-    paths = [run.path / path for item in items for path in (item.path, prompt_scores.path_of(item))]
+    kept = [run.path / prompt_scores.path_of(item) for item in items]
+    read_from = [(run.footer(item), read_footer(path)) for item, path in zip(items, kept, strict=True)]
     facts = {
         "samples": bootstrap.samples,
         "top": bootstrap.top,
-        "values": digest([read_footer(path)["values"] for path in paths]),
+        "values": digest([footer["values"] for pair in read_from for footer in pair]),
     }
     made_from = canonical_json(facts)
     with contextlib.suppress(FileNotFoundError, DamagedFileError):
@@ -40,7 +41,7 @@ def with_intervals(
             return _with_columns(table, {name: floats(earlier[name]) for name in COLUMNS}), made_from
 
     def shards() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for path in paths[1::2]:
+        for path in kept:
             yield prompt_scores.read(path)
 
     rank = np.nan_to_num(floats(table["rank"]), nan=np.inf)

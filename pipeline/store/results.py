@@ -31,7 +31,7 @@ from pipeline.store.scores import dictionary, floats, read_scores
 
 T = TypeVar("T")
 
-Sources = list[tuple[PurePosixPath, dict[str, str]]]  # files of a run, and labels of their rows
+Sources = list[tuple[PurePosixPath | Item, dict[str, str]]]  # files of a run, and labels of their rows
 
 LEVELS = ("aggregate", "shard", "prompt")
 
@@ -174,7 +174,7 @@ class Run:
         """A row per prompt and metric: prompt_id metric clean corrupted."""
         _one(task, self.tasks, "task")
         items = [i for i in self.directory.items if i.kind == "baseline" and i.task == task]
-        sources: Sources = [(item.path, {}) for item in items]
+        sources: Sources = [(item, {}) for item in items]
         return self._frame(sources, f"baseline of task {task}", schema.PROMPT_METRICS)
 
     # --- scores ------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Run:
                 else:
                     wanted = (kind, task_id, method_id)
                     items = [i for i in self.directory.items if (i.kind, i.task, i.method) == wanted]
-                    sources += [(item.path, labels) for item in items]
+                    sources += [(item, labels) for item in items]
         if level == "aggregate":
             columns = schema.AGGREGATE if kind == "scores" else schema.NODE_AGGREGATE
             return self._frame(sources, "merged scores", columns)
@@ -338,8 +338,9 @@ class Run:
         """The rows of all files that are there, each labelled; RunDirectoryError when there is none."""
         tables = []
         for source, labels in sources:
-            if (self.path / source).exists():
-                table = self._read(self.path / source, columns)
+            path = self.directory.file_of(source) if isinstance(source, Item) else self.path / source
+            if path.exists():
+                table = self._read(source if isinstance(source, Item) else path, columns)
                 for position, (name, label) in enumerate(labels.items()):
                     column = dictionary(np.zeros(len(table), dtype=np.int32), [label])
                     table = table.add_column(position, name, column)
@@ -353,7 +354,9 @@ class Run:
         frame = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
         return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
 
-    def _read(self, path: Place, columns: pa.Schema) -> pa.Table:
+    def _read(self, path: Place | Item, columns: pa.Schema) -> pa.Table:
+        if isinstance(path, Item):
+            return self._checked(lambda _: self.directory.table(path), self.directory.file_of(path))
         of_scores = {"edge_id", "node_id"} & set(columns.names)
         return self._checked(
             lambda path: read_scores(path, columns, self.graph) if of_scores else read_parquet(path, columns),

@@ -10,6 +10,7 @@ that an item without it is not done.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,9 +36,10 @@ from pipeline.store.files import (
 from pipeline.store.identity import difference, holds
 from pipeline.store.links import refuse_ways_out
 from pipeline.store.lock import Owner, locked
+from pipeline.store.packs import Pack, Packs
 from pipeline.store.place import Place, each, place, set_aside
 from pipeline.store.planned import PlannedRun, strangers, write_plan
-from pipeline.store.scores import edge_table, node_table
+from pipeline.store.scores import check_scores, edge_table, node_table
 
 Payload: TypeAlias = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
 
@@ -197,13 +199,11 @@ class RunDirectory(PlannedRun):
     def check(self, item: Item, *, deep: bool = False, kept: Mapping[str, str] | None = None) -> Footer:
         """The footer of an item's file. Raises FileNotFoundError, and DamagedFileError with what is wrong; for
         the file of every prompt's scores too, where these are kept."""
-        path = self.path / item.path
-        statistics = item.kind == "statistics"
-        footer = read_tensor_footer(path) if statistics else read_footer(path, SCHEMAS[item.kind])
+        footer = self.footer(item)
         if footer.get("item_key") != self._key(item):
             raise DamagedFileError("it belongs to an item with another key")
         if deep:
-            read_tensors(path) if statistics else read_parquet(path)
+            read_tensors(self.path / item.path) if item.kind == "statistics" else self.table(item)
         if kind := (self.prompt_scores if kept is None else kept).get(item.method or ""):
             beside = self.path / prompt_scores.path_of(item)
             if prompt_scores.check(beside, self.graph.n_edges, kind).get("item_key") != self._key(item):
@@ -212,10 +212,53 @@ class RunDirectory(PlannedRun):
                 read_parquet(beside)
         return footer
 
+    def footer(self, item: Item) -> Footer:
+        """The facts of an item's file, or of its part of a pack. Raises DamagedFileError, FileNotFoundError."""
+        path = self.path / item.path
+        if item.kind == "statistics":
+            return read_tensor_footer(path)
+        try:
+            return read_footer(path, SCHEMAS[item.kind])
+        except FileNotFoundError:
+            return self._pack(item).shards[item.shard]
+
+    def table(self, item: Item) -> pa.Table:
+        """An item's rows, compared with checksums and graph. Raises DamagedFileError, FileNotFoundError."""
+        columns = SCHEMAS[item.kind]
+        try:
+            table = read_parquet(self.path / item.path, columns)
+        except FileNotFoundError:
+            table = self._pack(item).table(item.shard, columns)
+        return table if item.method is None else check_scores(table, self.graph)
+
+    def file_of(self, item: Item) -> Place:
+        """Where an item lies: in its own file, in a pack, or in neither yet."""
+        own = self.path / item.path
+        if item.kind == "statistics" or own.exists():
+            return own
+        pack = self.packs.path_of(own, item.shard)
+        return pack if pack.exists() else own
+
+    @cached_property
+    def packs(self) -> Packs:
+        """The packs of this run; a shard of it has a row per edge."""
+        return Packs(self.graph.n_edges)
+
+    def _pack(self, item: Item) -> Pack:
+        pack = self.packs.find(self.packs.path_of(self.path / item.path, item.shard), SCHEMAS[item.kind])
+        if item.shard not in pack.shards:
+            raise FileNotFoundError(f"{pack.path}: holds no shard {item.shard}")
+        return pack
+
     def set_aside(self, item: Item) -> None:
-        """Renames an item's files `_bad-...`: out of the way of readers, and there for who wants to look."""
-        for path in (self.path / item.path, self.path / prompt_scores.path_of(item)):
+        """Renames an item's files `_bad-...`: out of the way of readers, and there for who wants to look. The others
+        of its pack get files of their own."""
+        path = self.file_of(item)
+        if path == self.path / item.path:
             set_aside(path)
+        else:
+            self.packs.unpack(path, SCHEMAS[item.kind], without=item.shard)
+        set_aside(self.path / prompt_scores.path_of(item))
 
     def statistics(self, task: str) -> dict[str, np.ndarray] | None:
         """The means that were committed for a task, checked, or None; a damaged file is set aside."""

@@ -67,14 +67,18 @@ def edge_columns(graph: Graph) -> list[pa.Array]:
 
 
 def read_scores(path: Place, columns: pa.Schema, graph: Graph) -> pa.Table:
+    """A table of scores that was checked (`check_scores`). Raises DamagedFileError, FileNotFoundError."""
+    return check_scores(read_parquet(path, columns), graph)
+
+
+def check_scores(table: pa.Table, graph: Graph) -> pa.Table:
     """A table of scores, merged or of a shard, whose ids are of this graph and whose names are those of its ids.
 
     What it holds becomes indices, cells of a page and of a CSV, so that a name is none but a node's or a span's.
-    Raises DamagedFileError, FileNotFoundError.
+    Raises DamagedFileError.
     """
-    table = read_parquet(path, columns)
     ends: dict[str, tuple[Sequence[Node], Any]]
-    if "edge_id" in columns.names:
+    if "edge_id" in table.column_names:
         ids, n = table["edge_id"].to_numpy(), graph.n_edges
         ends = {
             "sender": (graph.senders, graph.edge_senders),
