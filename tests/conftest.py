@@ -5,6 +5,7 @@ The environment is set while this file is read, before torch, Ray or Prefect are
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,10 @@ for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOI
 # A Prefect of this test process alone: a person's own settings and database are neither read nor written.
 _prefect_home = tempfile.mkdtemp(prefix="circuits-prefect-")
 os.environ["PREFECT_HOME"] = _prefect_home
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every machine and in every run; a time is never asserted.
 settings.register_profile(
