@@ -6,6 +6,7 @@ Knows options and words. Holds no logic.
 import json
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -52,15 +53,18 @@ def reproduce(
     item: Annotated[
         str, typer.Argument(help="its name, as `circuits failures` prints it", show_default=False)
     ],
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a field of the config")
+    ] = [],  # noqa: B006
 ) -> None:
     """Compute one item again in this process, with its full traceback; writes nothing."""
     from flows.writing import say
-    from pipeline.core.errors import RunDirectoryError
+    from pipeline.core.errors import ConfigError, RunDirectoryError
     from pipeline.reproduce import reproduce as compute
 
     try:
-        said = compute(folder, item)
-    except RunDirectoryError:
+        said = compute(folder, item, set_)
+    except (ConfigError, RunDirectoryError):
         raise
     except Exception:  # noqa: BLE001 - whatever it is, it is what was asked for
         for line in traceback.format_exc().splitlines():
@@ -80,6 +84,7 @@ def _said(line: dict[str, Any]) -> str:
     when = str(line.get("time", ""))[:19].replace("T", " ")
     if "total" in line:
         fields = {key: value for key, value in line.items() if key in Event.__dataclass_fields__}
-        return f"{when}  {words(Event(**fields))}"
-    who = f" (process {line['pid']} on {line['host']})" if "pid" in line else ""
+        with suppress(TypeError, ValueError):  # no line of ours: shown as it is
+            return f"{when}  {words(Event(**fields))}"
+    who = f" (process {line['pid']} on {line.get('host')})" if "pid" in line else ""
     return f"{when}  {line.get('kind', '')}: {line.get('text', '')}{who}"

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.documents import parse_json
+from pipeline.core.errors import RunDirectoryError
 from pipeline.store.atomic import write_atomic
 from pipeline.store.place import ObjectPath, Place, found
 
@@ -62,12 +64,14 @@ def _append(path: Path, line: str) -> None:
 
 
 def read_log(path: Place) -> list[dict[str, Any]]:
-    """Every whole line, the oldest first; none where there is no log."""
+    """Every whole line, the oldest first; none where there is no log. RunDirectoryError for one far too large."""
     lines: list[dict[str, Any]] = []
     for file in sorted(found(path, "log*.jsonl"), key=str):
+        if (size := file.stat().st_size) > 4 * MOST_BYTES:
+            raise RunDirectoryError(f"{file}: {size:,} bytes, which no run has written; remove it")
         for line in file.read_bytes().decode("utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, RecursionError):  # torn by a crash
-                value = json.loads(line)
+            with contextlib.suppress(ValueError):  # torn by a crash
+                value = parse_json(line)
                 if isinstance(value, dict):
                     lines.append(value)
     return lines

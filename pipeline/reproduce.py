@@ -4,6 +4,7 @@ Knows how an item is computed. Commits nothing, records nothing and takes no loc
 """
 
 import time
+from collections.abc import Sequence
 
 from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
@@ -17,8 +18,10 @@ from pipeline.workers import execute
 from pipeline.workers.local import LocalPool
 
 
-def reproduce(path: str | Place, name: str) -> str:
+def reproduce(path: str | Place, name: str, overrides: Sequence[str] = ()) -> str:
     """What is said when the item of that name is computed; whatever its computation raises comes through.
+
+    `overrides` as for `RunConfig.resumed`, which wants one for foreign code.
 
     RunDirectoryError for an unknown name, or when the config no longer gives the item that the run has.
     """
@@ -29,7 +32,7 @@ def reproduce(path: str | Place, name: str) -> str:
             f"{path}: has no item {name!r}{suggest(name, items)}; see: circuits failures {path}"
         )
     item = items[name]
-    plan = make_plan(RunConfig.load(directory.path / "run.yaml"))
+    plan = make_plan(RunConfig.resumed(directory.path, overrides))
     if plan.item_keys.get(item) != directory.item_keys[item]:
         raise RunDirectoryError(
             f"{path}: {name} would be another item today: its prompts or the model's files have changed; run the "

@@ -59,6 +59,8 @@ def _owner(fields: Any) -> Owner:
     wanted = {field.name: field.type for field in dataclass_fields(Owner)}
     if not isinstance(fields, dict) or {key: type(value) for key, value in fields.items()} != wanted:
         raise ValueError("no owner")
+    if fields["pid"] < 1:  # people are told to kill it: 0 and below are groups of processes, and all of them
+        raise ValueError("no process")
     return Owner(**fields)
 
 

@@ -44,6 +44,7 @@ class _Parameters(_Part):
     name: OneLine
     metric: OneLine
     ablation: OneLine
+    threshold: float | None = None
 
 
 class _Method(_Part):

@@ -124,7 +124,7 @@ class PlannedRun:
         """The methods whose items are done only with every prompt's scores beside them, by id, and the type of
         number that they are kept in. It is a wish of the last plan, no part of any key."""
         wanted = self.plan.get("prompt_scores", {})
-        if not isinstance(wanted, dict) or not all(kind in SIZES for kind in wanted.values()):
+        if not isinstance(wanted, dict) or any(kind not in tuple(SIZES) for kind in wanted.values()):
             raise RunDirectoryError(
                 f"{self.path / 'plan.json'}: prompt_scores names no types; run the config again to rewrite it"
             )

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from flows.cli import main
 from pipeline import load_scores, open_run
 from pipeline.core.errors import CircuitsError
 from pipeline.core.items import Item, digest
+from pipeline.report.essentials import essentials
 from pipeline.store.files import _seal, read_footer, read_parquet, write_parquet
 from tests.runs import content, toy_mapping
 from tests.security.conftest import refused
@@ -57,6 +59,10 @@ MANIFESTS = {
     "a task that climbs": ({"identity__tasks": {BAD_ID: {}}}, ["manifest.json", "identity.tasks"]),
     "a method that climbs": ({"methods": {BAD_ID: METHOD}}, ["manifest.json", "methods"]),
     "a method of two lines": ({"methods": {"a\nb": METHOD}}, ["manifest.json", "methods"]),
+    "a threshold of words": (
+        {"methods__eap__parameters__threshold": "../x"},
+        ["manifest.json", "methods.eap.parameters.threshold"],
+    ),
     "a level that is none": ({"methods__eap__level": "../x"}, ["manifest.json", "methods.eap.level"]),
     "a schema of tomorrow": ({"schema_version": 99}, ["schema version 99", "run the config again"]),
     "a schema of words": ({"schema_version": "\x1b[31m1"}, ["schema version", "\\x1b[31m1"]),
@@ -128,6 +134,43 @@ def test_plans(circuits, run, case):
         refused(call(circuits, verb, run), [1], ["plan.json", "run the config again"])
 
 
+ANYTHING = (None, -1, 10**30, "../../x", [], {"a": {}}, True, 1.5, ...)
+
+
+def leaves(value, path=()):
+    """The path of every value within a value; of lists the first and the last."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        if isinstance(value, dict) or key in (0, len(value) - 1):
+            yield from leaves(one, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "plan.json"])
+def test_any_value_may_be_anything(run, name):
+    """Another value for each in turn, or none: what follows are results or one error for people, nothing else."""
+    original = (run / name).read_text()
+    paths = list(leaves(json.loads(original)))[1:]
+    assert len(paths) > 60
+    for turn, path in enumerate(paths):
+        whole = json.loads(original)
+        holder = whole
+        for key in path[:-1]:
+            holder = holder[key]
+        value = ANYTHING[turn % len(ANYTHING)]
+        if value is ...:
+            del holder[path[-1]]
+        else:
+            holder[path[-1]] = value
+        (run / name).write_text(json.dumps(whole))
+        try:
+            spoilt = open_run(run)
+            spoilt.status()
+            essentials(spoilt)
+        except CircuitsError as error:
+            assert "\n" not in str(error), path
+
+
 def test_no_item_has_a_path_that_leads_out():
     for id_ in (
         "..",
@@ -179,6 +222,7 @@ def test_a_run_directory_does_not_decide_what_code_runs(circuits, run):
     (run / "run.yaml").write_text(yaml.safe_dump(config))
     words = ["run.yaml", "trust_remote_code", "--set model.trust_remote_code=true"]
     refused(call(circuits, "resume", run), [2], words)
+    refused(circuits("reproduce", run, "induction/eap/0"), [2], words)
     said = circuits("resume", run, "--local", "--set", "model.trust_remote_code=true")
     assert "holds another run" in said.err  # asked for, and it is another run then
 
@@ -519,12 +563,55 @@ def test_messages_of_failures_do_not_steer_the_terminal(circuits, run):
     assert "[red]" in said.out
 
 
+def test_nobody_is_told_to_kill_every_process(circuits, run):
+    owner = {"host": socket.gethostname(), "boot_id": "", "pid": -1, "pid_start": "", "token": "t"}
+    (run / ".lock").write_text(json.dumps(owner))
+    for verb in ("status", "resume", "cancel"):
+        said = circuits(verb, run) if verb == "cancel" else call(circuits, verb, run)
+        assert "kill -1" not in said.out + said.err
+        (run / ".lock").write_text(json.dumps(owner))
+        os.utime(run / ".lock", (0, 0))
+
+
+LOGS = {
+    "a list": "[1]",
+    "nested": '{"a":' * 50_000,
+    "an event of words": '{"kind": "begin", "text": "x", "total": "<script>", "done": []}',
+    "an event without words": '{"total": 1}',
+    "a process without a host": '{"pid": "\\u001b[2J", "kind": ["\\u009b"], "text": {}, "time": 5}',
+    "no text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("case", LOGS)
+def test_logs(circuits, run, case):
+    (run / "log.jsonl").write_bytes(LOGS[case].encode(errors="surrogateescape"))
+    said = circuits("logs", run)
+    assert said.code == 0, said
+    assert all(line.isprintable() for line in said.out.splitlines())
+    assert len(said.out.splitlines()) <= 1
+
+
+def test_a_log_of_a_gigabyte(circuits, run):
+    with (run / "log.jsonl").open("w") as file:
+        file.truncate(2**30)
+    refused(circuits("logs", run), [1], ["log.jsonl", "1,073,741,824 bytes", "remove it"])
+
+
 @pytest.mark.parametrize("text", ["[]", "{" * 50_000, '{"pid": "../../etc"}', '{"host": 1}'])
 def test_locks(circuits, run, text):
     (run / ".lock").write_text(text)
     os.utime(run / ".lock", (0, 0))
     assert circuits("status", run).code == 0
     assert call(circuits, "resume", run).code == 0
+
+
+@pytest.mark.parametrize("verb", ["show", "export"])
+@pytest.mark.parametrize("option", ["--task", "--method"])
+def test_ids_on_the_command_line(circuits, run, verb, option):
+    first, *rest = READERS[verb]
+    said = circuits(first, run, *rest, option, "../../outside/\x1b[2Jx\n")
+    refused(said, [1], ["no ", "\\x1b[2Jx\\n", "eap" if option == "--method" else "induction"])
 
 
 def test_a_folder_of_runs_with_a_bad_one(circuits, run):
