@@ -1,7 +1,7 @@
 """`make bench`: every number a ratio within one run, against a named floor; a table, and JSON under results/benchmarks.
 
 CPU seconds of one thread, the best of a few repetitions. Never a test: no time is asserted anywhere. Arguments choose
-groups of rows, which are then printed only.
+groups of rows; the record keeps the others as they were.
 """
 
 import json
@@ -73,18 +73,21 @@ def main() -> None:
     }
     if unknown := wanted - groups.keys():
         raise SystemExit(f"no rows {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
-    rows = [made for name, make in groups.items() if not wanted or name in wanted for made in make()]
-    if wanted:
-        return  # some rows are a look, not a record
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "torch": torch.__version__,
-    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / "bench.json"
-    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    record = json.loads(path.read_text())["rows"] if path.exists() else {}
+    for name, make in groups.items():
+        if not wanted or name in wanted:
+            record[name] = make()
+    rows = {name: record[name] for name in groups if name in record}
+    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
     print(f"written to {path.relative_to(Path.cwd())}")
+
+
+def machine() -> dict[str, Any]:
+    """Where the rows come from."""
+    processor = platform.processor() or platform.machine()
+    return {"processor": processor, "cpus": os.cpu_count(), "torch": torch.__version__}
 
 
 if __name__ == "__main__":

@@ -64,22 +64,20 @@ def tiny_rows() -> list[dict[str, Any]]:
 
 
 def sweep_rows(model: PatchableModel, weights: str) -> list[dict[str, Any]]:
-    """Ten thresholds at once against the dearest of them alone, and against all of them one by one."""
+    """Ten thresholds at once against the dearest of them alone; on a small model, against all of them one by one."""
     small, few = _small("toy:trained", {"name": "induction", "count": 8})
-    rows = []
-    for one, batch, note, repetitions in (
-        (small, few, "toy:trained, B8", 3),
-        (model, model.batch_from_ids(**ioi_like(8)), weights, 1),
-    ):
-        sweep = cpu_seconds(lambda one=one, batch=batch: Acdc().sweep(one, [batch], SWEPT), repetitions)
-        times = [_seconds(one, batch, "kl_divergence", t, repetitions)[0] for t in SWEPT]
-        said = f"thresholds {SWEPT[-1]:g} to {SWEPT[0]:g}, {sweep:.2f} s; {note}"
-        rows.append(row("acdc, 10 thresholds in one sweep", sweep / max(times), "x", "the dearest one", said))
-        mean = sum(times) / len(times)
-        rows.append(
-            row("acdc, 10 thresholds in one sweep", sweep / mean, "x", "the mean of single ones", said)
-        )
-    return rows
+    batch = model.batch_from_ids(**ioi_like(8))
+    seconds = [_seconds(small, few, "kl_divergence", t, 3)[0] for t in SWEPT]
+    dearest = _seconds(model, batch, "kl_divergence", SWEPT[-1], 1)[0]
+    small_sweep = cpu_seconds(lambda: Acdc().sweep(small, [few], SWEPT), 3)
+    sweep = cpu_seconds(lambda: Acdc().sweep(model, [batch], SWEPT), 1)
+    what, said = "acdc, 10 thresholds in one sweep", f"{SWEPT[-1]:g} to {SWEPT[0]:g}"
+    few_said = f"{said}, {small_sweep:.2f} s; toy:trained"
+    return [
+        row(what, small_sweep / max(seconds), "x", "the dearest one", few_said),
+        row(what, small_sweep / sum(seconds), "x", "all of them one by one", few_said),
+        row(what, sweep / dearest, "x", "the dearest one", f"{said}, {sweep:.0f} s; {weights}"),
+    ]
 
 
 def pooled_rows() -> list[dict[str, Any]]:
