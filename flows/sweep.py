@@ -21,6 +21,7 @@ from prefect.artifacts import create_table_artifact
 from flows.artifacts import quietly
 from flows.discover import IncompleteRunError, run_flow, starting
 from flows.progress import shown
+from flows.stopping import stoppable
 from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError, ConfigError
 from pipeline.run import conduct, lend, open_shared_pool, prepare, settle
@@ -112,8 +113,12 @@ def main(files: Sequence[str]) -> int:
     except (CircuitsError, OSError) as error:
         _tell(Entry("", error=_one_line(error)))
         return 2
-    with shown() as on_event:
-        ended = run_sweep(configs, _tell, on_event)
+    try:
+        with stoppable(), shown() as on_event:
+            ended = run_sweep(configs, _tell, on_event)
+    except KeyboardInterrupt:
+        print("stopped; the same submission goes on where it was", file=sys.stderr)
+        return 130
     if any(entry.error for entry in ended):
         return 1
     return 0 if all(entry.complete for entry in ended) else 3

@@ -205,6 +205,15 @@ def over_grpc(host, port):
     return codes - {"UNAVAILABLE", "UNIMPLEMENTED"}
 
 
+def health(host, port):
+    """What a health check comes back with: a byte for "serving" where there is one."""
+    with closing(grpc.insecure_channel(f"{host}:{port}")) as channel:
+        try:
+            return channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
+        except grpc.RpcError:
+            return b""
+
+
 def host_of(address):
     """An address of /proc/net/tcp as one to connect to: any address is reached at loopback."""
     raw = bytes.fromhex(address)[-4:]
@@ -236,6 +245,7 @@ def test_no_port_of_the_cluster_answers_who_has_no_token(cluster, capsys):
             assert http or codes, f"{port} at {host} speaks neither protocol: nothing is shown about it"
             assert (http or set()) <= {401, 403}, f"{port} at {host} answers {http} to anyone"
             assert codes <= {"UNAUTHENTICATED"}, f"{port} at {host} answers {codes} to anyone"
+            assert health(host, port) in (b"", b"\x08\x01")
     with capsys.disabled():
         for port, row in table.items():
             print(port, *row)
@@ -243,3 +253,5 @@ def test_no_port_of_the_cluster_answers_who_has_no_token(cluster, capsys):
 
 def test_the_dashboard_listens_on_loopback_alone(cluster):
     assert listening()[cluster.dashboard] == {"0100007F"}
+    with urllib.request.urlopen(cluster.address, timeout=20) as page:
+        assert len(page.read()) < 1000, "more than an empty page"
