@@ -10,10 +10,10 @@ import pytest
 from flows.cli import main
 from pipeline import RunConfig, discover, load_scores, open_run
 from pipeline.control import Watch
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, StorageError
 from pipeline.log import read_log
 from pipeline.store import lock
-from pipeline.store.place import found, place, relative
+from pipeline.store.place import ObjectPath, found, place, relative
 from tests.object_store import KEYS, folder_in
 from tests.runs import score_files, toy_config, toy_mapping
 
@@ -152,6 +152,31 @@ def test_the_log_and_a_wish_to_stop_lie_in_the_store_too(there, monkeypatch):
 def test_no_run_in_a_store_is_one_line(output, capsys):
     assert main(["status", str(output / "nothing")]) == 1
     assert "no such run directory" in capsys.readouterr().err
+
+
+def test_a_store_that_refuses_for_good_ends_the_run_and_the_same_command_goes_on(output, monkeypatch):
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
+    config = toy_config(output / "refusing", **SMALL)
+
+    def put(self, source, size, real=ObjectPath.put):
+        if "/scores/" in str(self):
+            raise StorageError(f"{self}: the store has refused (ACCESS_DENIED)")
+        return real(self, source, size)
+
+    events = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPath, "put", put)
+        run = discover(config, local=True, on_event=events.append)
+    status = run.status()
+    assert (status["done"], status["failed"], status["complete"]) == (1, 1, False), (
+        "the first baseline, one failure"
+    )
+    (record,) = run.failures()
+    assert record["failure"] == "storage"
+    assert "ACCESS_DENIED" in record["message"]
+    assert f"then: circuits resume {run.path}" in record["next_step"]
+    assert "can no longer be written" in events[-1].text
+    assert discover(config, local=True).status()["complete"]
 
 
 # --- secrets -----------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from pipeline import open_run
 from pipeline.store.place import found, relative
 from pipeline.verify import verify
 from tests.object_store import folder_in, serving
-from tests.runs import score_files, toy_mapping
-from tests.slow.test_survival import busy_workers, drive, items_of, wait_for  # noqa: F401 - a fixture
+from tests.processes import busy_workers, wait_for
+from tests.runs import items_of, score_files, toy_mapping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("slow")]
 
@@ -24,7 +24,7 @@ def contents(folder):
     return {str(relative(path, folder)): path.read_bytes() for path in found(folder, "**/*")}
 
 
-def test_a_run_in_a_store_survives_the_death_of_its_driver(tmp_path, drive):  # noqa: F811
+def test_a_run_in_a_store_survives_the_death_of_its_driver(tmp_path, drive):
     with serving(fail=0.05) as bucket:
         output = folder_in(bucket)
         mapping = toy_mapping(

@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 
 import pytest
 
 from pipeline.core.errors import RunDirectoryError
+from pipeline.store import lock
 from pipeline.store.lock import LOCK_NAME, Owner, is_free, locked, process_start, read_owner, this_process
+from pipeline.store.place import ObjectPath
+from tests.object_store import folder_in
 
 DEAD_PID = 2**22 + 1  # above the largest process id of Linux
 
@@ -147,3 +151,50 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match="cannot be locked"), locked(tmp_path / "file"):
         pass
+
+
+# --- in a store ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prefix(object_store, monkeypatch):
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.2)
+    return folder_in(object_store)
+
+
+def test_a_store_knows_its_owner_too(prefix):
+    with locked(prefix) as me:
+        owner, silence = read_owner(prefix)
+        assert owner == me
+        assert 0 <= silence < 60
+        with pytest.raises(RunDirectoryError, match=str(os.getpid())), locked(prefix):
+            pass
+        assert read_owner(prefix)[0] == me
+    assert read_owner(prefix) is None
+    (prefix / LOCK_NAME).write_text(json.dumps(asdict(replace(this_process(), pid=DEAD_PID))))
+    with locked(prefix) as me:
+        assert read_owner(prefix)[0] == me
+
+
+def test_of_two_that_write_at_once_the_last_has_a_store(prefix, monkeypatch):
+    """Both find it free; the other's write comes in while the first one waits for such writes."""
+    other = replace(this_process(), host="another-host")
+    monkeypatch.setattr(
+        "pipeline.store.lock.time.sleep",
+        lambda seconds: (prefix / LOCK_NAME).write_text(json.dumps(asdict(other))),
+    )
+    with pytest.raises(RunDirectoryError, match="another-host"), locked(prefix):
+        pass
+    assert read_owner(prefix)[0] == other
+
+
+def test_a_heartbeat_in_a_store_renews_the_time_and_keeps_the_owner(prefix, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
+    touches = []
+    monkeypatch.setattr(
+        ObjectPath, "touch", lambda self, real=ObjectPath.touch: (real(self), touches.append(self))
+    )
+    with locked(prefix) as me:
+        while len(touches) < 2:
+            time.sleep(0.01)
+        assert read_owner(prefix)[0] == me
