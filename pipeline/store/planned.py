@@ -169,13 +169,12 @@ class PlannedRun:
 
     def _text(self, name: str) -> str:
         try:
-            with (self.path / name).open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
-            if len(content) > MOST_BYTES:
+            path = self.path / name
+            if (size := path.stat().st_size) > MOST_BYTES:
                 raise RunDirectoryError(
-                    f"{self.path / name}: over {MOST_BYTES:,} bytes; it is no file of a run"
+                    f"{path}: {size:,} bytes are over {MOST_BYTES:,}; it is no file of a run"
                 )
-            return content.decode("utf-8")
+            return path.read_bytes().decode("utf-8")
         except StorageError:
             raise
         except (OSError, UnicodeDecodeError):

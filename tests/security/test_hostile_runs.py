@@ -111,7 +111,7 @@ def test_json_that_is_none(circuits, run, name, case):
 def test_json_of_two_gigabytes(circuits, run, name):
     with (run / name).open("r+b") as file:
         file.truncate(2**31)
-    refused(circuits("status", run), [1], [name, "over 1,073,741,824 bytes"])
+    refused(circuits("status", run), [1], [name, "2,147,483,648 bytes are over 1,073,741,824"])
 
 
 ITEM = {"kind": "scores", "task": "induction", "method": "eap", "shard": 0, "key": "k"}
