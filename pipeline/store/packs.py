@@ -134,8 +134,9 @@ def _open(path: Place, schema: pa.Schema) -> Pack:
     try:
         shards = {int(shard): dict(facts) for shard, facts in parse_json(footer["shards"]).items()}
         rows = {shard: int(facts["rows"]) for shard, facts in shards.items()}
-        if not all(isinstance(fact, str) for facts in shards.values() for fact in facts.values()):
-            raise TypeError("facts are text")  # noqa: TRY301
+        known = all(isinstance(fact, str) for facts in shards.values() for fact in facts.values())
+        if not known or not all(0 <= shard < 2**31 for shard in shards):
+            raise ValueError("no facts of shards")  # noqa: TRY301
     except (KeyError, ValueError, TypeError, AttributeError):
         raise DamagedFileError("it does not say which shards it holds") from None
     groups, at = {}, 0

@@ -15,6 +15,7 @@ from pipeline.core.items import Item
 from pipeline.store import lock
 from pipeline.store.aggregate import aggregate
 from pipeline.store.compact import compact
+from pipeline.store.files import DamagedFileError, read_parquet, write_parquet
 from pipeline.store.lock import locked
 from pipeline.store.place import found, relative
 from pipeline.store.run_dir import RunDirectory
@@ -228,3 +229,28 @@ def test_a_real_run_is_verified_resumed_and_extended_after_it(shelf, capsys):
     assert verify(run.path).damaged == ()
     assert compact(run.path).files == 3
     assert open_run(run.path).status()["complete"]
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        "[]",
+        "{",
+        '{"../../x": {"rows": "1"}}',
+        '{"-1": {"rows": "0"}}',
+        '{"0": {"rows": "-5"}}',
+        '{"0": {"rows": "9999999"}}',
+        '{"0": {"rows": 3}}',
+    ],
+)
+def test_a_pack_that_lies_about_its_shards_is_damaged(merged, shards):
+    compact(merged.path)
+    pack = merged.path / "scores" / "task=ioi" / "method=eap" / "pack-00000.parquet"
+    rows = read_parquet(merged.path / "scores" / "task=gt" / "method=eap" / "shard-00000.parquet")
+    write_parquet(pack, rows, {"shards": shards})
+    run = RunDirectory.open(merged.path)
+    with pytest.raises(DamagedFileError):
+        run.check(Item("scores", "ioi", "eap", 0))
+    run.set_aside(Item("scores", "ioi", "eap", 0))
+    assert not pack.exists()
+    assert found(pack.parent, "shard-*") == []
