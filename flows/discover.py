@@ -18,7 +18,7 @@ from flows import artifacts
 from flows.steps import as_task
 from flows.stopping import shielded, stoppable, unshield
 from pipeline.config import RunConfig
-from pipeline.run import conduct, open_pool, prepare
+from pipeline.run import conduct, open_pool, prepare, refuse_what_is_not_here
 from pipeline.session import OnEvent, Session, ignore
 from pipeline.workers.jobs import Pool
 
@@ -46,6 +46,7 @@ def run_flow(session: Session, on_event: OnEvent = ignore, pool: Callable[[], Po
     """
     with ExitStack() as stack:
         if pool is None:
+            refuse_what_is_not_here(session.plan)
             pool = stack.enter_context(starting(partial(open_pool, session))).result
             if session.config.cluster.address != "local":
                 pool()  # what a cluster refuses is told before Prefect starts

@@ -6,6 +6,7 @@ Knows CPUs, GPUs and memory. Does not know Ray, models or configs: sizes come in
 import math
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,14 @@ def this_machine() -> Machine:
     )
 
 
+def gpus_here() -> int | None:
+    """How many GPUs this machine has for us, found without loading anything; None where only Ray can tell."""
+    if devices := _devices():
+        return len(devices)
+    drivers = ("nvidia*", "kfd", "accel*", "vfio")  # of NVIDIA, AMD, Intel and Google
+    return None if any(any(Path("/dev").glob(name)) for name in drivers) else 0
+
+
 def free_memory() -> int:
     """Bytes that new processes of this machine, or of this container, can take."""
     found = []
@@ -103,7 +112,7 @@ def _limits(machine: Machine, need: Need) -> list[tuple[int, str]]:
 
 
 def _limit(have: float, each: float, what: str, divisor: str) -> tuple[int, str]:
-    count = int(have // each)
+    count = sys.maxsize if math.isinf(have) else int(have // each)
     return count, f"{what} / {divisor} = {count}"
 
 

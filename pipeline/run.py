@@ -5,6 +5,7 @@ item is computed. The run directory is the truth: whatever is killed between two
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
 from pipeline.control import Watch
-from pipeline.core.errors import RunDirectoryError
+from pipeline.core.errors import ConfigError, RunDirectoryError
 from pipeline.core.items import Item
+from pipeline.placement import Machine, Need, fits, gpus_here
 from pipeline.planning import Plan, make_plan
 from pipeline.pooled import run_search, searches
 from pipeline.session import OnEvent, Session, enter, ignore
@@ -232,6 +234,19 @@ def lend(pool: Pool, session: Session) -> Pool:
     from pipeline.workers.shared import Lent
 
     return Lent(pool, str(session.path.absolute()))
+
+
+def refuse_what_is_not_here(plan: Plan) -> None:
+    """ConfigError when this machine lacks the GPUs that the workers need: said before anything is started."""
+    cluster, have = plan.config.cluster, gpus_here()
+    if cluster.address != "local" or not cluster.gpus_per_worker or have is None:
+        return
+    workers = 1 if cluster.workers == "auto" else cluster.workers
+    if fits(Machine(cpus=math.inf, gpus=have), Need(gpus=cluster.gpus_per_worker)) < workers:
+        raise ConfigError(
+            f"cluster: {workers} workers with {cluster.gpus_per_worker:g} GPUs each, and this machine has {have}; "
+            "lower cluster.workers or cluster.gpus_per_worker (0 computes on the CPU), or name a cluster: cluster.address"
+        )
 
 
 def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:

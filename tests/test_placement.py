@@ -89,3 +89,23 @@ def test_auto_without_room_says_what_to_change(monkeypatch, machine, mend):
     with pytest.raises(ConfigError, match=r"cluster\.workers: auto finds no room") as caught:
         cluster.decide(None, Need(1, 1, 2 * GIB, 20 * GIB), "local", grows=False)
     assert mend in str(caught.value)
+
+
+def test_gpus_that_are_not_here_are_refused_before_anything_is_started(tmp_path, monkeypatch):
+    from pipeline import run
+
+    def refused(have, **cluster):
+        monkeypatch.setattr(run, "gpus_here", lambda: have)
+        try:
+            run.refuse_what_is_not_here(make_plan(toy_config(tmp_path, cluster=cluster)))
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    assert "1 workers with 5 GPUs each, and this machine has 4" in refused(4, gpus_per_worker=5)
+    assert refused(4, gpus_per_worker=2, workers=2) is None
+    assert refused(4, gpus_per_worker=2, workers=3)
+    assert refused(0, gpus_per_worker=1, workers="auto")
+    assert refused(None, gpus_per_worker=5) is None, "Ray will tell"
+    assert refused(0, gpus_per_worker=5, address="10.9.9.9:1") is None, "another machine's matter"
+    assert refused(0, workers=9) is None
