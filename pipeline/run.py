@@ -245,7 +245,7 @@ def refuse_what_is_not_here(plan: Plan) -> None:
     if fits(Machine(cpus=math.inf, gpus=have), Need(gpus=cluster.gpus_per_worker)) < workers:
         raise ConfigError(
             f"cluster: {workers} workers with {cluster.gpus_per_worker:g} GPUs each, and this machine has {have}; "
-            "lower cluster.workers or cluster.gpus_per_worker (0 computes on the CPU), or name a cluster: cluster.address"
+            "lower cluster.workers or cluster.gpus_per_worker (0 computes on the CPU), or set cluster.address"
         )
 
 
