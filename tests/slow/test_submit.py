@@ -132,7 +132,7 @@ def test_a_run_goes_on_when_one_node_is_lost_and_another_comes(cluster, tmp_path
     assert content(run / "aggregate") == content(tmp_path / "alone" / "aggregate")
 
 
-def test_a_job_that_is_stopped_leaves_a_run_that_another_process_finishes(cluster, tmp_path):
+def test_a_submitted_run_that_is_cancelled_is_finished_by_another_process(cluster, tmp_path):
     from pipeline.workers.submission import Cluster
 
     config = written(
@@ -149,8 +149,9 @@ def test_a_job_that_is_stopped_leaves_a_run_that_another_process_finishes(cluste
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster.token))
         patch.setenv("RAY_AUTH_MODE", "token")
         client = Cluster(cluster.address)
-        client.stop(data["job"])
+        assert main(["cancel", str(run)]) == 0
         wait_for(lambda: client.state(data["job"]).is_over)
+        assert client.state(data["job"]).exit_code == 130
         kept = cluster.token.read_text()
         assert kept not in client.log(data["job"]) + repr(client.state(data["job"]))
     before = {path: path.stat().st_mtime_ns for path in score_files(run)}
