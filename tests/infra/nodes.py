@@ -64,12 +64,16 @@ class Nodes:
             "CIRCUITS_DASHBOARD": str(self.dashboard),
         }
 
-    def start(self, script: str, ports: int, *argv: str) -> subprocess.Popen:
+    def start(
+        self, script: str, ports: int, *argv: str, within: str = "", address: str = "127.0.0.1"
+    ) -> subprocess.Popen:
+        """A node at `address`, of this machine or of the network namespace `within`."""
+        there = ["ip", "netns", "exec", within] if within else []
         log = self.folder / f"{script}-{len(self.processes)}.log"
         with log.open("w") as out:
             process = subprocess.Popen(
-                [SCRIPTS / script, *argv],
-                env=self.env | {"CIRCUITS_NODE_PORTS": str(ports)},
+                [*there, SCRIPTS / script, *argv],
+                env=self.env | {"CIRCUITS_NODE_PORTS": str(ports), "CIRCUITS_NODE_IP": address},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -83,12 +87,12 @@ class Nodes:
             time.sleep(0.2)
         return process
 
-    def start_head(self, *argv: str) -> subprocess.Popen:
-        return self.start("head.sh", self.head_ports, "--object-store-memory=80000000", *argv)
+    def start_head(self, *argv: str, **where: str) -> subprocess.Popen:
+        return self.start("head.sh", self.head_ports, "--object-store-memory=80000000", *argv, **where)
 
-    def start_worker(self, *argv: str) -> subprocess.Popen:
-        head = f"127.0.0.1:{self.gcs}"
-        return self.start("worker.sh", free_block(), head, "--object-store-memory=80000000", *argv)
+    def start_worker(self, *argv: str, head: str = "127.0.0.1", **where: str) -> subprocess.Popen:
+        words = (f"{head}:{self.gcs}", "--object-store-memory=80000000", *argv)
+        return self.start("worker.sh", free_block(), *words, **where)
 
     def stop(self) -> None:
         """SIGTERM to every node that is left, the head last; SIGKILL to the group of one that stays."""
