@@ -125,7 +125,7 @@ def _to_ray(mappings: list[Facts], address: str | None, *, wait: bool) -> Facts:
 
     cluster = Cluster(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
     with tempfile.TemporaryDirectory(prefix="circuits-submit-") as folder:
-        # Small Prefect servers of several jobs would wait for each other in one database.
+        # Small Prefect servers of several jobs write to a database each: SQLite takes one writer at a time.
         own = 'PREFECT_HOME="$PWD/.prefect"'
         command = f"{own} {shlex.join(['python', '-m', 'flows.sweep', *pack(mappings, Path(folder))])}"
         job = cluster.submit(command, Path(folder), VARIABLES | SLOW_START)

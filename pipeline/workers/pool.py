@@ -24,6 +24,10 @@ from pipeline.workers.jobs import Budget, Failure, Opener, Outcome, Queue, place
 from pipeline.workers.pace import Pace
 
 STARTS = 3  # how many workers may fail to start, one after the other, before the run gives up
+# A cluster sends workers to a node that was killed until it misses it: so long their deaths give up nothing, and are
+# so far apart.
+MISSED_SECONDS = 90.0
+PAUSE_SECONDS = 5.0
 START_TIMEOUT = 900.0  # seconds without a single worker; another user of the cluster may hold what there is
 STOPPED_SECONDS = 20.0  # a process of this machine that was stopped for so long is killed
 PLACE_SECONDS = (
@@ -68,7 +72,7 @@ class RayPool:
             )
             self._seats = [_Seat(index) for index in range(wanted)]
             self._bound: dict[int, _Seat] = {}  # who took which of the jobs that belong together
-            self._failed_starts = 0
+            self._failed_starts: list[float] = []  # when, since the last one that worked
             self._looked = time.monotonic()
             for seat in self._seats:
                 self._start(seat)
@@ -219,16 +223,22 @@ class RayPool:
     def _next_seat(self) -> "_Seat | None":
         """The seat whose actor has something to say; None when nothing came within a moment."""
         by_ref = {seat.ref: seat for seat in self._seats if seat.ref is not None}
-        done, _ = ray.wait(list(by_ref), num_returns=1, timeout=TICK)
+        done: list[Any] = []
+        if by_ref:
+            done, _ = ray.wait(list(by_ref), num_returns=1, timeout=TICK)
+        else:
+            time.sleep(TICK)
         if time.monotonic() - self._looked > TICK:
             self._looked = time.monotonic()
             self._look_after()
         return by_ref[done[0]] if done else None
 
     def _look_after(self) -> None:
-        """Kills workers that were stopped, and gives up when not one can start."""
+        """Kills workers that were stopped, asks for those that are due, and gives up when not one can start."""
         now = time.monotonic()
         for seat in self._seats:
+            if seat.again is not None and now >= seat.again:
+                self._start(seat)
             if seat.job is None or not _is_stopped(seat):
                 seat.stopped = None
             elif seat.stopped is None:
@@ -250,22 +260,28 @@ class RayPool:
         except RayError as error:
             failure = _death(seat, error)
         if failure is None:
-            seat.ready, seat.ref, self._failed_starts = True, None, 0
+            seat.ready, seat.ref, self._failed_starts = True, None, []
             return
         if failure.kind == "input":
             raise ModelError(failure.message)
-        self._failed_starts += 1
-        if self._failed_starts >= STARTS:
+        self._failed_starts.append(time.monotonic())
+        may_be_missed = failure.kind == "died" and self._address != "local"
+        patience = MISSED_SECONDS if may_be_missed else 0.0
+        if len(self._failed_starts) >= STARTS and time.monotonic() - self._failed_starts[0] >= patience:
             problem = ModelError(f"workers cannot start: {failure.error}: {failure.message}")
             problem.add_note(failure.traceback)
             raise problem
-        self._replace(seat)
+        if may_be_missed:
+            ray.kill(seat.actor, no_restart=True)
+            seat.ref, seat.again = None, time.monotonic() + PAUSE_SECONDS
+        else:
+            self._replace(seat)
 
     def _start(self, seat: "_Seat") -> None:
         seat.actor = self._actor.remote(self._opener)
         seat.ref = seat.actor.start.remote()
         seat.since = time.monotonic()
-        seat.ready, seat.job, seat.place, seat.stopped = False, None, None, None
+        seat.ready, seat.job, seat.place, seat.stopped, seat.again = False, None, None, None, None
         seat.host, seat.pid = "", 0
 
     def _replace(self, seat: "_Seat") -> None:
@@ -297,6 +313,7 @@ class _Seat:
         self.since = 0.0
         self.repeated = False  # another seat is or was at the same attempt
         self.stopped: float | None = None  # since when its process is stopped
+        self.again: float | None = None  # when its next worker is asked for
 
 
 def _is_stopped(seat: _Seat) -> bool:

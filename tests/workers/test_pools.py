@@ -132,6 +132,22 @@ def test_workers_that_never_start_end_the_run_with_the_reason(ray_pool, tmp_path
     assert len(read(tmp_path, "opened")) == 3
 
 
+def test_a_cluster_may_send_workers_to_a_node_that_is_lost_for_a_while(ray_pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.workers.pool.PAUSE_SECONDS", 0.1)
+    pool = ray_pool(Opener(tmp_path, stumbles=5, how="die"), workers=1, address="auto")
+    assert [o.failure for o in pool.run([Deed("j")])] == [None]
+    assert len(read(tmp_path, "opened")) == 6
+
+
+def test_a_cluster_on_which_every_worker_dies_ends_the_run_too(ray_pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.workers.pool.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.workers.pool.MISSED_SECONDS", 1.0)
+    pool = ray_pool(Opener(tmp_path, stumbles=99, how="die"), workers=1, address="auto")
+    with pytest.raises(ModelError, match="workers cannot start: ActorDiedError"):
+        list(pool.run([Deed("j")]))
+    assert len(read(tmp_path, "opened")) >= 3
+
+
 def test_a_model_that_cannot_be_used_is_not_loaded_again(ray_pool, tmp_path):
     pool = ray_pool(Opener(tmp_path, stumbles=99, how="bad input"), workers=1)
     with pytest.raises(ModelError, match="not finite"):
