@@ -41,7 +41,10 @@ def config_for(address, tmp_path, **changes):
     mapping = toy_mapping(
         tmp_path / "results",
         tasks=[{"name": "induction", "count": 800}],
-        methods=[{"name": "eap_ig", "steps": 60}, {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"}],
+        methods=[
+            {"name": "eap_ig", "steps": 60},
+            {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
+        ],
         shards={"prompts": 20},
         evaluate={"edge_fractions": [0.05]},
         cluster={"address": address, "workers": 2, **changes},
