@@ -246,9 +246,12 @@ def _emit(facts: Any, as_json: bool, show: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; errors that a person can mend are one line on stderr."""
+    """Runs one command and returns its exit code; errors that a person can mend are one line on stderr.
+
+    Without `argv` that of the process, which ends with this command.
+    """
     try:
-        with stoppable():
+        with stoppable(last=argv is None):
             app(args=None if argv is None else list(argv), prog_name="circuits")
     except SystemExit as end:
         code = int(end.code or OK)

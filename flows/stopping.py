@@ -5,6 +5,7 @@ Knows signals. Does not know what there is to let go of: that hangs on `with` bl
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,21 +20,30 @@ class _Ear:
 
     def __init__(self) -> None:
         self.depth = 0
-        self.heard = False
+        self.heard: float | None = None  # when
+        self.ending = False  # the KeyboardInterrupt has come to where everything is let go of
 
     def hear(self, _signal: int, _frame: FrameType | None) -> None:
-        if not self.heard:
-            self.heard = True
+        now = time.monotonic()
+        if self.heard is None or (not self.ending and now - self.heard > LOST_SECONDS):
+            self.heard = now
             raise KeyboardInterrupt
 
 
 _ear = _Ear()
 
+LOST_SECONDS = (
+    10.0  # an exception raised within a destructor goes no further; whoever asks again later is heard
+)
+
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(*, last: bool = False) -> Iterator[None]:
     """Every signal that means an end is one KeyboardInterrupt, here and in what is called. To be nested where somebody
-    else has taken a signal over: Prefect does so for its flows."""
+    else has taken a signal over: Prefect does so for its flows.
+
+    `last`: the process ends after this, and no signal disturbs what others do at its exit: Prefect stops its server.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -41,17 +51,23 @@ def stoppable() -> Iterator[None]:
     _ear.depth += 1
     try:
         yield
+    except KeyboardInterrupt:
+        _ear.ending = True
+        raise
     except Exception:
-        if _ear.heard:  # what fails while everything is let go of is no news
+        if _ear.heard is not None:  # what fails while everything is let go of is no news
             raise KeyboardInterrupt from None
         raise
     finally:
         _ear.depth -= 1
-        if _ear.depth == 0:
-            _ear.heard = False
-        if not _ear.heard:  # deaf until everything is let go of
+        if last:
+            _ear.heard, _ear.ending = time.monotonic(), True
+            before = dict.fromkeys(SIGNALS, signal.SIG_IGN)
+        if _ear.heard is None or _ear.depth == 0:  # else deaf until everything is let go of
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if _ear.depth == 0:
+            _ear.heard, _ear.ending = None, False
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def main(files: Sequence[str]) -> int:
         _tell(Entry("", error=_one_line(error)))
         return 2
     try:
-        with stoppable(), shown() as on_event:
+        with stoppable(last=True), shown() as on_event:
             ended = run_sweep(configs, _tell, on_event)
     except KeyboardInterrupt:
         print("stopped; the same submission goes on where it was", file=sys.stderr)

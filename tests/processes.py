@@ -61,7 +61,7 @@ HEARING = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from flows.cli import main
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())
 """
 
 

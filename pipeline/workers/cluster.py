@@ -15,6 +15,7 @@ import ray
 
 from pipeline.core.errors import ConfigError
 from pipeline.placement import Machine, Need, capacity, fits, gpus_needed, reasons, this_machine
+from pipeline.workers import signals
 
 JOIN_SECONDS = 2.0
 OBJECT_STORE = 128 * 2**20  # bytes; jobs and reports are small, scores go straight to files
@@ -26,7 +27,8 @@ def connect(address: str, cpus: int) -> None:
     if address == "local":
         quiet |= {"num_cpus": max(cpus, os.cpu_count() or 1), "object_store_memory": OBJECT_STORE}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **quiet)
+        with signals.kept():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "local":
             raise
@@ -35,6 +37,12 @@ def connect(address: str, cpus: int) -> None:
             f"cluster.address: {address!r} cannot be reached ({reason}); start Ray there, or use address: local"
         ) from None
     _hush()
+
+
+def disconnect() -> None:
+    """Ends the Ray that `connect` started, or leaves the cluster that it reached."""
+    with signals.kept():
+        ray.shutdown()
 
 
 def machines() -> list[Machine]:

@@ -295,7 +295,7 @@ class RayPool:
                 ray.kill(seat.actor, no_restart=True)
                 seat.actor = seat.ref = None
         if self._owns_ray and ray.is_initialized():
-            ray.shutdown()
+            cluster.disconnect()
 
 
 class _Seat:

@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 import yaml
 
+from flows import stopping
 from flows.stopping import shielded, stoppable
 from pipeline import RunConfig, open_run
 from pipeline.control import Watch, cancel
@@ -233,6 +234,32 @@ def test_what_fails_while_a_stopped_run_is_cleared_up_is_no_news():
             signal.raise_signal(signal.SIGTERM)
         finally:
             raise ConnectionError("the server has gone first")
+
+
+def test_a_stop_that_was_lost_in_a_destructor_can_be_asked_for_again(monkeypatch):
+    class Destroyed:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt), stoppable():  # noqa: PT012
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", lambda _: None)
+            Destroyed()
+        signal.raise_signal(signal.SIGTERM)  # too soon: the first may be on its way
+        monkeypatch.setattr(stopping, "LOST_SECONDS", 0.0)
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("not heard")
+
+
+def test_the_last_of_a_process_leaves_it_deaf():
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    try:
+        with stoppable(last=True):
+            pass
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_helpers_that_are_started_under_the_shield_do_not_hear_the_terminal():

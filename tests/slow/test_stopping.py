@@ -31,10 +31,9 @@ def interrupt_as_a_terminal_does(driver, run):
 
 
 def insist(driver, run):
-    for _ in range(3):
-        if driver.process.poll() is None:
-            os.kill(driver.pid, signal.SIGTERM)
-            time.sleep(0.3)
+    while driver.process.poll() is None:
+        os.kill(driver.pid, signal.SIGTERM)
+        time.sleep(0.02)
 
 
 def cancel(driver, run):
@@ -56,7 +55,10 @@ def test_a_run_that_is_stopped_leaves_no_process_behind_and_goes_on(config, tmp_
     end(driver, run)
     code, err = driver.finish()
     exited = time.monotonic() - since
-    wait_for(lambda: not started & parents().keys(), 60)
+    try:
+        wait_for(lambda: not started & parents().keys(), 60)
+    except pytest.fail.Exception:
+        pytest.fail(f"still there: {[title(pid) for pid in started & parents().keys()]}; said: {err}")
     print(f"{end.__name__}: exit after {exited:.1f} s, no process after {time.monotonic() - since:.1f} s")
     assert code == 130, err
     assert "Traceback" not in err

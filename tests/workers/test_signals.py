@@ -1,0 +1,62 @@
+"""A handler of SIGTERM outlives what Ray does to it."""
+
+import ctypes
+import signal
+import threading
+import time
+
+import pytest
+
+from pipeline.workers import signals
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sigaction")
+
+
+@pytest.fixture
+def heard():
+    """How often SIGTERM was heard by Python's handler."""
+    times = []
+    before = signal.signal(signal.SIGTERM, lambda *_: times.append(time.monotonic()))
+    yield times
+    signal.signal(signal.SIGTERM, before)
+
+
+def take_over(action=signal.SIG_IGN):
+    """What Ray's C++ part does: Python's `getsignal` knows nothing of it."""
+    ctypes.CDLL(None).sigaction(int(signal.SIGTERM), ctypes.create_string_buffer(bytes([action]), 512), None)
+
+
+def test_a_handler_that_is_taken_over_is_put_back_at_once_and_at_the_end(heard):
+    with signals.kept():
+        take_over()
+        signal.raise_signal(signal.SIGTERM)
+        before = len(heard)
+        time.sleep(0.1)
+        signal.raise_signal(signal.SIGTERM)
+        assert len(heard) == before + 1
+        take_over()
+    signal.raise_signal(signal.SIGTERM)
+    assert len(heard) == before + 2
+
+
+def test_it_works_from_any_thread(heard):
+    def start():
+        with signals.kept():
+            take_over()
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    signal.raise_signal(signal.SIGTERM)
+    assert len(heard) == 1
+
+
+def test_where_nobody_listens_nothing_is_kept():
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with signals.kept():
+            take_over()
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGTERM)  # would end this process
+    finally:
+        signal.signal(signal.SIGTERM, before)
