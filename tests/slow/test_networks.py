@@ -12,7 +12,7 @@ from pipeline import open_run
 from tests.infra.nodes import Nodes
 from tests.runs import toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
 
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 

@@ -14,7 +14,7 @@ from tests.object_store import folder_in, serving
 from tests.processes import busy_workers, wait_for
 from tests.runs import items_of, score_files, toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("slow")]
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("finds workers in /proc", allow_module_level=True)

@@ -42,7 +42,16 @@ def cancel(driver, run):
     print(cancel(run))
 
 
-@pytest.mark.parametrize("end", [terminate, interrupt, interrupt_as_a_terminal_does, insist, cancel])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(terminate, marks=pytest.mark.long),
+        interrupt,
+        pytest.param(interrupt_as_a_terminal_does, marks=pytest.mark.long),
+        insist,
+        pytest.param(cancel, marks=pytest.mark.long),
+    ],
+)
 def test_a_run_that_is_stopped_leaves_no_process_behind_and_goes_on(config, tmp_path, drive, end):
     run = tmp_path / "stopped"
     driver = drive("run", config, "--run-dir", run)

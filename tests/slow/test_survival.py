@@ -107,7 +107,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("local", [True, False], ids=["here", "ray"])
+@pytest.mark.parametrize(
+    "local", [pytest.param(True, id="here"), pytest.param(False, id="ray", marks=pytest.mark.long)]
+)
 def test_a_full_disk_leaves_whole_files_a_record_and_a_run_that_goes_on(small_disk, tmp_path, drive, local):
     mapping = toy_mapping(
         small_disk / "results", tasks=[{"name": "induction", "count": 100}], shards={"prompts": 1}
