@@ -40,14 +40,14 @@ LOST_SECONDS = (
 @contextmanager
 def stoppable(*, last: bool = False) -> Iterator[None]:
     """Every signal that means an end is one KeyboardInterrupt, here and in what is called. To be nested where somebody
-    else has taken a signal over: Prefect does so for its flows.
+    else has taken a signal over: Prefect does so for its flows. Under `nohup` the end of the terminal means nothing.
 
     `last`: the process ends after this, and no signal disturbs what others do at its exit: Prefect stops its server.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _ear.hear) for number in SIGNALS}
+    before = {number: signal.signal(number, _ear.hear) for number in SIGNALS if not _is_waived(number)}
     _ear.depth += 1
     try:
         yield
@@ -68,6 +68,12 @@ def stoppable(*, last: bool = False) -> Iterator[None]:
                 signal.signal(number, handler)
         if _ear.depth == 0:
             _ear.heard, _ear.ending = None, False
+
+
+def _is_waived(number: int) -> bool:
+    """Whether whoever started this process wants it to outlive its terminal. Ctrl-C is heard even where a shell has
+    ignored it for a job in the background: `circuits cancel` comes that way too."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
 
 
 @contextmanager

@@ -111,12 +111,12 @@ def run_wave(session: Session, items: Sequence[Item], pool: Pool, on_event: OnEv
 
 
 def aggregate(session: Session) -> list[Item]:
-    """Merges the shards of every method; returns the items whose files turned out to be damaged."""
+    """Merges the shards of every method; returns the items whose files turned out to be damaged, or went away."""
     wanted = session.config.aggregate
     bootstrap = Bootstrap(wanted.bootstrap, wanted.bootstrap_top) if wanted.bootstrap else None
-    damaged = aggregate_run(session.directory, bootstrap)
-    session.done -= set(damaged)
-    return damaged
+    lost = [item for item in aggregate_run(session.directory, bootstrap) if item in session.done]
+    session.done -= set(lost)
+    return lost
 
 
 def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
@@ -136,7 +136,8 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
 
     rows, incomplete = evaluate_circuits(session.path, session.config, session.done, pool, show)
     session.problems += [f"the circuits of task {task} could not be evaluated" for task in incomplete]
-    faithfulness_files.write(session.path, rows, {**key, "incomplete": json.dumps(incomplete)})
+    left_out = [*json.loads(key["incomplete"]), *incomplete]
+    faithfulness_files.write(session.path, rows, {**key, "incomplete": json.dumps(left_out)})
 
 
 def report(session: Session) -> None:
@@ -156,15 +157,15 @@ def finish(session: Session) -> None:
 def settle(session: Session) -> bool:
     """Whether an earlier run has left nothing to do; needs no worker.
 
-    Items without another attempt, all files good by their checksums, evaluation and report as they would be.
+    Items without another attempt, all files good by their checksums, the evaluation as it would be.
     """
     if session.pending or aggregate(session):
         return False
-    current = faithfulness_files.is_current(session.path, session.evaluation_key)
-    if current and (session.path / REPORT).is_file():
-        finish(session)
-        return True
-    return False
+    if not faithfulness_files.is_current(session.path, session.evaluation_key):
+        return False
+    report(session)  # from these numbers, whatever the one that is there was drawn from
+    finish(session)
+    return True
 
 
 # --- all of them -------------------------------------------------------------------------------------------

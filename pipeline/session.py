@@ -4,6 +4,7 @@ Knows what a failure means for the rest and what a person types next. Does not k
 an item is computed.
 """
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -87,12 +88,14 @@ class Session:
 
     @property
     def evaluation_key(self) -> dict[str, str]:
-        """What the table of faithfulness depends on: the run, the settings, the scores as they are now."""
+        """What the table of faithfulness depends on: the run, the settings, the scores as they are now, and which
+        prompts it leaves out."""
+        without = [item.name for item in self.missing if item.kind == "baseline"]
         return {
             "run_key": self.plan.run_key,
             "evaluate_key": self.config.evaluate.key,
             "scores_digest": faithfulness_files.scores_digest(self.path),
-            "incomplete": "[]",
+            "incomplete": json.dumps(without),
         }
 
     @property

@@ -35,10 +35,10 @@ _SHARED_METHOD = ("method", "metric", "ablation")
 
 
 def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Item]:
-    """Writes `aggregate/` and `node_aggregate/`; returns the items whose files turned out to be damaged.
+    """Writes `aggregate/` and `node_aggregate/`; returns the items without a good file. Damaged files are set aside.
+    Footers list what is missing.
 
     `bootstrap` adds intervals of its own to the methods whose scores are kept prompt by prompt.
-    Those are set aside and count as missing: compute them and aggregate again. Footers list what is missing.
     `_SUCCESS.json` goes: a run whose merged scores are new is evaluated and reported before it is complete.
     """
     run.mark_incomplete()
@@ -50,7 +50,8 @@ def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Ite
         else:
             groups.setdefault((item.kind, item.task, item.method), []).append(item)
     there = run.done(others, deep=True, rename=False)
-    damaged = [item for item in others if item not in there and run.file_of(item).exists()]
+    without = [item for item in others if item not in there]
+    damaged = [item for item in without if run.file_of(item).exists()]
     for (kind, task, method), items in groups.items():
         bad: list[Item] = []
         absent: list[Item] = []
@@ -71,9 +72,10 @@ def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Ite
         else:
             target.unlink(missing_ok=True)
         damaged += bad
+        without += gone
     for item in damaged:
         run.set_aside(item)
-    return damaged
+    return without
 
 
 def aggregate_path(kind: str, task: str, method: str) -> PurePosixPath:

@@ -125,8 +125,8 @@ def _refuse(folder: Place, me: Owner) -> None:
     held = read_owner(folder)
     if held is not None and held[0].token != me.token and not is_free(*held, me):
         owner, silence = held
-        same_host = owner.host == me.host
-        mend = f"wait for it, or stop it (kill {owner.pid})" if same_host else (
+        seen = (owner.host, owner.boot_id) == (me.host, me.boot_id)
+        mend = f"wait for it, or stop it (kill {owner.pid})" if seen else (
             f"wait for it; if that machine is gone, try again in {max(1, round(SILENCE_SECONDS - silence))} s"
         )  # fmt: skip
         raise RunDirectoryError(
@@ -180,8 +180,11 @@ def _file_system_now(folder: Place) -> float:
 
 
 def _boot_id() -> str:
+    """This boot of the machine, and which of its processes are seen: containers that share a name number theirs alike,
+    and what is not seen in one may well live in another."""
     with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     return ""
 
 

@@ -38,7 +38,8 @@ def write_plan(
     graph: Graph,
     prompts: Mapping[str, Sequence[Sequence[TokenPair]]],
 ) -> None:
-    """Everything that planning writes; the manifest last, so that a directory with one is complete."""
+    """Everything that planning writes; the manifest last, so that a directory with one is complete. The plan comes
+    before the config: where an extension is killed between the two and the manifest, it tells what was meant."""
     facts = {
         "schema_version": SCHEMA_VERSION,
         "run_key": manifest["run_key"],
@@ -52,8 +53,8 @@ def write_plan(
     for name, table in tables.items():
         if not _holds_facts(path / name, facts):  # a large graph is not written twice
             write_parquet(path / name, table(), facts)
-    write_atomic(path / "run.yaml", run_yaml)
     write_json(path / "plan.json", plan)
+    write_atomic(path / "run.yaml", run_yaml)
     write_json(path / "manifest.json", manifest)
 
 
@@ -99,6 +100,13 @@ class PlannedRun:
     @cached_property
     def plan(self) -> dict[str, Any]:
         return self._json("plan.json")
+
+    @property
+    def planned_key(self) -> str | None:
+        """The run key of the plan: that of the manifest, unless planning was killed between the two."""
+        with contextlib.suppress(RunDirectoryError):
+            return str(self.plan.get("run_key"))
+        return None
 
     @cached_property
     def graph(self) -> Graph:

@@ -78,15 +78,16 @@ class RunDirectory(PlannedRun):
                 raise RunDirectoryError(
                     f"{path}: cannot be extended ({difference(old, new)}); start a run of its own"
                 )
-            if not extend and manifest["run_key"] != run.manifest["run_key"]:
+            begun = (
+                holds(new, old) and run.planned_key == manifest["run_key"]
+            )  # an extension, and then killed
+            if not (extend or begun) and manifest["run_key"] != run.manifest["run_key"]:
                 raise RunDirectoryError(
                     f"{path}: holds another run ({difference(old, new)}); choose another --run-dir, or "
                     "leave it out to get one by name"
                 )
-        elif path.exists() and (strange := strangers(path)):
-            raise RunDirectoryError(
-                f"{path}: is no run directory (it holds {strange}); choose an empty or new one"
-            )
+        else:
+            _refuse_strangers(path)
         run = RunDirectory(path)
         write_plan(path, run_yaml=run_yaml, manifest=manifest, plan=plan, graph=graph, prompts=prompts)
         return run
@@ -102,7 +103,10 @@ class RunDirectory(PlannedRun):
         return run
 
     def lock(self) -> AbstractContextManager[Owner]:
-        """Owns the directory while the block runs; RunDirectoryError when a live process does."""
+        """Owns the directory while the block runs; RunDirectoryError when a live process does, or when it holds
+        something else: nothing of that is touched."""
+        if not (self.path / "manifest.json").is_file():
+            _refuse_strangers(self.path)
         refuse_ways_out(self.path)
         sweep_temporaries(self.path)
         return locked(self.path)
@@ -310,3 +314,10 @@ class RunDirectory(PlannedRun):
 
     def mark_incomplete(self) -> None:
         (self.path / SUCCESS).unlink(missing_ok=True)
+
+
+def _refuse_strangers(path: Place) -> None:
+    if path.exists() and (strange := strangers(path)):
+        raise RunDirectoryError(
+            f"{path}: is no run directory (it holds {strange}); choose an empty or new one"
+        )

@@ -228,6 +228,18 @@ def test_the_first_signal_ends_the_work_and_the_next_ones_do_not_end_the_clearin
     assert signal.getsignal(number) == before
 
 
+def test_a_run_that_was_started_to_outlive_its_terminal_does():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with stoppable():
+            signal.raise_signal(signal.SIGHUP)
+            with stoppable():
+                signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_what_fails_while_a_stopped_run_is_cleared_up_is_no_news():
     with pytest.raises(KeyboardInterrupt), stoppable():  # noqa: PT012
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -73,6 +74,30 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path, gone):
     place(tmp_path, replace(this_process(), **gone))
     with locked(tmp_path) as me:
         assert read_owner(tmp_path)[0] == me
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from pipeline.store.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_owner_in_a_container_of_the_same_name_is_refused_though_its_process_is_not_seen(tmp_path):
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.call([*unshare, "true"], stderr=subprocess.DEVNULL):
+        pytest.skip("no process namespaces for this user")
+    command = [*unshare, sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        try:
+            with pytest.raises(RunDirectoryError, match="if that machine is gone"), locked(tmp_path):
+                pass
+        finally:
+            holder.communicate()
 
 
 @pytest.mark.parametrize("elsewhere", [{"host": "another-host"}, {"boot_id": "before the reboot"}])

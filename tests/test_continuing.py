@@ -1,0 +1,121 @@
+"""What a run takes over from one that was stopped, or whose files went away, at an unlucky moment."""
+
+import os
+
+import pandas as pd
+import pytest
+
+import pipeline.workers.execute as execute_module
+from pipeline import RunConfig, discover
+from pipeline.core.errors import RunDirectoryError
+from pipeline.run import prepare
+from pipeline.store import planned
+from tests.runs import content, score_files, toy_config
+
+EAP = [{"name": "eap"}]
+
+
+class KilledError(BaseException):
+    """As kill -9, as far as files go: nothing is done after it."""
+
+
+def go(config, **options):
+    events = []
+    run = discover(config, local=True, on_event=events.append, **options)
+    return run, [event.text.split()[0] for event in events if event.kind == "item"]
+
+
+@pytest.mark.parametrize("kind", ["scores", "prompt_metrics"])
+def test_a_file_that_goes_away_during_the_run_is_computed_again(tmp_path, kind):
+    config = toy_config(tmp_path, methods=EAP)
+    gone = []
+
+    def lose_one(event):
+        if event.text == "aggregate" and not gone:
+            gone.extend(sorted(tmp_path.glob(f"*/{kind}/**/*.parquet"))[:1])
+            gone[0].unlink()
+
+    run = discover(config, local=True, on_event=lose_one)
+    assert gone[0].exists()
+    assert run.status()["complete"]
+    undisturbed, _ = go(config, run_dir=tmp_path / "undisturbed")
+    assert content(run.path / "aggregate") == content(undisturbed.path / "aggregate")
+
+
+def test_faithfulness_is_of_all_prompts_once_a_baseline_that_had_failed_is_there(tmp_path, monkeypatch):
+    real, broken = execute_module._baseline, {"is": True}
+
+    def baseline(model, batches, metrics):
+        if broken["is"] and 0 in batches[0].prompt_ids:
+            raise OSError(5, "Input/output error")
+        return real(model, batches, metrics)
+
+    monkeypatch.setattr(execute_module, "_baseline", baseline)
+    config = toy_config(tmp_path, methods=EAP, failures={"retries": 0, "tolerate": 1.0})
+    run, _ = go(config)
+    assert run.status()["missing"] == 1
+    broken["is"] = False
+    run, items = go(config)
+    assert (items, run.status()["complete"]) == (["induction/baseline/0"], True)
+    undisturbed, _ = go(config, run_dir=tmp_path / "undisturbed")
+    pd.testing.assert_frame_equal(run.faithfulness(), undisturbed.faithfulness())
+
+
+def test_a_report_is_drawn_again_where_the_run_was_stopped_before_it(tmp_path, monkeypatch):
+    go(toy_config(tmp_path, methods=EAP))
+    config = toy_config(tmp_path, methods=EAP, evaluate={"edge_fractions": [0.25]})
+
+    def killed(*_):
+        raise KilledError
+
+    monkeypatch.setattr("pipeline.run.report", killed)
+    with pytest.raises(KilledError):
+        go(config)
+    monkeypatch.undo()
+    run, _ = go(config)
+    undisturbed, _ = go(config, run_dir=tmp_path / "undisturbed" / run.path.name)
+    ours, theirs = ((r.path / "report.html").read_text() for r in (run, undisturbed))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "plan.json", "manifest.json"])
+@pytest.mark.parametrize("command", ["resume", "first config", "extend"])
+def test_an_extension_that_is_killed_between_two_files_goes_on(tmp_path, monkeypatch, name, command):
+    first = toy_config(tmp_path, methods=EAP)
+    run, _ = go(first)
+    second = toy_config(tmp_path, methods=[{"name": "eap_ig"}], tasks=[{"name": "induction", "count": 12}])
+    before = {path: path.read_bytes() for path in score_files(run.path)}
+
+    def stopping(write):
+        def stop_before(path, *args):
+            if path.name == name:
+                raise KilledError
+            return write(path, *args)
+
+        return stop_before
+
+    for write in (planned.write_atomic, planned.write_json):
+        monkeypatch.setattr(planned, write.__name__, stopping(write))
+    with pytest.raises(KilledError):
+        go(second, extend=run.path)
+    monkeypatch.undo()
+    if command == "resume":
+        again, _ = go(RunConfig.resumed(run.path), run_dir=run.path)
+    elif command == "extend":
+        again, _ = go(second, extend=run.path)
+    else:
+        again, _ = go(first)
+    assert again.status()["complete"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_nothing_is_touched_in_a_folder_that_is_no_run(tmp_path):
+    mine = tmp_path / "home" / "mail" / ".draft.tmp-1"
+    mine.parent.mkdir(parents=True)
+    for path in (mine, tmp_path / "home" / "thesis.tex"):
+        path.write_text("years of work")
+        os.utime(path, (0, 0))
+    before = content(tmp_path)
+    with pytest.raises(RunDirectoryError, match="is no run directory"):
+        prepare(toy_config(tmp_path, methods=EAP), tmp_path / "home")
+    assert content(tmp_path) == before
