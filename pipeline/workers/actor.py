@@ -1,7 +1,7 @@
 """The process around one model replica: what a Ray actor does between being born and being killed.
 
 Knows that the model is opened once and that exceptions travel as values. Does not know what a job is, nor
-Ray: `pool` makes the actor out of this class.
+Ray: `seats` makes the actor out of this class.
 """
 
 import os

@@ -133,15 +133,15 @@ def test_workers_that_never_start_end_the_run_with_the_reason(ray_pool, tmp_path
 
 
 def test_a_cluster_may_send_workers_to_a_node_that_is_lost_for_a_while(ray_pool, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.workers.pool.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.workers.seats.PAUSE_SECONDS", 0.1)
     pool = ray_pool(Opener(tmp_path, stumbles=5, how="die"), workers=1, address="auto")
     assert [o.failure for o in pool.run([Deed("j")])] == [None]
     assert len(read(tmp_path, "opened")) == 6
 
 
 def test_a_cluster_on_which_every_worker_dies_ends_the_run_too(ray_pool, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.workers.pool.PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr("pipeline.workers.pool.MISSED_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.workers.seats.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.workers.seats.MISSED_SECONDS", 1.0)
     pool = ray_pool(Opener(tmp_path, stumbles=99, how="die"), workers=1, address="auto")
     with pytest.raises(ModelError, match="workers cannot start: ActorDiedError"):
         list(pool.run([Deed("j")]))
@@ -202,7 +202,7 @@ def test_a_copy_that_fails_does_not_count_while_the_first_goes_on(ray_pool, open
 
 
 def test_a_lone_worker_that_a_signal_has_stopped_is_killed_and_replaced(ray_pool, opener, monkeypatch):
-    monkeypatch.setattr("pipeline.workers.pool.STOPPED_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.workers.seats.STOPPED_SECONDS", 1.0)
     outcomes = list(ray_pool(opener).run([Deed("held/0", script=("stop", "fine"))], attempts=2))
     assert [(o.attempt, o.final) for o in outcomes] == [(1, False), (2, True)]
     assert outcomes[0].failure.kind == "died"

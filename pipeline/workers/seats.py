@@ -1,0 +1,236 @@
+"""Places for workers: an actor sits at each, is watched, and is replaced when it dies.
+
+Knows Ray's actors and how they start and end. Does not know which job is next, nor whether one is tried again.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported anywhere: nothing is reported
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.placement import Need
+from pipeline.workers import cluster
+from pipeline.workers.actor import Worker, worker_environment
+from pipeline.workers.jobs import Failure, Opener, place_of
+
+STARTS = 3  # how many workers may fail to start, one after the other, before the run gives up
+# A cluster sends workers to a node that was killed until it misses it: so long their deaths give up nothing, and are
+# so far apart.
+MISSED_SECONDS = 90.0
+PAUSE_SECONDS = 5.0
+STOPPED_SECONDS = 20.0  # a process of this machine that was stopped for so long is killed
+TICK = 1.0  # seconds between two looks at what does not report itself
+
+
+@dataclass(eq=False)
+class Seat:
+    """One place for an actor: who sits there, what it works on, and what to wait for."""
+
+    index: int
+    actor: Any = None
+    ref: Any = None
+    ready: bool = False
+    host: str = ""
+    pid: int = 0
+    job: Any = None
+    attempt: int = 0
+    place: Hashable | None = None
+    since: float = 0.0
+    repeated: bool = False  # another seat is or was at the same attempt
+    stopped: float | None = None  # since when its process is stopped
+    again: float | None = None  # when its next worker is asked for
+
+
+class Seats:
+    """`count` seats. Nobody sits there before `fill`; `wait` takes workers into use as soon as their model is loaded.
+
+    Without a single worker for `timeout` seconds it gives up. Where workers are `local`, no node can be lost.
+    """
+
+    def __init__(self, count: int, opener: Opener, need: Need, *, timeout: float, local: bool) -> None:
+        self._need, self._timeout, self._local = need, timeout, local
+        self._opener = ray.put(opener)
+        self._actor = ray.remote(Worker).options(
+            num_cpus=need.threads,
+            num_gpus=need.gpus,
+            max_restarts=0,  # replaced by hand: a restart inside Ray would try a bad start for ever
+            max_task_retries=0,
+            runtime_env={"env_vars": worker_environment(need.threads, need.gpus)},
+        )
+        self._seats = [Seat(index) for index in range(count)]
+        self._failed_starts: list[float] = []  # when, since the last one that worked
+        self._looked = time.monotonic()
+
+    def __iter__(self) -> Iterator[Seat]:
+        return iter(self._seats)
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    @property
+    def idle(self) -> list[Seat]:
+        """Whose worker has started and waits for a job."""
+        return [seat for seat in self._seats if seat.ready and seat.job is None]
+
+    @property
+    def busy(self) -> list[Seat]:
+        """Who is at a job."""
+        return [seat for seat in self._seats if seat.job is not None]
+
+    def fill(self) -> None:
+        """Asks for all workers; returns at once."""
+        for seat in self._seats:
+            self._start(seat)
+
+    def send(self, seat: Seat, job: Any, attempt: int) -> None:
+        """Lets an idle worker begin a job."""
+        seat.job, seat.attempt, seat.place = job, attempt, place_of(job)
+        seat.since, seat.repeated = time.monotonic(), False
+        seat.ref = seat.actor.run.remote(job, attempt)
+
+    @contextmanager
+    def giving_up(self) -> Iterator[None]:
+        """Whoever is still at a job at the end is replaced: the caller has broken off."""
+        try:
+            yield
+        finally:
+            for seat in self.busy:
+                self.replace(seat)
+
+    def wait(self) -> Seat | None:
+        """A seat whose job has ended, for `hear`; None when none did within a moment.
+
+        Raises ModelError or ConfigError when no worker can start.
+        """
+        by_ref = {seat.ref: seat for seat in self._seats if seat.ref is not None}
+        done: list[Any] = []
+        if by_ref:
+            done, _ = ray.wait(list(by_ref), num_returns=1, timeout=TICK)
+        else:
+            time.sleep(TICK)
+        if time.monotonic() - self._looked > TICK:
+            self._looked = time.monotonic()
+            self._look_after()
+        heard = by_ref[done[0]] if done else None
+        if heard is not None and not heard.ready:
+            self._finish_start(heard)
+            return None
+        return heard
+
+    def hear(self, seat: Seat) -> tuple[Any, Failure | None, float]:
+        """(result, failure, seconds) of the job that has ended; a dead actor is replaced."""
+        result = None
+        try:
+            result, failure, seconds = ray.get(seat.ref)
+            seat.job = seat.ref = None
+        except RayTaskError as error:  # outside of the worker's own care: unpicklable job or result
+            failure, seconds = Failure.of(error), time.monotonic() - seat.since
+            seat.job = seat.ref = None
+        except RayError as error:
+            failure, seconds = _death(seat, error), time.monotonic() - seat.since
+            self.replace(seat)
+        return result, failure, seconds
+
+    def replace(self, seat: Seat) -> None:
+        """Kills whoever sits there and asks for another."""
+        ray.kill(seat.actor, no_restart=True)
+        self._start(seat)
+
+    def close(self) -> None:
+        """Kills the actors."""
+        for seat in self._seats:
+            if seat.actor is not None and ray.is_initialized():
+                ray.kill(seat.actor, no_restart=True)
+                seat.actor = seat.ref = None
+
+    # --- beginning and end of a worker -------------------------------------------------------------------
+
+    def _start(self, seat: Seat) -> None:
+        seat.actor = self._actor.remote(self._opener)
+        seat.ref = seat.actor.start.remote()
+        seat.since = time.monotonic()
+        seat.ready, seat.job, seat.place, seat.stopped, seat.again = False, None, None, None, None
+        seat.host, seat.pid = "", 0
+
+    def _finish_start(self, seat: Seat) -> None:
+        """Takes a started actor into use, or asks for another; gives up after `STARTS` failures in a row."""
+        try:
+            (seat.host, seat.pid), failure = ray.get(seat.ref)
+        except RayError as error:
+            failure = _death(seat, error)
+        if failure is None:
+            seat.ready, seat.ref, self._failed_starts = True, None, []
+            return
+        if failure.kind == "input":
+            raise ModelError(failure.message)
+        self._failed_starts.append(time.monotonic())
+        may_be_missed = failure.kind == "died" and not self._local
+        patience = MISSED_SECONDS if may_be_missed else 0.0
+        if len(self._failed_starts) >= STARTS and time.monotonic() - self._failed_starts[0] >= patience:
+            problem = ModelError(f"workers cannot start: {failure.error}: {failure.message}")
+            problem.add_note(failure.traceback)
+            raise problem
+        if may_be_missed:
+            ray.kill(seat.actor, no_restart=True)
+            seat.ref, seat.again = None, time.monotonic() + PAUSE_SECONDS
+        else:
+            self.replace(seat)
+
+    def _look_after(self) -> None:
+        """Kills workers that were stopped, asks for those that are due, and gives up when not one can start."""
+        now = time.monotonic()
+        for seat in self._seats:
+            if seat.again is not None and now >= seat.again:
+                self._start(seat)
+            if seat.job is None or not _is_stopped(seat):
+                seat.stopped = None
+            elif seat.stopped is None:
+                seat.stopped = now
+            elif now - seat.stopped > STOPPED_SECONDS:
+                ray.kill(seat.actor, no_restart=True)
+        waited = [now - seat.since for seat in self._seats if not seat.ready]
+        if len(waited) == len(self._seats) and min(waited) > self._timeout:
+            raise ConfigError(
+                f"no worker has started within {self._timeout:.0f} s: each needs {self._need}, and the cluster has "
+                f"{cluster.describe(cluster.machines())}, maybe in use by others; lower cluster.workers, "
+                "cluster.threads or cluster.gpus_per_worker, or try again later"
+            )
+
+
+def _is_stopped(seat: Seat) -> bool:
+    """Whether a signal holds the process up; only seen on this machine."""
+    if seat.host != socket.gethostname():
+        return False
+    try:
+        stat = Path(f"/proc/{seat.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def _death(seat: Seat, error: RayError) -> Failure:
+    detail = " ".join(str(error).split())
+    who = f" (process {seat.pid} on {seat.host})" if seat.pid else ""
+    why = (
+        "stopped by a signal and did not go on"
+        if seat.stopped
+        else "killed, out of memory, or a crash in native code"
+    )
+    return Failure(
+        kind="died",
+        error=type(error).__name__,
+        message=f"the worker{who} died: {why}",
+        traceback=detail,
+        host=seat.host,
+        pid=seat.pid,
+    )
