@@ -11,28 +11,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from pipeline.metrics import METRICS
-from pipeline.report.chart import (
-    LEFT,
-    LEGEND,
-    LOOKS,
-    TOP,
-    WIDE,
-    Axes,
-    Point,
-    Series,
-    curves,
-    grid,
-    legend,
-    span_of,
-)
-from pipeline.report.faithfulness_figure import SHOWN, edges_in_all, faithfulness_axes, words_of
+from pipeline.report.chart import LEFT, LOOKS, TOP, WIDE, Axes, Point, Series, curves, grid, legend
+from pipeline.report.evaluated import SHOWN, chart_figure, linear_axes, log_axes, with_value, words_of
 from pipeline.report.labels import point_labels
-from pipeline.report.svg import figure, line, message, number, text
+from pipeline.report.svg import line, message, number, text
 
 PANEL, GAP = 270, 30
-LEAST = (
-    1e-4  # of what no edges have: a divergence below that power of ten is drawn at the bottom, at its tick
-)
+# Of what no edges have: a divergence below that power of ten is drawn at the bottom, at its tick.
+LEAST = 1e-4
 TITLES = {
     "kl_divergence": "KL divergence (nats)",
     "nll": "negative log likelihood (nats)",
@@ -55,40 +41,28 @@ def sweeps_of(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
 
 def pareto_svg(rows: pd.DataFrame) -> Markup:
     """Two charts over one axis of edges, a curve per family; circuits of a threshold carry it as their label."""
-    drawn = rows[rows["n_edges"] > 0]
-    drawn = drawn.assign(value=drawn["metric_circuit"].astype(float))
-    drawn = drawn[np.isfinite(drawn["value"])]
+    drawn = with_value(rows, "metric_circuit")
     if drawn.empty:
         return message("No circuit keeps an edge.")
-    upper = _metric_axes(drawn)
-    faithful = drawn[np.isfinite(drawn["faithfulness"].astype(float))]
-    charts = [(upper, drawn, "value")]
-    if len(faithful):
-        lower = faithfulness_axes(faithful, upper.bottom + GAP, PANEL)
-        charts.append((replace(lower, edges=upper.edges, total=upper.total), faithful, "faithfulness"))
     look = {family: i % LOOKS for i, family in enumerate(_families(drawn))}
     metric = str(drawn["metric"].iloc[0])
-    scale = ", log scale" if upper.is_log else ""
-    titles = {"value": TITLES.get(metric, metric) + scale, "faithfulness": "faithfulness"}
-    parts: list[object] = []
-    y = 0.0
-    for axes, part, column in charts:
-        series = [_series(family, part, column, axes, look[family]) for family in look]
-        series = [one for one in series if one.points]
-        strong = (0.0, 1.0) if column == "faithfulness" else ()
-        is_lowest = axes is charts[-1][0]
-        parts.append(grid(axes, titles[column], strong, is_lowest=is_lowest))
-        parts += _ends(drawn, axes) if column == "value" else []
-        parts += [*curves(series[::-1]), *point_labels(series, axes)]  # sweeps lie on top
-        if column == "value":
-            rows_of_legend, y = legend(series)
-            parts += [*rows_of_legend, text(LEFT + WIDE + 20, y + 4, "at points: threshold", "muted small")]
-    bottom = charts[-1][0].bottom
-    notes = _notes(rows)
-    parts += [text(LEFT, bottom + 66 + 15 * i, note, "muted small") for i, note in enumerate(notes)]
-    height = max(bottom + 54 + (8 + 15 * len(notes) if notes else 0), y + 12)
+    upper = _metric_axes(drawn)
+    series = _all_series(drawn, upper, look)
+    keys, keys_end = legend(series)
+    hint = text(LEFT + WIDE + 20, keys_end + 4, "at points: threshold", "muted small")
+    title = TITLES.get(metric, metric) + (", log scale" if upper.is_log else "")
+    faithful = with_value(drawn, "faithfulness")
+    parts = [grid(upper, title, is_lowest=faithful.empty), *_ends(drawn, upper)]
+    parts += [*_marks(series, upper), *keys, hint]
+    bottom = upper.bottom
+    if len(faithful):
+        lower = linear_axes(faithful, (0.0, 1.0), SHOWN, upper.bottom + GAP, PANEL)
+        lower = replace(lower, edges=upper.edges, total=upper.total)
+        parts.append(grid(lower, "faithfulness", (0.0, 1.0)))
+        parts += _marks(_all_series(faithful, lower, look), lower)
+        bottom = lower.bottom
     label = f"{metric} and faithfulness against the number of edges kept, for {', '.join(look)}"
-    return figure("pareto", LEFT + WIDE + LEGEND, height, label, *parts)
+    return chart_figure("pareto", label, bottom, keys_end + 12, _notes(rows), *parts)
 
 
 def _families(rows: pd.DataFrame) -> list[str]:
@@ -103,16 +77,11 @@ def _metric_axes(rows: pd.DataFrame) -> Axes:
     full, empty = float(rows["metric_full"].iloc[0]), float(rows["metric_empty"].iloc[0])
     ends = sorted(empty + share * (full - empty) for share in SHOWN)
     shown = (ends[0], ends[1]) if ends[0] < ends[1] else (float(value.min()), float(value.max()))
-    span, total = span_of(rows["n_edges"].tolist()), edges_in_all(rows)
     if metric is not None and metric.needs_reference and empty > 0:
         least = 10.0 ** math.floor(math.log10(LEAST * empty))
         low = max(float(value.min()), least)
-        high = max(min(float(value.max()), shown[1]), empty)
-        return Axes(span, (low / 1.3, high * 1.3), (low, high), total, TOP, PANEL, is_log=True)
-    inside = value.clip(*shown)
-    low, high = min(float(inside.min()), full, empty), max(float(inside.max()), full, empty)
-    air = 0.05 * (high - low) or 1.0
-    return Axes(span, (low - air, high + air), shown, total, TOP, PANEL)
+        return log_axes(rows, low, max(min(float(value.max()), shown[1]), empty), TOP, PANEL)
+    return linear_axes(rows, (full, empty), shown, TOP, PANEL)
 
 
 def _ends(rows: pd.DataFrame, axes: Axes) -> list[Markup]:
@@ -129,21 +98,31 @@ def _ends(rows: pd.DataFrame, axes: Axes) -> list[Markup]:
     return parts
 
 
-def _series(family: str, rows: pd.DataFrame, column: str, axes: Axes, look: int) -> Series:
+def _marks(series: list[Series], axes: Axes) -> list[Markup]:
+    """Curves, sweeps on top, and the labels of their points."""
+    return [*curves(series[::-1]), *point_labels(series, axes)]
+
+
+def _all_series(rows: pd.DataFrame, axes: Axes, look: dict[str, int]) -> list[Series]:
+    """One for each family that has rows."""
+    series = [_series(family, rows[rows["family"] == family], axes, look[family]) for family in look]
+    return [one for one in series if one.points]
+
+
+def _series(family: str, rows: pd.DataFrame, axes: Axes, look: int) -> Series:
     """The points of a family; circuits at one place share a label."""
-    part = rows[rows["family"] == family].sort_values(["n_edges", "threshold"], kind="stable")
     found: dict[tuple[int, int], list[Point]] = {}
-    for row in part.to_dict("records"):
+    for row in rows.sort_values(["n_edges", "threshold"], kind="stable").to_dict("records"):
         threshold = float(row["threshold"])
         written = "" if np.isnan(threshold) else f"{threshold:g}"
-        words = f"{words_of(row)}; {row['metric']} {number(float(row['value']))}"
-        point = axes.point(int(row["n_edges"]), float(row[column]), words, written)
+        words = f"{words_of(row)}; {row['metric']} {number(float(row['metric_circuit']))}"
+        point = axes.point(int(row["n_edges"]), float(row["value"]), words, written)
         found.setdefault((round(point.x), round(point.y)), []).append(point)
     points = []
     for together in found.values():
         label = ", ".join(dict.fromkeys(p.label for p in together if p.label))
         points.append(replace(together[0], label=label, words="\n".join(p.words for p in together)))
-    return Series(family, None, look, len(part) > 1, tuple(points))
+    return Series(family, None, look, len(rows) > 1, tuple(points))
 
 
 def _notes(rows: pd.DataFrame) -> list[str]:
