@@ -1,16 +1,19 @@
 """What a run takes over from one that was stopped, or whose files went away, at an unlucky moment."""
 
 import os
+import shutil
+from contextlib import closing
 
 import pandas as pd
 import pytest
 
 import pipeline.workers.execute as execute_module
 from pipeline import RunConfig, discover
-from pipeline.core.errors import RunDirectoryError
-from pipeline.run import prepare
+from pipeline.core.errors import ModelError, RunDirectoryError
+from pipeline.models.toy import toy_path
+from pipeline.run import conduct, open_pool, prepare
 from pipeline.store import planned
-from tests.runs import content, score_files, toy_config
+from tests.runs import content, flip_a_byte, score_files, toy_config
 
 EAP = [{"name": "eap"}]
 
@@ -119,3 +122,16 @@ def test_nothing_is_touched_in_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(RunDirectoryError, match="is no run directory"):
         prepare(toy_config(tmp_path, methods=EAP), tmp_path / "home")
     assert content(tmp_path) == before
+
+
+def test_weights_that_change_while_a_run_is_under_way_are_refused_by_the_next_worker(tmp_path):
+    folder = shutil.copytree(toy_path("toy:planted"), tmp_path / "model")
+    config = toy_config(tmp_path, methods=EAP, model={"name": str(folder)})
+    with closing(prepare(config)) as session:
+        flip_a_byte(folder / "model.safetensors", at=0.9)
+        with (
+            pytest.raises(ModelError, match="not the one that the run was planned with"),
+            closing(open_pool(session, local=True)) as pool,
+        ):
+            conduct(session, pool)
+    assert not score_files(session.path)

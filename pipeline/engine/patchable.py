@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.core.errors import PromptError
+from pipeline.core.errors import ModelError, PromptError
 from pipeline.core.graph import Graph, KvGrouping
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.engine.batch import Attention, Batch, collate, from_ids
@@ -183,14 +183,22 @@ def load_model(
     *,
     trust_remote_code: bool = False,
     max_memory: Any = None,
+    fingerprint: str | None = None,
 ) -> PatchableModel:
     """A model from a folder, the hub or the bundled toys (`toy:trained`), checked against its own stock logits.
 
-    `device_map` and `max_memory` are accelerate's: layers may lie on several devices, or be offloaded.
+    `device_map` and `max_memory` are accelerate's: layers may lie on several devices, or be offloaded. `fingerprint`
+    is that of the folder which is meant; a hub's commit is meant by `revision`.
 
-    Raises ModelError for an unknown model, an unsupported architecture, or one that the engine does not reproduce.
+    Raises ModelError for an unknown model, another one than is meant, an unsupported architecture, or one that the
+    engine does not reproduce.
     """
     resolved = resolve_model(name, revision, trust_remote_code)
+    if resolved.is_local and fingerprint not in (None, resolved.fingerprint):
+        raise ModelError(
+            f"model {name!r}: is not the one that the run was planned with, its files have changed or differ between "
+            "machines; put them back, or run the config again for a run of its own"
+        )
     hf = load_weights(resolved, dtype, device_map, max_memory)
     return patchable(hf, kv=kv, tokenizer=load_tokenizer(resolved))
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from pipeline.ablations import collect_statistics
 from pipeline.config import RunConfig
-from pipeline.core.errors import CircuitsError, ScoreError
+from pipeline.core.errors import CircuitsError, ModelError, ScoreError
 from pipeline.core.items import Item
 from pipeline.core.prompts import bucket_by_length
 from pipeline.core.scores import EdgeScores, NodeScores
@@ -166,14 +166,17 @@ def open_bench(settings: Settings) -> Bench:
         revision="main" if revision == "local" else revision,
         kv=config.model.kv,
         trust_remote_code=config.model.trust_remote_code,
+        fingerprint=directory.manifest["model"]["fingerprint"],
     )
     return Bench(directory, config, model, settings.batch_size)
 
 
-def bench_with(model: "PatchableModel", run_path: str, batch_size: int) -> Bench:
-    """The bench of another run with a model that is loaded already; the caller knows that it is the same."""
+def bench_with(bench: Bench, run_path: str) -> Bench:
+    """The bench of another run with the model of this one. ModelError when it was planned with another."""
     directory = RunDirectory.open(run_path)
-    return Bench(directory, RunConfig.load(directory.path / "run.yaml"), model, batch_size)
+    if directory.manifest["model"] != bench.directory.manifest["model"]:
+        raise ModelError(f"{run_path}: its model is not the one that is loaded; run the config again")
+    return Bench(directory, RunConfig.load(directory.path / "run.yaml"), bench.model, bench.batch_size)
 
 
 def execute(item: Item, bench: Bench, attempt: int) -> ItemReport:

@@ -46,7 +46,7 @@ class Desk:
 
     def __call__(self, sent: Sent, attempt: int) -> Any:
         if sent.run != self._run:
-            self._bench, self._run = bench_with(self._bench.model, sent.run, self._bench.batch_size), sent.run
+            self._bench, self._run = bench_with(self._bench, sent.run), sent.run
         return self._bench(sent.job, attempt)
 
 
