@@ -15,3 +15,13 @@ command -v prefect >/dev/null || fail "prefect: not found; put the bin folder of
 PREFECT_API_AUTH_STRING="circuits:$(<"$CIRCUITS_PREFECT_PASSWORD")"
 export PREFECT_API_URL PREFECT_API_AUTH_STRING
 export RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+
+# Prefect takes an option once: ours stands where the command line gives none.
+options=()
+unless_given() { # OPTION VALUE ARGUMENTS...
+  local word
+  for word in "${@:3}"; do
+    [[ "$word" != "$1" && "$word" != "$1"=* ]] || return 0
+  done
+  options+=("$1" "$2")
+}

@@ -10,4 +10,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 export PREFECT_SERVER_API_AUTH_STRING=$PREFECT_API_AUTH_STRING
-exec prefect server start --host 127.0.0.1 "$@"
+unless_given --host 127.0.0.1 "$@"
+exec prefect server start "${options[@]}" "$@"

@@ -11,4 +11,5 @@ source "$here/environment.sh"
 
 prefect --no-prompt work-pool create circuits --type process --overwrite >/dev/null
 prefect --no-prompt deploy --all --prefect-file "$here/../prefect.yaml" >/dev/null
-exec prefect worker start --pool circuits --type process --limit 1 "$@"
+unless_given --limit 1 "$@"
+exec prefect worker start --pool circuits --type process "${options[@]}" "$@"

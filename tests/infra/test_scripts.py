@@ -71,6 +71,32 @@ def test_prefect_does_not_start_without_a_password_that_is_its_owners_alone(scri
     assert "chmod 600" in refusal(token)
 
 
+def test_an_option_on_the_command_line_takes_the_place_of_the_scripts_own(token, tmp_path):
+    """Prefect refuses an option that comes twice."""
+    stub = tmp_path / "bin" / "prefect"
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/sh\necho "$@"\n')
+    stub.chmod(0o755)
+
+    def started(script, *argv):
+        done = subprocess.run(
+            [ROOT / "infra" / "prefect" / script, *argv],
+            env=os.environ
+            | {"PATH": f"{stub.parent}:{os.environ['PATH']}", "CIRCUITS_PREFECT_PASSWORD": str(token)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout.splitlines()[-1]
+
+    assert started("server.sh", "--port", "1") == "server start --host 127.0.0.1 --port 1"
+    assert started("server.sh", "--host", "0.0.0.0") == "server start --host 0.0.0.0"
+    worker = "worker start --pool circuits --type process"
+    assert started("worker.sh") == f"{worker} --limit 1"
+    assert started("worker.sh", "--limit=2") == f"{worker} --limit=2"
+
+
 def test_every_script_is_good_shell():
     scripts = [path for path in (ROOT / "infra").rglob("*") if path.suffix == ".sh"]
     assert {"head.sh", "worker.sh", "server.sh", "token.sh", "secret.sh"} <= {path.name for path in scripts}

@@ -1,15 +1,9 @@
 """A Prefect server with a password, a worker of a process pool, and the deployments of infra/prefect.yaml."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,57 +11,11 @@ import yaml
 
 from flows.cli import main
 from pipeline import open_run
-from tests.infra.nodes import ROOT, answers, bin_on_path, free_block, listening
+from tests.infra.nodes import answers, listening
+from tests.infra.service import Service, submit
 from tests.runs import content, toy_mapping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
-
-
-class Service:
-    """Server and worker, what they were started with, and where they write."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_block()
-        self.url = f"http://127.0.0.1:{self.port}/api"
-        self.password = folder / "password"
-        subprocess.run([ROOT / "infra" / "token.sh", self.password], check=True, capture_output=True)
-        unset = {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"}
-        self.bare = {key: value for key, value in bin_on_path().items() if key not in unset}
-        self.env = self.bare | {
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_API_URL": self.url,
-            "PREFECT_LOGGING_LEVEL": "INFO",
-            "CIRCUITS_PREFECT_PASSWORD": str(self.password),
-        }
-        self.processes: list[subprocess.Popen] = []
-
-    def start(self, script: str, *argv: str) -> None:
-        with (self.folder / f"{script}.log").open("w") as log:
-            command = [ROOT / "infra" / "prefect" / script, *argv]
-            self.processes.append(
-                subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
-            )
-
-    def wait_for(self, condition) -> None:
-        end = time.monotonic() + 240
-        while not condition():
-            assert time.monotonic() < end, "nothing came of what was waited for"
-            assert all(process.poll() is None for process in self.processes), self.logs()
-            time.sleep(0.2)
-
-    def logs(self) -> str:
-        return "".join(path.read_text() for path in self.folder.glob("*.log"))
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +29,6 @@ def service(tmp_path_factory):
         yield service
     finally:
         service.stop()
-
-
-def submit(service, *argv, **env):
-    words = [sys.executable, "-m", "flows.cli", "submit", *map(str, argv), "--to", "prefect", "--json"]
-    done = subprocess.run(
-        [*words, "--address", service.url],
-        env=service.bare | {"PREFECT_HOME": str(service.folder / "client")} | env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    return done.returncode, json.loads(done.stdout or "null"), done.stderr
 
 
 def test_a_deployment_runs_what_is_submitted_and_the_password_is_written_nowhere(service, tmp_path):
