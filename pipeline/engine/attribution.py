@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph
 from pipeline.engine.batch import Batch
-from pipeline.engine.capture import LayerContext, mid_of, raw_heads, recording, run_base
+from pipeline.engine.capture import LayerContext, mid_of, raw_heads
 from pipeline.engine.executor import Rows, finish
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.readout import Objective
 from pipeline.engine.receiver_gradients import LayerGradients, add_receiver_gradients
+from pipeline.engine.recording import recording, run_base
 from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.adapters import Block, Parts, Port
 

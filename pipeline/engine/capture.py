@@ -1,30 +1,20 @@
-"""Recorded runs of the stock model: what every part read and wrote, with masks and rotary tables as the model
-made them.
+"""A recorded run of the stock model in canonical shapes: what every part read and wrote, with masks and rotary
+tables as the model made them.
 
-Knows hooks and transformers' attention interface. Does not know graphs or patching. Embeddings, masks,
-windows and position tables are never re-implemented: they are taken from the forward pass in which the model
-uses them.
-
-Hooks and the attention name, which is global state on the model's config, live in context managers.
+Knows shapes. Does not know hooks (`recording` does), graphs or patching.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from pipeline.engine.batch import Batch
+from pipeline.engine.recording import recording, run_base
 from pipeline.models.adapters import Block, Parts, Port
-
-_NAME = "circuits"
-_RECORDER = "_circuits_recorder"
 
 
 @dataclass(frozen=True)
@@ -147,169 +137,6 @@ def write_scale(
     wide = attn_raw.to(torch.promote_types(attn_raw.dtype, torch.float32))
     rms = torch.rsqrt(wide.square().mean(-1) + block.post_eps)
     return (rms * block.multiplier).to(attn_raw.dtype)
-
-
-@dataclass
-class _Recorder:
-    """Collects one layer's tensors while the stock forward runs; `exact` chooses explicit softmax attention."""
-
-    exact: bool
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """The attention that transformers calls while a recorder is attached. Keys and values are repeated per
-    query head before they are recorded, so that their gradients are those of single query heads."""
-    recorder: _Recorder = getattr(module, _RECORDER)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    group = query.shape[1] // key.shape[1]
-    if group > 1:
-        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    recorder.values.update(q=query, k=key, v=value, mask=attention_mask, scaling=scaling, softcap=softcap)
-    if recorder.exact or softcap is not None:
-        if attention_mask is None:
-            attention_mask = causal(query)
-        z = attend(query, key, value, attention_mask, scaling, softcap)
-    else:
-        is_causal = attention_mask is None and query.shape[2] > 1
-        z = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, is_causal=is_causal, scale=scaling
-        )
-    return z.transpose(1, 2), None
-
-
-def causal(query: Tensor) -> Float[Tensor, "pos pos"] | None:
-    """The additive mask of plain causal attention, or None for a single position."""
-    length = query.shape[-2]
-    if length == 1:
-        return None
-    lowest = torch.finfo(query.dtype).min
-    return torch.full((length, length), lowest, dtype=query.dtype, device=query.device).triu(1)
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, softcap: float | None = None
-) -> Tensor:
-    """softmax(q k^T * scaling + mask) v, the scores capped before the mask where the family does so; the
-    softmax in float32 or wider."""
-    scores = torch.matmul(q, k.transpose(-1, -2)) * scaling
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if mask is not None:
-        scores = scores + mask
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return torch.matmul(scores.softmax(-1, dtype=wide).to(v.dtype), v)
-
-
-def _mask(*args: Any, allow_is_causal_skip: bool = True, **kwargs: Any) -> Tensor | None:
-    """An additive mask, or None where plain causal attention says the same and kernels know it."""
-    if allow_is_causal_skip and sdpa_mask(*args, allow_is_causal_skip=True, **kwargs) is None:
-        return None
-    return eager_mask(*args, **kwargs)
-
-
-AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, eager_mask)
-AttentionInterface.register(f"{_NAME}_fast", _attention)
-AttentionMaskInterface.register(f"{_NAME}_fast", _mask)
-
-
-@contextmanager
-def recording(model: PreTrainedModel, parts: Parts, *, exact: bool) -> Iterator[list[dict[str, Any]]]:
-    """While open, every forward of `model` fills one dict per layer, and one more for the final norm.
-
-    Keys: resid q k v mask scaling softcap rotary z attn_raw mlp_in mlp, `mid` where the MLP has a norm of its
-    own, q_raw and k_raw where there are norms of them; `final` in the last. `mlp_in` is a view of its own, so
-    that its gradient is that of the MLP alone where it shares a norm with attention. Hooks are removed and the
-    model's attention restored on the way out, also after an exception.
-    """
-    recorders = [_Recorder(exact) for _ in parts.blocks]
-    last: dict[str, Any] = {}
-    handles = []
-    before = model.config._attn_implementation  # noqa: SLF001 - the documented setter validates against the hub
-    try:
-        model.config._attn_implementation = _NAME if exact else f"{_NAME}_fast"  # noqa: SLF001
-        for block, recorder in zip(parts.blocks, recorders, strict=True):
-            setattr(block.attn, _RECORDER, recorder)
-            handles += _record_block(block, recorder.values)
-            if block.family.own_attention:
-                block.attn._attn = partial(_own_attention, block.attn)  # type: ignore[assignment]  # noqa: SLF001
-        handles.append(parts.final_norm.register_forward_pre_hook(_keep_input(last, "final")))
-        yield [*(recorder.values for recorder in recorders), last]
-    finally:
-        for handle in handles:
-            handle.remove()
-        for block in parts.blocks:
-            for name in (_RECORDER, "_attn"):
-                if name in block.attn.__dict__:
-                    delattr(block.attn, name)
-        model.config._attn_implementation = before  # noqa: SLF001
-
-
-def _own_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
-) -> tuple[Tensor, None]:
-    """In place of the `_attn` of a family whose attention is a method: heads stay before positions."""
-    z, _ = _attention(module, query, key, value, attention_mask)
-    return z.transpose(1, 2), None
-
-
-def _record_block(block: Block, values: dict[str, Any]) -> list[Any]:
-    """Hooks that fill `values` when the block runs."""
-
-    def keep_context(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Before accelerate has moved anything: these may still be where the layer before computed.
-        values["resid"] = (args[0] if args else kwargs["hidden_states"]).to(block.device)
-        tables = block.rotary_tables(kwargs)
-        values["rotary"] = None if tables is None else tuple(table.to(block.device) for table in tables)
-
-    def keep_mlp_input(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        values["mlp_in"] = args[0].view_as(args[0])
-        return (values["mlp_in"], *args[1:])
-
-    handles = [
-        block.module.register_forward_pre_hook(keep_context, with_kwargs=True),
-        block.out.register_forward_pre_hook(_keep_input(values, "z")),
-        block.out.register_forward_hook(_keep_output(values, "attn_raw")),
-        block.mlp_in.register_forward_pre_hook(keep_mlp_input),
-        (block.post_mlp or block.mlp_out).register_forward_hook(_keep_output(values, "mlp")),
-    ]
-    if block.norm2 is not block.norm1 and not block.parallel and not isinstance(block.norm2, nn.Identity):
-        handles.append(block.norm2.register_forward_pre_hook(_keep_input(values, "mid")))
-    if block.q_norm is not None:
-        for port in ("q", "k"):
-            projection = block.attn.get_submodule(block.family.projections[port])
-            handles.append(projection.register_forward_hook(_keep_output(values, f"{port}_raw")))
-    return handles
-
-
-def _keep_input(values: dict[str, Any], name: str) -> Any:
-    return lambda _module, args: values.__setitem__(name, args[0])
-
-
-def _keep_output(values: dict[str, Any], name: str) -> Any:
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        values[name] = output[0] if isinstance(output, tuple) else output
-
-    return keep
-
-
-def run_base(model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch) -> Tensor:
-    """The stock decoder without its unembedding: hidden states after the final norm."""
-    mask = batch.attention_mask
-    if mask.is_floating_point():
-        mask = mask.to(model.dtype).clamp(min=torch.finfo(model.dtype).min)
-    outputs = parts.base(input_ids=ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
-    return outputs.last_hidden_state
 
 
 @torch.no_grad()

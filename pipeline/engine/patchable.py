@@ -15,9 +15,10 @@ from pipeline.core.errors import ModelError, PromptError
 from pipeline.core.graph import Graph, KvGrouping
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.engine.batch import Attention, Batch, collate, from_ids
-from pipeline.engine.capture import Capture, capture, recording, run_base
+from pipeline.engine.capture import Capture, capture
 from pipeline.engine.executor import Executor
 from pipeline.engine.readout import Objective, Unembedding
+from pipeline.engine.recording import recording, run_base
 from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.activations import fuse_activations
 from pipeline.models.adapters import Parts, find_parts
