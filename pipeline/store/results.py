@@ -3,41 +3,29 @@
 Knows what files hold. Does not know how they came about, nor how to write any.
 """
 
-from collections import Counter
-from collections.abc import Callable
-from functools import cached_property, partial
-from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from pipeline.core.circuit import Circuit
-from pipeline.core.documents import parse_json, parse_mapping, suggest
+from pipeline.core.documents import parse_mapping, suggest
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores
-from pipeline.store import prompt_scores, schema, sweeps
+from pipeline.store import schema, sweeps
 from pipeline.store.aggregate import aggregate_path
 from pipeline.store.faithfulness import FILE, SCHEMA
-from pipeline.store.files import DamagedFileError, Footer, read_parquet
-from pipeline.store.lock import is_free, read_owner, this_process
-from pipeline.store.place import Place, relative
+from pipeline.store.frames import Sources, frame_of, prompt_score_frame, read_table
+from pipeline.store.place import Place
 from pipeline.store.run_dir import SCHEMAS, RunDirectory
-from pipeline.store.scores import dictionary, floats, read_scores
-
-T = TypeVar("T")
-
-Sources = list[tuple[PurePosixPath | Item, dict[str, str]]]  # files of a run, and labels of their rows
+from pipeline.store.scores import floats
+from pipeline.store.status import footers_of, status_of
 
 LEVELS = ("aggregate", "shard", "prompt")
-
-_OF_THE_FILE = ("columns", "values", "schema_version")  # facts by which damage is found
-
-_NULLABLE = {pa.bool_(): pd.BooleanDtype()}
 
 
 def open_run(path: str | Place) -> "Run":
@@ -108,46 +96,7 @@ class Run:
 
         Reads footers and renames nothing; a damaged file counts as missing.
         """
-        done = self.directory.done(rename=False)
-        failed = Counter(record["name"] for record in self.failures())
-        rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for item in self.directory.items:
-            key = (item.task, item.method or item.kind)
-            row = rows.setdefault(
-                key, {"task": key[0], "method": key[1], "items": 0, "done": 0, "failed": 0, "missing": []}
-            )
-            row["items"] += 1
-            if item in done:
-                row["done"] += 1
-            else:
-                row["failed"] += item.name in failed
-                row["missing"].append(item.name)
-        return {
-            "run": self.path.name,
-            "path": str(self.path),
-            "run_key": self.manifest["run_key"],
-            "items": len(self.directory.items),
-            "done": len(done),
-            "failed": sum(row["failed"] for row in rows.values()),
-            "missing": len(self.directory.items) - len(done),
-            "complete": self.is_complete and len(done) == len(self.directory.items),
-            "running": self._running(),
-            "prompt_scores": self._prompt_score_files(),
-            "rows": list(rows.values()),
-        }
-
-    def _prompt_score_files(self) -> dict[str, Any]:
-        """Whose scores are to be kept prompt by prompt, and the files and bytes that are there."""
-        found = [self.path / prompt_scores.path_of(item) for item in self.directory.items if item.method]
-        sizes = [path.stat().st_size for path in found if path.exists()]
-        return {"methods": list(self.directory.prompt_scores), "files": len(sizes), "bytes": sum(sizes)}
-
-    def _running(self) -> str | None:
-        """`process 123 on host` when a live process owns the directory."""
-        held = read_owner(self.path)
-        if held is None or is_free(*held, this_process()):
-            return None
-        return f"process {held[0].pid} on {held[0].host}"
+        return status_of(self.directory)
 
     def failures(self) -> list[dict[str, Any]]:
         """Every failure record, by item and attempt."""
@@ -155,16 +104,7 @@ class Run:
 
     def footers(self) -> pd.DataFrame:
         """A row per finished item with the facts of its footer: attempt, device, seconds, passes ..."""
-        rows = []
-        for item in self.directory.items:
-            try:
-                footer = self.directory.check(item)
-            except (FileNotFoundError, DamagedFileError):
-                continue
-            facts = _numbers({key: footer[key] for key in footer if key not in _OF_THE_FILE})
-            facts["parameters"] = facts.pop("method", None)
-            rows.append({"item": item.name, **item.to_dict(), **facts, "task": item.task})
-        return pd.DataFrame(rows)
+        return footers_of(self.directory)
 
     def prompts(self, task: str) -> list[TokenPair]:
         """The prompts of a task, in order."""
@@ -175,7 +115,7 @@ class Run:
         _one(task, self.tasks, "task")
         items = [i for i in self.directory.items if i.kind == "baseline" and i.task == task]
         sources: Sources = [(item, {}) for item in items]
-        return self._frame(sources, f"baseline of task {task}", schema.PROMPT_METRICS)
+        return frame_of(self.directory, sources, f"baseline of task {task}", schema.PROMPT_METRICS)
 
     # --- scores ------------------------------------------------------------------------------------------
 
@@ -212,8 +152,8 @@ class Run:
                     sources += [(item, labels) for item in items]
         if level == "aggregate":
             columns = schema.AGGREGATE if kind == "scores" else schema.NODE_AGGREGATE
-            return self._frame(sources, "merged scores", columns)
-        return self._frame(sources, "scores", SCHEMAS[kind])
+            return frame_of(self.directory, sources, "merged scores", columns)
+        return frame_of(self.directory, sources, "scores", SCHEMAS[kind])
 
     def prompt_scores(self, method: str | None = None, task: str | None = None) -> pd.DataFrame:
         """Every prompt's scores of one method and task: a row per `prompt_id`, a column per edge, by name; float32
@@ -224,34 +164,14 @@ class Run:
         method_id, task_id = self._choose(method, task)
         if not self.manifest["methods"][method_id].get("scores_prompts", True):
             raise CircuitsError(f"{method_id} has no scores of single prompts; choose another method")
-        ids, rows = [], []
-        for item in self.directory.items:
-            path = self.path / prompt_scores.path_of(item)
-            if (item.task, item.method) == (task_id, method_id) and path.exists():
-                one = self._checked(partial(self._one_shard, item), path)
-                ids.append(one[0])
-                rows.append(one[1])
-        if not rows:
-            raise RunDirectoryError(
-                f"{self.path}: keeps no scores by prompt of {method_id} on {task_id}; compute them with "
-                f"`circuits resume {self.path} --set store.prompt_scores=true`"
-            )
-        index = pd.Index(np.concatenate(ids), name="prompt_id")
-        return pd.DataFrame(
-            np.concatenate(rows), index=index, columns=list(self.graph.edge_names), copy=False
-        )
-
-    def _one_shard(self, item: Item, path: Place) -> tuple[np.ndarray, np.ndarray]:
-        """Prompt ids and scores of a shard, which must be as many and as wide as they are claimed to be."""
-        rows = prompt_scores.check(path, self.graph.n_edges, "float16")["rows"]
-        if rows != str(len(self.directory.prompts(item.task, item.shard))):
-            raise DamagedFileError(f"it has {rows} rows, which is not the number of the shard's prompts")
-        return prompt_scores.read(path)
+        return prompt_score_frame(self.directory, method_id, task_id)
 
     def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
         """The merged scores of one method and task, which may be left out where there is one."""
         method_id, task_id = self._choose(method, task)
-        table = self._read(self.path / aggregate_path("scores", task_id, method_id), schema.AGGREGATE)
+        table = read_table(
+            self.directory, self.path / aggregate_path("scores", task_id, method_id), schema.AGGREGATE
+        )
         spans = table["span"].unique().to_pylist()
         if len(spans) > 1:
             raise CircuitsError(f"{method_id} scores spans of positions; read them with scores(method=...)")
@@ -283,7 +203,7 @@ class Run:
     def faithfulness(self) -> pd.DataFrame:
         """What was evaluated: a row per task, method and size of the circuit."""
         path = self.path / FILE
-        frame = self._read(path, SCHEMA).to_pandas()
+        frame = read_table(self.directory, path, SCHEMA).to_pandas()
         sizes = frame[["n_edges", "n_edges_pruned"]]
         known = frame["task"].isin(self.tasks) & frame["method"].isin(self.methods)
         if not (known.all() and sizes.ge(0).all(axis=None) and sizes.le(self.graph.n_edges).all(axis=None)):
@@ -318,8 +238,6 @@ class Run:
         names = ["task", "method", "other", "n_edges", "other_edges", "common", "either", "jaccard"]
         return pd.DataFrame(rows, columns=names)
 
-    # --- reading -----------------------------------------------------------------------------------------
-
     def _choose(self, method: str | None, task: str | None) -> tuple[str, str]:
         edge_methods = tuple(m for m in self.methods if self.level(m) == "edge")
         if method is not None and self.level(method) == "node":
@@ -334,65 +252,8 @@ class Run:
             task = self.tasks[0]
         return method, _one(task, self.tasks, "task")
 
-    def _frame(self, sources: Sources, what: str, columns: pa.Schema) -> pd.DataFrame:
-        """The rows of all files that are there, each labelled; RunDirectoryError when there is none."""
-        tables = []
-        for source, labels in sources:
-            path = self.directory.file_of(source) if isinstance(source, Item) else self.path / source
-            if path.exists():
-                table = self._read(source if isinstance(source, Item) else path, columns)
-                for position, (name, label) in enumerate(labels.items()):
-                    column = dictionary(np.zeros(len(table), dtype=np.int32), [label])
-                    table = table.add_column(position, name, column)
-                tables.append(table)
-        if not tables:
-            done, total = len(self.directory.done(rename=False)), len(self.directory.items)
-            raise RunDirectoryError(
-                f"{self.path}: has no {what} yet ({done} of {total} items done); compute the rest with "
-                f"`circuits resume {self.path}`"
-            )
-        frame = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
-        return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
-
-    def _read(self, path: Place | Item, columns: pa.Schema) -> pa.Table:
-        if isinstance(path, Item):
-            return self._checked(lambda _: self.directory.table(path), self.directory.file_of(path))
-        of_scores = {"edge_id", "node_id"} & set(columns.names)
-        return self._checked(
-            lambda path: read_scores(path, columns, self.graph) if of_scores else read_parquet(path, columns),
-            path,
-        )
-
-    def _checked(self, read: Callable[[Place], T], path: Place) -> T:
-        """What `read` returns; RunDirectoryError when the file is missing or damaged."""
-        try:
-            return read(path)
-        except FileNotFoundError:
-            name = relative(path, self.path)
-            raise RunDirectoryError(
-                f"{self.path}: has no {name} yet; `circuits status {self.path}` says what is missing and "
-                f"`circuits resume {self.path}` computes it"
-            ) from None
-        except DamagedFileError as error:
-            raise RunDirectoryError(
-                f"{path}: damaged ({error}); `circuits resume {self.path}` computes it anew"
-            ) from None
-
 
 def _one(name: str, known: tuple[str, ...], what: str) -> str:
     if name not in known:
         raise CircuitsError(f"this run has no {what} {name!r}{suggest(name, known)}")
     return name
-
-
-def _numbers(footer: Footer) -> dict[str, Any]:
-    """Facts with numbers as numbers; the rest stays text."""
-    facts: dict[str, Any] = {}
-    for key, value in footer.items():
-        try:
-            number = parse_json(value)
-        except ValueError:
-            number = None
-        is_number = isinstance(number, int | float) and not isinstance(number, bool)
-        facts[key] = number if is_number and not key.endswith(("key", "revision", "fingerprint")) else value
-    return facts

@@ -1,0 +1,101 @@
+"""Files of a run as tables and frames; what is missing or damaged is one line with what to type next.
+
+Knows Parquet files in a run directory. Does not know which of them somebody wants.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.core.errors import RunDirectoryError
+from pipeline.core.items import Item
+from pipeline.store import prompt_scores
+from pipeline.store.files import DamagedFileError, read_parquet
+from pipeline.store.place import Place, relative
+from pipeline.store.run_dir import RunDirectory
+from pipeline.store.scores import dictionary, read_scores
+
+T = TypeVar("T")
+
+Sources = list[tuple[PurePosixPath | Item, dict[str, str]]]  # files of a run, and labels of their rows
+
+_NULLABLE = {pa.bool_(): pd.BooleanDtype()}
+
+
+def frame_of(directory: RunDirectory, sources: Sources, what: str, columns: pa.Schema) -> pd.DataFrame:
+    """The rows of all files that are there, each labelled; RunDirectoryError when there is none."""
+    tables = []
+    for source, labels in sources:
+        path = directory.file_of(source) if isinstance(source, Item) else directory.path / source
+        if path.exists():
+            table = read_table(directory, source if isinstance(source, Item) else path, columns)
+            for position, (name, label) in enumerate(labels.items()):
+                column = dictionary(np.zeros(len(table), dtype=np.int32), [label])
+                table = table.add_column(position, name, column)
+            tables.append(table)
+    if not tables:
+        done, total = len(directory.done(rename=False)), len(directory.items)
+        raise RunDirectoryError(
+            f"{directory.path}: has no {what} yet ({done} of {total} items done); compute the rest with "
+            f"`circuits resume {directory.path}`"
+        )
+    frame = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
+    return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
+
+
+def read_table(directory: RunDirectory, path: Place | Item, columns: pa.Schema) -> pa.Table:
+    """The rows of a file of the run, or of an item's; RunDirectoryError when it is missing or damaged."""
+    if isinstance(path, Item):
+        return checked(directory, lambda _: directory.table(path), directory.file_of(path))
+    if {"edge_id", "node_id"} & set(columns.names):
+        return checked(directory, lambda there: read_scores(there, columns, directory.graph), path)
+    return checked(directory, lambda there: read_parquet(there, columns), path)
+
+
+def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> pd.DataFrame:
+    """A row per prompt, a column per edge, of all shards whose prompts' scores are there; RunDirectoryError when none
+    are."""
+    ids, rows = [], []
+    for item in directory.items:
+        path = directory.path / prompt_scores.path_of(item)
+        if (item.task, item.method) == (task, method) and path.exists():
+            one = checked(directory, partial(_one_shard, directory, item), path)
+            ids.append(one[0])
+            rows.append(one[1])
+    if not rows:
+        raise RunDirectoryError(
+            f"{directory.path}: keeps no scores by prompt of {method} on {task}; compute them with "
+            f"`circuits resume {directory.path} --set store.prompt_scores=true`"
+        )
+    index = pd.Index(np.concatenate(ids), name="prompt_id")
+    columns = list(directory.graph.edge_names)
+    return pd.DataFrame(np.concatenate(rows), index=index, columns=columns, copy=False)
+
+
+def _one_shard(directory: RunDirectory, item: Item, path: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Prompt ids and scores of a shard, which must be as many and as wide as they are claimed to be."""
+    rows = prompt_scores.check(path, directory.graph.n_edges, "float16")["rows"]
+    if rows != str(len(directory.prompts(item.task, item.shard))):
+        raise DamagedFileError(f"it has {rows} rows, which is not the number of the shard's prompts")
+    return prompt_scores.read(path)
+
+
+def checked(directory: RunDirectory, read: Callable[[Place], T], path: Place) -> T:
+    """What `read` returns; RunDirectoryError when the file is missing or damaged."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        name = relative(path, directory.path)
+        raise RunDirectoryError(
+            f"{directory.path}: has no {name} yet; `circuits status {directory.path}` says what is missing and "
+            f"`circuits resume {directory.path}` computes it"
+        ) from None
+    except DamagedFileError as error:
+        raise RunDirectoryError(
+            f"{path}: damaged ({error}); `circuits resume {directory.path}` computes it anew"
+        ) from None
