@@ -41,7 +41,12 @@ class ProgressArtifact:
 
 def show_plan(session: Session) -> None:
     """The table of `circuits plan`."""
-    quietly(create_table_artifact, key="plan", table=session.plan.table(), description=str(session.path))
+    quietly(
+        create_table_artifact,
+        key="plan",
+        table=[*session.plan.table(), *session.plan.evaluation_table()],
+        description=str(session.path),
+    )
 
 
 def show_failures(session: Session) -> None:

@@ -36,6 +36,7 @@ def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
         "workers": _workers(plan),
         "graph": plan.graph.describe(),
         "rows": plan.table(),
+        "evaluation": plan.evaluation_table(),
     }
 
 
@@ -59,7 +60,10 @@ def print_plan(facts: Facts) -> None:
     )
     for row in facts["rows"]:
         table.add_row(row["task"], row["method"], *_work(row, row["prompts"], row["edges"]))
-    totals = facts["totals"]
+    for row in facts["evaluation"]:
+        table.add_row(row["task"], row["method"], *_work({**row, "items": ""}, row["prompts"], row["edges"]))
+    parts = [facts["totals"], *facts["evaluation"]]
+    totals = {name: sum(part[name] for part in parts) for name in facts["totals"]}
     table.add_section()
     table.add_row("total", "", *_work({**totals, "items": len(facts["items"])}, "", ""))
     show(table)

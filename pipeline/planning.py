@@ -16,6 +16,7 @@ from pipeline.core.graph import Graph
 from pipeline.core.items import Item, Kind, digest, shard_ranges
 from pipeline.core.prompts import TokenPair, bucket_by_length
 from pipeline.methods import Cost, Method
+from pipeline.methods.base import captures
 from pipeline.metrics import METRICS
 from pipeline.models.footprint import PROCESS_BYTES, Footprint
 from pipeline.models.load import ResolvedModel, context_length, graph_of, load_tokenizer, resolve_model
@@ -170,6 +171,28 @@ class Plan:
     def total(self) -> Cost:
         return sum((self.cost(item) for item in self.items), start=Cost())
 
+    @cached_property
+    def evaluation(self) -> dict[str, Cost]:
+        """By task, the work of evaluating the circuits of its methods once all items are there. No circuit and its
+        runs are recorded once for all methods that agree in metric and ablation."""
+        groups: dict[tuple[str, str], int] = {}
+        for method in self.methods.values():
+            if method.level == "edge":
+                group = str(method.metric), str(method.ablation)
+                n_circuits = 1 if method.decides else len(self.config.evaluate.edge_fractions)
+                groups[group] = groups.get(group, 0) + n_circuits
+        recorded = sum(captures(ablation) for _, ablation in groups)
+        n_circuits = sum(groups.values())
+        return {
+            task: Cost(
+                forward_passes=recorded * len(tokens),
+                evaluations=(len(groups) + n_circuits) * len(tokens),
+                rows=n_circuits,
+            )
+            for task, tokens in self.tokens.items()
+            if groups
+        }
+
     @property
     def rows(self) -> int:
         return self.total.rows
@@ -255,6 +278,21 @@ class Plan:
                 }
             )
         return rows
+
+    def evaluation_table(self) -> list[dict[str, Any]]:
+        """The rows that evaluation adds to the table: one per task; it has no items, its work is spread by shard."""
+        return [
+            {
+                "task": task,
+                "method": "faithfulness",
+                "items": 0,
+                "prompts": len(self.tokens[task]),
+                "edges": self.graph.n_edges,
+                **asdict(cost),
+                "prompt_score_bytes": 0,
+            }
+            for task, cost in self.evaluation.items()
+        ]
 
     def _table_order(self, key: tuple[str, str]) -> tuple[int, int]:
         return list(self.tokens).index(key[0]), ["statistics", "baseline", *self.methods].index(key[1])

@@ -3,6 +3,7 @@
 Knows one section at a time. Does not know how they fit together (`pipeline.config`).
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -154,3 +155,8 @@ class Failures(Section):
         ge=0,
         description="near the end an idle worker repeats what takes so many times as long as its like; 0: never",
     )
+
+    def tolerated(self, n_items: int) -> int:
+        """How many failed items do not stop a run of so many yet."""
+        # 0.1 * 30 is 3.0000000000000004: the product is rounded before it is rounded up
+        return math.ceil(round(self.tolerate * n_items, 9))

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from math import ceil
 from typing import Any, Literal
 
 from pipeline.config import RunConfig
@@ -146,7 +145,7 @@ def enter(session: Session, outcome: Outcome, on_event: OnEvent) -> None:
     on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
     if failure.kind == "storage":
         session.stopped = session.fullness
-    elif len(session.failed) > ceil(session.config.failures.tolerate * len(session.plan.items)):
+    elif len(session.failed) > session.config.failures.tolerated(len(session.plan.items)):
         session.stopped = (
             f"{len(session.failed)} of {len(session.plan.items)} items have failed, more than "
             "failures.tolerate: nothing further is computed"

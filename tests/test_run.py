@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from collections import Counter
 from contextlib import closing
 
 import numpy as np
@@ -18,7 +19,9 @@ from pipeline.evaluation import evaluate
 from pipeline.methods import Eap
 from pipeline.planning import make_plan
 from pipeline.run import prepare
+from pipeline.sections import Failures
 from pipeline.store.run_dir import RunDirectory
+from pipeline.workers.circuits import values_of
 from tests.runs import content, flip_a_byte, score_files, toy_config
 
 
@@ -85,6 +88,48 @@ def test_what_was_planned_is_what_was_counted(finished):
             assert 0 < counted.evaluations <= planned.evaluations, item.name
         else:
             assert counted.evaluations == planned.evaluations, item.name
+
+
+def test_the_work_of_evaluation_that_was_planned_is_what_was_counted(tmp_path, monkeypatch):
+    counted = Counter()
+
+    def counting(job, circuits, methods, model, batches, statistics):
+        before = vars(model.counters).copy()
+        values = values_of(job, circuits, methods, model, batches, statistics)
+        counted.update({name: n - before[name] for name, n in vars(model.counters).items()})
+        counted["rows"] = sum(len(selection) for selection in circuits.values())
+        return values
+
+    monkeypatch.setattr("pipeline.workers.execute.values_of", counting)
+    methods = [
+        {"name": "eap"},
+        {"name": "edge_patching"},
+        {"name": "eap_ig", "ablation": "mean"},
+        {"name": "acdc", "threshold": 0.01, "scope": "shard"},
+        {"name": "node_patching"},
+    ]
+    config = toy_config(tmp_path, methods=methods)
+    run, _ = go(config)
+    assert run.status()["complete"]
+    (cost,) = make_plan(config).evaluation.values()
+    # 12 prompts. Recorded: clean and corrupted for eap's metric and for acdc's, clean for the mean. Patched: no circuit
+    # for each of the three, 3 sizes of eap and edge_patching, 3 of eap_ig, what acdc keeps.
+    assert (cost.forward_passes, cost.evaluations, cost.rows) == (12 * 5, 12 * (3 + 6 + 3 + 1), 10)
+    assert counted["forward_passes"] == cost.forward_passes
+    assert counted["evaluations"] == cost.evaluations
+    assert counted["backward_passes"] == cost.backward_passes == 0
+    assert counted["rows"] == cost.rows == len(run.faithfulness())
+
+
+def test_nothing_is_evaluated_where_no_edge_is_scored(tmp_path):
+    assert make_plan(toy_config(tmp_path, methods=[{"name": "node_patching"}])).evaluation == {}
+
+
+@pytest.mark.parametrize(
+    ("share", "items", "failures"), [(0.1, 30, 3), (0.05, 9, 1), (0.29, 100, 29), (0, 7, 0), (1.0, 7, 7)]
+)
+def test_a_tolerated_share_of_items_is_a_whole_number_without_the_noise_of_floats(share, items, failures):
+    assert Failures(tolerate=share).tolerated(items) == failures
 
 
 def test_footers_say_how_an_item_was_computed(finished):

@@ -198,7 +198,8 @@ def _complaint(first: Any, data: Any, model: type[BaseModel]) -> str:
             line = f"unknown key {key!r}{suggest(first['loc'][-1], _keys_at(model, tags))}"
         case "union_tag_invalid":
             tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
-            line = f"{key}.name: unknown name {tag!r}{suggest(tag, known)}"
+            foreign = "; Python from elsewhere cannot be named here" if ":" in tag else ""
+            line = f"{key}.name: unknown name {tag!r}{foreign}{suggest(tag, known)}"
         case "union_tag_not_found":
             line = f"{key}: needs a name, as in {{name: ...}} (got {got})"
         case "missing":

@@ -104,6 +104,12 @@ class Method(BaseModel):
         return "-".join(parts)[:80]
 
     @property
+    def decides(self) -> bool:
+        """Whether it keeps a set of edges of its own, the one circuit at which it is evaluated, and not just scores
+        them: it looks at all prompts together."""
+        return self.level == "edge" and not self.scores_prompts
+
+    @property
     def span(self) -> str | None:
         """The span of prompts that is read, or None; prompts without it are left out."""
         positions = getattr(self, "positions", "all")

@@ -13,7 +13,6 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.documents import parse_mapping, suggest
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
-from pipeline.core.items import Item
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores
 from pipeline.store import schema, sweeps

@@ -42,6 +42,10 @@ def test_plan_counts_without_making_anything(circuits, config_file, tmp_path):
         ("acdc", 3, 12),
     ]
     assert said.data["totals"]["rows"] == sum(row["rows"] for row in said.data["rows"])
+    (evaluation,) = said.data[
+        "evaluation"
+    ]  # 12 prompts: no circuit of eap's metric and acdc's, 3 and 1 circuits
+    assert (evaluation["method"], evaluation["evaluations"]) == ("faithfulness", 12 * (2 + 3 + 1))
     assert not (tmp_path / "results").exists()
 
 
@@ -49,6 +53,7 @@ def test_plan_prints_a_table_for_people(circuits, config_file):
     said = circuits("plan", config_file())
     assert said.code == 0
     assert "evaluations" in said.out
+    assert " faithfulness " in said.out
     assert "memory of a worker" in said.out
     assert "0 of 9 items done" in said.out
 

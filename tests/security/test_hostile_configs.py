@@ -89,9 +89,12 @@ VALUES = {
     "a method of the pipeline": ({"methods": [{"name": "eap", "as": "baseline"}]}, ["methods.0", "taken"]),
     "a method from somewhere else": (
         {"methods": [{"name": "my_pkg.mod:Method"}]},
-        ["methods.0.name", "unknown name 'my_pkg.mod:Method'", "known: "],
+        ["methods.0.name", "unknown name 'my_pkg.mod:Method'; Python from elsewhere", "known: acdc, eap, "],
     ),
-    "a task from somewhere else": ({"tasks": [{"name": "os:system"}]}, ["tasks.0.name", "unknown name"]),
+    "a task from somewhere else": (
+        {"tasks": [{"name": "os:system"}]},
+        ["tasks.0.name", "unknown name 'os:system'; Python from elsewhere", "known: file, greater_than, "],
+    ),
     "a model with an escape sequence": ({"model": {"name": "\x1b]0;x\x07gpt2"}}, ["model.name", "not seen"]),
     "a file of two lines": ({"tasks": [{"name": "file", "path": "a\nb.jsonl"}]}, ["path", "not seen"]),
     "10^12 prompts": ({"tasks": [{"name": "induction", "count": 10**12}]}, ["tasks.0.count", "1000000"]),
