@@ -2,12 +2,14 @@
 
 Knows in which order runs go and which of them share workers. This is what `circuits submit` starts on a cluster,
 as a Ray job (`python -m flows.sweep FILE...`, with the environment of `flows.environment`) or as a Prefect flow
-(`sweep`); it does not know who submitted.
+(`sweep`), and what a batch system starts (`--address auto` before the files: the cluster of RAY_ADDRESS instead of
+one of its own); it does not know who submitted.
 """
 
 import json
 import sys
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
@@ -105,11 +107,18 @@ def sweep(configs: list[dict[str, Any]]) -> list[str]:
     return [entry.run for entry in ended]
 
 
-def main(files: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> int:
     """Runs the configs of a job, tells of them in its log, and returns the exit code of `circuits run`."""
     keep_folder_from_workers()
+    parser = ArgumentParser(prog="python -m flows.sweep")
+    parser.add_argument("--address", help="the cluster of every config that names none")
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    asked = parser.parse_args(words)
     try:
-        configs = {Path(file).stem: place_inputs(RunConfig.load(file), Path.cwd()) for file in files}
+        configs = {
+            Path(file).stem: place_inputs(_reaching(RunConfig.load(file), asked.address), Path.cwd())
+            for file in asked.files
+        }
     except (CircuitsError, OSError) as error:
         _tell(Entry("", error=_one_line(error)))
         return 2
@@ -146,6 +155,12 @@ def place_inputs(config: RunConfig, folder: Path) -> RunConfig:
 
 
 # --- details -----------------------------------------------------------------------------------------------
+
+
+def _reaching(config: RunConfig, address: str | None) -> RunConfig:
+    if address is None or config.cluster.address != "local":
+        return config
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": address})})
 
 
 def _plan(name: str, config: RunConfig) -> Entry:

@@ -8,6 +8,7 @@ import yaml
 
 from flows.cli import main
 from flows.submit import pack
+from flows.sweep import main as run_job
 from flows.sweep import place_inputs, run_sweep
 from pipeline import RunConfig, open_run
 from pipeline.workers import execute
@@ -148,3 +149,19 @@ def test_a_sweep_goes_on_where_it_was(tmp_path):
 
     assert again == first
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_job_computes_on_the_cluster_it_is_given_unless_a_config_names_another(
+    config_file, tmp_path, monkeypatch
+):
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(toy_mapping(tmp_path / "results", cluster={"address": "10.0.0.1:6379"})))
+    asked = {}
+    monkeypatch.setattr("flows.sweep.run_sweep", lambda configs, *_: asked.update(configs) or [])
+
+    assert run_job(["--address", "auto", str(config_file), str(other)]) == 0
+
+    addresses = {name: config.cluster.address for name, config in asked.items()}
+    assert addresses == {"config": "auto", "other": "10.0.0.1:6379"}
+    assert run_job([str(config_file)]) == 0
+    assert asked["config"].cluster.address == "local"

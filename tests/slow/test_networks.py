@@ -1,6 +1,5 @@
 """Two nodes that share no address: each in a network namespace of its own, joined by a cable, as two machines are."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 import yaml
 
 from pipeline import open_run
+from tests.infra.machines import two_networks
 from tests.infra.nodes import Nodes
 from tests.runs import toy_mapping
 
@@ -17,33 +17,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pyte
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 
 
-def ip(*words):
-    return subprocess.run(["ip", *words], capture_output=True, text=True, check=True)
-
-
 @pytest.fixture(scope="module")
 def machines():
     """Names of two namespaces, with the addresses of HEAD and WORKER."""
-    names = [f"circuits-{os.getpid()}-{side}" for side in "ab"]
-    cables = [f"c{os.getpid()}{side}" for side in "ab"]
-    made = []
-    try:
-        try:
-            for name in names:
-                ip("netns", "add", name)
-                made.append(name)
-            ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("may not make network namespaces here")
-        for name, cable, address in zip(names, cables, (HEAD, WORKER), strict=True):
-            ip("link", "set", cable, "netns", name)
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", cable)
-            ip("-n", name, "link", "set", cable, "up")
-            ip("-n", name, "link", "set", "lo", "up")
+    with two_networks((HEAD, WORKER)) as names:
         yield names
-    finally:
-        for name in made:
-            ip("netns", "del", name)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,86 @@
+"""The batch script of infra/slurm on a Slurm of two machines, each in namespaces of its own on this one."""
+
+import os
+
+import pytest
+import yaml
+
+from pipeline import open_run
+from tests.infra.nodes import ROOT
+from tests.infra.slurm import HOSTS, slurm
+from tests.runs import items_of, score_files, toy_mapping
+
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1500), pytest.mark.xdist_group("slow")]
+
+SCRIPT = ROOT / "infra" / "slurm" / "circuits.sbatch"
+SMALL = ("--gpus-per-node=0", "--cpus-per-task=2")
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if os.geteuid() != 0:
+        pytest.skip("only root may make namespaces and start Slurm's daemons")
+    with slurm(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def submit(cluster, tmp_path):
+    (tmp_path / "infra").symlink_to(ROOT / "infra")
+
+    def submit():
+        return cluster.type("sbatch", "--parsable", *SMALL, SCRIPT, "config.yaml", folder=tmp_path)
+
+    return submit
+
+
+def long_config(tmp_path):
+    """64 items of some hundred milliseconds."""
+    mapping = toy_mapping(
+        tmp_path / "results",
+        tasks=[{"name": "induction", "count": 512}],
+        methods=[
+            {"name": "eap_ig"},
+            {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
+            {"name": "edge_patching"},
+        ],
+        shards={"prompts": 32},
+        cluster={"workers": 2},
+        evaluate={"edge_fractions": [0.05, 1.0]},
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(mapping))
+
+
+@pytest.mark.parametrize("gently", [True, False], ids=["the batch script alone", "the whole job"])
+def test_a_job_that_is_cancelled_leaves_nothing_behind_and_goes_on(cluster, submit, tmp_path, gently):
+    long_config(tmp_path)
+
+    def runs():
+        return list((tmp_path / "results").glob("toy-*"))
+
+    stopped = submit()
+    cluster.wait_for(lambda: any(len(score_files(run)) >= 3 for run in runs()), 400)
+    cluster.type("scancel", *(("--batch", "--signal=TERM") if gently else ()), stopped)
+    cluster.wait_for(lambda: cluster.state(stopped) in OVER, 200)
+    cluster.wait_for(lambda: not cluster.of_jobs(), 60)
+    (run,) = runs()
+    said = (tmp_path / f"slurm-{stopped}.out").read_text()
+    assert not list(tmp_path.glob(".circuits-*")), "the token has to go"
+    if gently:
+        assert "stopped; the same submission goes on where it was" in said
+        assert not (run / ".lock").exists()
+    done = len(open_run(run).directory.done())
+    assert 0 < done < 64, "stopped too late to show anything"
+
+    again = submit()
+    cluster.wait_for(lambda: cluster.state(again) in OVER, 600)
+
+    said = (tmp_path / f"slurm-{again}.out").read_text()
+    assert cluster.state(again) == "COMPLETED", said
+    assert open_run(run).status()["complete"]
+    assert len(items_of(said)) == 64 - done
+    for host in HOSTS:
+        assert "untime started" in (tmp_path / f"slurm-{again}-{host}.out").read_text()
+    cluster.wait_for(lambda: not cluster.of_jobs(), 60)
+    assert not list(tmp_path.glob(".circuits-*"))
