@@ -24,6 +24,7 @@ from pipeline.core.errors import CircuitsError, ConfigError
 from pipeline.core.text import printable
 
 OK, ERROR, USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
+STOPPED = "stopped; the same command goes on where it was"
 
 app = typer.Typer(
     name="circuits",
@@ -209,7 +210,7 @@ def _conduct(session: Any, local: bool, as_json: bool) -> None:
     from flows.progress import shown
     from pipeline.run import settle
 
-    with closing(session):
+    with closing(session), stoppable():
         already = settle(session)
         if not already:
             # Whatever a library prints must not get into the data on stdout.
@@ -256,8 +257,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         code = int(end.code or OK)
         if code == INTERRUPTED:  # typer has swallowed the KeyboardInterrupt
-            _say("stopped; the same command goes on where it was")
+            _say(STOPPED)
         return code
+    except KeyboardInterrupt:  # in place of what failed when the command was stopped
+        _say(STOPPED)
+        return INTERRUPTED
     except CircuitsError as error:
         _complain(error, str(error))
         return USAGE if isinstance(error, ConfigError) else ERROR

@@ -59,8 +59,10 @@ def _append(path: Path, line: str) -> None:
     if path.exists() and path.stat().st_size >= MOST_BYTES:
         kept = path.read_bytes()[-MOST_BYTES // 2 :].partition(b"\n")[2]
         write_atomic(path, kept)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line)
+    with path.open("ab+") as file:
+        if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":  # torn by a crash
+            line = f"\n{line}"
+        file.write(line.encode())
 
 
 def read_log(path: Place) -> list[dict[str, Any]]:

@@ -392,6 +392,8 @@ def make_plan(config: RunConfig) -> Plan:
     for name in config.ablations:
         if ABLATIONS[name].positional:
             _require_one_length(name, tokens)
+        if name == "corrupted":
+            _require_difference(tokens)
     _require_spans(config, tokens)
     return Plan(config, model, graph, tokens)
 
@@ -416,6 +418,15 @@ def _require_one_length(ablation: str, tokens: Mapping[str, list[TokenPair]]) ->
             raise ConfigError(
                 f"task {task}: has prompts of {min(lengths)} to {max(lengths)} tokens and {ablation} needs "
                 "one length; use ablation: mean, or prompts of one length"
+            )
+
+
+def _require_difference(tokens: Mapping[str, list[TokenPair]]) -> None:
+    for task, pairs in tokens.items():
+        if all(pair.clean == pair.corrupted for pair in pairs):
+            raise PromptError(
+                f"task {task}: clean and corrupted are the same tokens in every prompt, so every score would be 0; "
+                "change what matters in 'corrupted', or use another ablation"
             )
 
 

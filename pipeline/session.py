@@ -131,7 +131,9 @@ class Session:
 
 
 def enter(session: Session, outcome: Outcome, on_event: OnEvent) -> None:
-    """Notes in the session how an attempt at an item has ended, and a failure in the directory too."""
+    """Notes in the session how an attempt at an item has ended, and a failure in the directory too. RunDirectoryError
+    when that is no longer there."""
+    session.directory.require()
     item, failure = outcome.job, outcome.failure
     session.tried[item] = outcome.attempt
     if failure is None:

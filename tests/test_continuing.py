@@ -11,6 +11,7 @@ import pipeline.workers.execute as execute_module
 from pipeline import RunConfig, discover
 from pipeline.core.errors import ModelError, RunDirectoryError
 from pipeline.models.toy import toy_path
+from pipeline.planning import make_plan
 from pipeline.run import conduct, open_pool, prepare
 from pipeline.store import planned
 from tests.runs import content, flip_a_byte, score_files, toy_config
@@ -135,3 +136,19 @@ def test_weights_that_change_while_a_run_is_under_way_are_refused_by_the_next_wo
         ):
             conduct(session, pool)
     assert not score_files(session.path)
+
+
+@pytest.mark.parametrize("scope", ["shard", "pooled"])
+@pytest.mark.parametrize("goes", [shutil.rmtree, lambda path: path.rename(path.with_name("moved"))])
+def test_a_directory_that_goes_away_ends_the_run_and_is_not_made_again(tmp_path, goes, scope):
+    config = toy_config(tmp_path, methods=[{"name": "acdc", "scope": scope}])
+    path = make_plan(config).path
+
+    def go_away(event):
+        if event.kind == "item" and path.exists():
+            goes(path)
+
+    with pytest.raises(RunDirectoryError, match="was moved or removed"):
+        discover(config, local=True, on_event=go_away)
+    assert not path.exists()
+    assert go(config)[0].status()["complete"], "a new one"

@@ -11,6 +11,7 @@ that an item without it is not done.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -111,6 +112,13 @@ class RunDirectory(PlannedRun):
         sweep_temporaries(self.path)
         return locked(self.path)
 
+    def require(self) -> None:
+        """RunDirectoryError when it was moved or removed meanwhile: it is not made again with half of what it held."""
+        if isinstance(self.path, Path) and not (self.path / "manifest.json").exists():
+            raise RunDirectoryError(
+                f"{self.path}: was moved or removed while its run was under way; put it back, or resume it where it is"
+            )
+
     # --- items -------------------------------------------------------------------------------------------
 
     def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Place:
@@ -120,6 +128,7 @@ class RunDirectory(PlannedRun):
         or for statistics named arrays. `footer`: facts without the `circuits.`
         prefix (attempt, device, seconds ...); what the manifest knows is added. Raises OSError (disk full).
         """
+        self.require()
         path = self.path / item.path
         facts = {**self.facts(item), **(footer or {})}
         if item.kind == "statistics":

@@ -27,7 +27,7 @@ def connect(address: str, cpus: int) -> None:
     if address == "local":
         quiet |= {"num_cpus": max(cpus, os.cpu_count() or 1), "object_store_memory": OBJECT_STORE}
     try:
-        with signals.kept():
+        with signals.kept(starting=True):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address == "local":

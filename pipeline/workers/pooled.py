@@ -148,8 +148,8 @@ def share_out(work: Sequence[int], workers: int) -> list[tuple[int, ...]]:
 class PooledCrew:
     """All prompts of a task, held by the workers of a pool: a `pipeline.methods.search.Crew`.
 
-    A worker that dies is replaced up to `attempts` - 1 times in a row; its successor records the same batches and
-    settles what was settled. What is only settled or forgotten travels with the next measure.
+    A worker that dies is replaced, and one that fails asked anew, up to `attempts` - 1 times in a row; it records the
+    same batches and settles what was settled. What is only settled or forgotten travels with the next measure.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class PooledCrew:
         self._settled: list[Question] = []
         self._sent = [0] * len(self._jobs)  # how many of the settled each worker knows
         self.waited = 0.0  # seconds in which the workers computed
-        self.deaths = self._deaths_in_a_row = 0
+        self.deaths = self._failed_in_a_row = 0
         found: list[Enlisted] = self._enlist(range(len(self._jobs)))
         self.held = sum(one.held for one in found), len(batches)
         self.device = ", ".join(dict.fromkeys(one.device for one in found))
@@ -218,7 +218,8 @@ class PooledCrew:
         return [found[seat] for seat in sorted(found)]
 
     def _together(self, jobs: dict[int, Any]) -> tuple[dict[int, Any], list[int]]:
-        """(results by seat, seats whose worker died); LostError for other failures, and too many deaths in a row."""
+        """(results by seat, seats that have failed); LostError for what another attempt would not help, and for too
+        many attempts in a row with failures. Workers that die together, as with their machine, cost one."""
         since = time.monotonic()
         outcomes = self._pool.together(jobs)
         self.waited += time.monotonic() - since
@@ -226,11 +227,11 @@ class PooledCrew:
         for seat, outcome in outcomes.items():
             if outcome.failure is None:
                 continue
-            self._deaths_in_a_row += 1
-            if outcome.failure.kind != "died" or self._deaths_in_a_row >= self._attempts:
+            if outcome.failure.kind in ("input", "storage") or self._failed_in_a_row + 1 >= self._attempts:
                 raise LostError(outcome.failure)
             lost.append(seat)
+        self._failed_in_a_row += bool(lost)
         self.deaths += len(lost)
         if not lost and isinstance(next(iter(jobs.values())), Consult):
-            self._deaths_in_a_row = 0  # there was progress
+            self._failed_in_a_row = 0  # there was progress
         return {seat: o.result for seat, o in outcomes.items() if o.failure is None}, lost

@@ -32,6 +32,10 @@ BAD_PROMPTS = {
         lines({**PAIR, "wrong_answers": [2]}),
         ["pairs.jsonl:1", "both an answer"],
     ),
+    "nothing that is corrupted": (
+        lines({**PAIR, "corrupted": PAIR["clean"]}),
+        ["task pairs", "the same tokens in every prompt"],
+    ),
     "no prompts": ("", ["pairs.jsonl", "no prompt pairs"]),
     "a prompt beyond the context": (
         lines({**PAIR, "clean": [1] * 5000, "corrupted": [2] * 5000}),

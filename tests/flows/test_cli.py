@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -299,6 +300,19 @@ def test_a_stopped_run_says_how_it_goes_on(circuits, config_file, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.run.conduct", conduct)
+    said = circuits("run", config_file(), "--local")
+    assert said.code == 130
+    assert said.err == "stopped; the same command goes on where it was\n"
+
+
+def test_what_fails_because_a_command_was_stopped_is_said_as_a_stop(circuits, config_file, monkeypatch):
+    def prepare(*_):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise ConnectionError("gone first")
+
+    monkeypatch.setattr("pipeline.run.prepare", prepare)
     said = circuits("run", config_file(), "--local")
     assert said.code == 130
     assert said.err == "stopped; the same command goes on where it was\n"

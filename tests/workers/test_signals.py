@@ -21,12 +21,18 @@ def heard():
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture
+def silent(monkeypatch):
+    """A Ray that does not say what it believes."""
+    monkeypatch.setattr(signals, "BELIEF", "no such name")
+
+
 def take_over(action=signal.SIG_IGN):
     """What Ray's C++ part does: Python's `getsignal` knows nothing of it."""
     ctypes.CDLL(None).sigaction(int(signal.SIGTERM), ctypes.create_string_buffer(bytes([action]), 512), None)
 
 
-def test_a_handler_that_is_taken_over_is_put_back_at_once_and_at_the_end(heard):
+def test_a_handler_that_is_taken_over_is_put_back_at_once_and_at_the_end(heard, silent):
     with signals.kept():
         take_over()
         signal.raise_signal(signal.SIGTERM)
@@ -39,7 +45,7 @@ def test_a_handler_that_is_taken_over_is_put_back_at_once_and_at_the_end(heard):
     assert len(heard) == before + 2
 
 
-def test_it_works_from_any_thread(heard):
+def test_it_works_from_any_thread(heard, silent):
     def start():
         with signals.kept():
             take_over()
@@ -51,7 +57,7 @@ def test_it_works_from_any_thread(heard):
     assert len(heard) == 1
 
 
-def test_where_nobody_listens_nothing_is_kept():
+def test_where_nobody_listens_nothing_is_kept(silent):
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         with signals.kept():
@@ -60,3 +66,19 @@ def test_where_nobody_listens_nothing_is_kept():
         signal.raise_signal(signal.SIGTERM)  # would end this process
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("starting", "rays"),
+    [
+        (True, "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"),
+        (False, "_ZN3ray6RayLog21UninstallSignalActionEv"),
+    ],
+)
+def test_ray_itself_takes_nothing_over(heard, starting, rays):
+    from ray import _raylet
+
+    with signals.kept(starting=starting):
+        getattr(ctypes.CDLL(_raylet.__file__), rays)(None, True)
+        signal.raise_signal(signal.SIGTERM)
+    assert len(heard) == 1
