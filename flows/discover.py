@@ -4,6 +4,7 @@ Knows Prefect and in which order things start. The command line prepares the ses
 input is told at once; a deployment gives the flow its config alone.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import Any
 from prefect import flow
 
 from flows import artifacts
+from flows.guard import guard
 from flows.steps import as_task
 from flows.stopping import shielded, stoppable, unshield
 from pipeline.config import RunConfig
@@ -64,6 +66,7 @@ def discover(config: dict[str, Any], run_dir: str | None = None, extend: str | N
 
     Raises IncompleteRunError when items are missing in the end.
     """
+    _guard_server()
     prepared = _prepared.get()
     if prepared is not None:
         unshield()
@@ -89,6 +92,15 @@ def _steps(session: Session, pool: Callable[[], Pool], on_event: OnEvent) -> str
             f"next: circuits failures {session.path}"
         )
     return str(session.path)
+
+
+def _guard_server() -> None:
+    """Prefect ends its own small server when this process exits; also where that comes without a word."""
+    module = sys.modules.get(
+        "prefect.server.api.server"
+    )  # who has started one has imported this, which takes long
+    if module is not None and (server := module.SubprocessASGIServer().server_process) is not None:
+        guard(server.pid)
 
 
 @contextmanager

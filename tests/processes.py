@@ -83,15 +83,17 @@ class Driver:
         return self.process.pid
 
     def kill(self) -> None:
-        """kill -9; returns when no worker is left. Takes away what would follow in a minute (Ray's agents) or
-        stay (Prefect's server)."""
+        """kill -9; returns when neither a worker nor Prefect's server is left. Takes away what would follow in a
+        minute: Ray's agents."""
         started = descendants(self.pid)
-        workers = {pid for pid in started if title(pid).startswith("ray::Worker")}
+        follow = {
+            pid for pid in started if title(pid).startswith("ray::Worker") or "prefect.server" in title(pid)
+        }
         self.process.kill()
         self.process.wait()
-        wait_for(lambda: not workers & parents().keys(), 60)
+        wait_for(lambda: not follow & parents().keys(), 60)
         for pid in started & parents().keys():
-            if "prefect" in title(pid) or "ray" in title(pid):
+            if "ray" in title(pid):
                 os.kill(pid, signal.SIGKILL)
 
     def finish(self) -> tuple[int, str]:
