@@ -66,14 +66,15 @@ def prepare(
     path = place(extend or run_dir or plan.path)
     with ExitStack() as stack:
         try:
-            owner = stack.enter_context(RunDirectory(path).lock())
-            stack.enter_context(closing(Watch(path, owner)))
+            hold = stack.enter_context(RunDirectory(path).lock())
+            stack.enter_context(closing(Watch(path, hold.owner)))
             directory = plan.write(path, extend=extend is not None)
             if (
                 directory.manifest["run_key"] != plan.run_key
             ):  # extended since: all of it, with today's settings
                 plan = make_plan(RunConfig.load(path / "run.yaml").extended_by(config))
                 directory = plan.write(path)
+            directory.hold = hold
             if retry_failed:
                 directory.clear_failures()
             session = Session(plan, directory, stack)
@@ -136,6 +137,7 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
 
     rows, incomplete = evaluate_circuits(session.path, session.config, session.done, pool, show)
     session.problems += [f"the circuits of task {task} could not be evaluated" for task in incomplete]
+    session.directory.confirm()
     left_out = [*json.loads(key["incomplete"]), *incomplete]
     faithfulness_files.write(session.path, rows, {**key, "incomplete": json.dumps(left_out)})
 
@@ -144,6 +146,7 @@ def report(session: Session) -> None:
     """Writes report.html."""
     from pipeline.report.html import write_report
 
+    session.directory.confirm()
     write_report(open_run(session.path), session.path / REPORT)
 
 

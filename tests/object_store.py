@@ -1,7 +1,8 @@
 """An S3-compatible store of this machine for tests: moto's server in a process of its own.
 
-`python -m tests.object_store [--fail SHARE]` serves until it is killed and prints its port. With a share, that part
-of all writes is answered as a store does that is overloaded, the first of them included.
+`python -m tests.object_store [--fail SHARE] [--closed]` serves until it is killed and prints its port. With a share,
+that part of all writes is answered as a store does that is overloaded, the first of them included. A closed store
+answers nobody without the key.
 """
 
 import argparse
@@ -25,9 +26,9 @@ KEYS = {  # nobody's: a person's own keys are not used by any test
 
 
 @contextmanager
-def serving(fail: float = 0.0) -> Iterator[ObjectPath]:
+def serving(fail: float = 0.0, *, closed: bool = False) -> Iterator[ObjectPath]:
     """A bucket of a server that runs while the block does."""
-    command = [sys.executable, "-m", "tests.object_store", "--fail", str(fail)]
+    command = [sys.executable, "-m", "tests.object_store", "--fail", str(fail), *["--closed"] * closed]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         port = int(server.stdout.readline())
@@ -46,6 +47,7 @@ def folder_in(bucket: ObjectPath) -> ObjectPath:
 # --- the server --------------------------------------------------------------------------------------------
 
 Answer = Callable[[str, list[tuple[str, str]]], Any]
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -56,13 +58,18 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--fail", type=float, default=0.0)
-    share = parser.parse_args().fail
+    parser.add_argument("--closed", action="store_true")
+    share, closed = vars(parser.parse_args()).values()
     store = DomainDispatcherApplication(create_backend_app)
     rng = random.Random(0)
     failing = {"now": False}
     writes = {"first": True}
 
     def application(environ: dict[str, Any], answer: Answer) -> Iterable[bytes]:
+        if closed and KEYS["AWS_ACCESS_KEY_ID"] not in environ.get("HTTP_AUTHORIZATION", ""):
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            answer("403 Forbidden", [("Content-Type", "application/xml")])
+            return [DENIED]
         if failing["now"] and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
             fails = rng.random() < share or writes.pop("first", False)
             if fails:
@@ -78,8 +85,8 @@ def main() -> None:
     client = boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{server.server_port}",
-        aws_access_key_id="a",
-        aws_secret_access_key="b",
+        aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
         region_name="us-east-1",
     )
     client.create_bucket(Bucket=BUCKET)

@@ -47,9 +47,7 @@ def here(tmp_path_factory):
 @pytest.fixture(scope="module")
 def there(output):
     """The same run in the store."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "SETTLE_SECONDS", 0.0)
-        return discover(toy_config(output, **CHANGES), local=True)
+    return discover(toy_config(output, **CHANGES), local=True)
 
 
 def digests(run, pattern):
@@ -90,8 +88,7 @@ def test_results_are_read_from_an_address(here, there):
     assert open_run(address).faithfulness().equals(here.faithfulness())
 
 
-def test_the_same_config_again_computes_nothing(there, output, monkeypatch):
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
+def test_the_same_config_again_computes_nothing(there, output):
     before = {path: path.stat().st_mtime_ns for path in score_files(there.path)}
     events = []
     discover(toy_config(output, **CHANGES), local=True, on_event=events.append)
@@ -99,8 +96,7 @@ def test_the_same_config_again_computes_nothing(there, output, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in score_files(there.path)} == before
 
 
-def test_what_is_damaged_is_set_aside_and_computed_again(output, here, monkeypatch):
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
+def test_what_is_damaged_is_set_aside_and_computed_again(output, here):
     run = discover(toy_config(output, **SMALL), local=True, run_dir=output / "damaged")
     path, *_ = score_files(run.path)
     whole = digests(run, "aggregate/**/*")
@@ -114,8 +110,7 @@ def test_what_is_damaged_is_set_aside_and_computed_again(output, here, monkeypat
     assert [p.name.split("-", 2)[2] for p in found(path.parent, "_bad-*")] == [path.name]
 
 
-def test_the_verbs_take_an_address(output, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
+def test_the_verbs_take_an_address(output, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps(toy_mapping(output / "verbs", **SMALL)))
 
@@ -141,7 +136,6 @@ def test_the_log_and_a_wish_to_stop_lie_in_the_store_too(there, monkeypatch):
     said = read_log(there.path)
     assert (said[0]["kind"], said[-1]["kind"]) == ("session", "end")
     assert sum(line["kind"] == "item" for line in said) == len(there.directory.items)
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr("pipeline.control.POLL_SECONDS", 0.01)
     with pytest.raises(KeyboardInterrupt), lock.locked(there.path) as me, closing(Watch(there.path, me)):  # noqa: PT012
         (there.path / ".cancel").write_bytes(b"")
@@ -155,7 +149,6 @@ def test_no_run_in_a_store_is_one_line(output, capsys):
 
 
 def test_a_store_that_refuses_for_good_ends_the_run_and_the_same_command_goes_on(output, monkeypatch):
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
     config = toy_config(output / "refusing", **SMALL)
 
     def put(self, source, size, real=ObjectPath.put):

@@ -68,8 +68,10 @@ def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Ite
             if bootstrap is not None and method in run.prompt_scores:
                 good = [item for item in items if item not in gone]
                 table, footer["bootstrap"] = with_intervals(run, good, table, bootstrap, target)
+            run.confirm()
             write_parquet(target, table, footer)
         else:
+            run.confirm()
             target.unlink(missing_ok=True)
         damaged += bad
         without += gone

@@ -75,6 +75,7 @@ def _merge(run: RunDirectory, items: Sequence[Item]) -> int:
         raise RunDirectoryError(
             f"{path}: not made, for a file is damaged ({error}); circuits verify {run.path} says which"
         ) from None
+    run.confirm()
     for item in loose:
         (run.path / item.path).unlink(missing_ok=True)
     return len(loose)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 from uuid import uuid4
@@ -34,6 +35,7 @@ BAD = "_bad-"
 _ATTEMPTS = 6  # per request, by the client itself, with growing pauses: some 15 s in all
 _TOGETHER = 16  # requests at a time: a store answers many as fast as one
 _OPTIONS = ("endpoint_override", "region", "scheme")
+_SOURCES = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN")  # of keys
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -129,6 +131,11 @@ class ObjectPath:
         """Objects and prefixes directly below."""
         for info in self._list(recursive=False):
             yield ObjectPath(PurePosixPath(info.path), self.store)
+
+    def times_below(self, name: str) -> dict[str, float]:
+        """Names of the objects directly below `name`, and when each was written: one listing."""
+        listed = (self / name)._list(recursive=False)  # noqa: SLF001 - of this class
+        return {info.base_name: (info.mtime_ns or 0) / 1e9 for info in listed if info.type.name == "File"}
 
     def glob(self, pattern: str) -> Iterator["ObjectPath"]:
         """Objects, not prefixes, whose key below this one matches; one listing."""
@@ -373,9 +380,17 @@ def _told(path: ObjectPath) -> Iterator[None]:
         reason = text[max(0, text.find("AWS Error")) :][:200]
         for secret in filter(None, map(os.environ.get, _SECRETS)):
             reason = reason.replace(secret, "***")
-        raise StorageError(
-            f"{path}: the store has refused ({reason}); check the bucket and the AWS_* environment, and try again"
-        ) from None
+        raise StorageError(f"{path}: the store has refused ({reason}); {_mend(text)}") from None
+
+
+def _mend(reason: str) -> str:
+    """What a person does about a refusal; where no key is in the environment, that is told first."""
+    if "ACCESS_DENIED" in reason and not any(os.environ.get(name) for name in _SOURCES):
+        return (
+            f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on {gethostname()}, and for a run on a cluster in the "
+            "environment that every node of it is started with"
+        )
+    return "check the bucket and the AWS_* environment, and try again"
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -8,8 +8,8 @@ Where every prompt's scores are asked for, their file is written before the item
 that an item without it is not done.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,7 +36,7 @@ from pipeline.store.files import (
 )
 from pipeline.store.identity import difference, holds
 from pipeline.store.links import refuse_ways_out
-from pipeline.store.lock import Owner, locked
+from pipeline.store.lock import Hold, holding
 from pipeline.store.packs import Pack, Packs
 from pipeline.store.place import Place, each, place, set_aside
 from pipeline.store.planned import PlannedRun, strangers, write_plan
@@ -50,6 +50,8 @@ SCHEMAS = {"scores": schema.SCORES, "node_scores": schema.NODE_SCORES, "baseline
 
 class RunDirectory(PlannedRun):
     """The directory at `path`; make one with `create` or `open`."""
+
+    hold: Hold | None = None  # of who owns it
 
     # --- making and opening ------------------------------------------------------------------------------
 
@@ -103,14 +105,26 @@ class RunDirectory(PlannedRun):
         _ = run.manifest  # says what is wrong with it
         return run
 
-    def lock(self) -> AbstractContextManager[Owner]:
+    @contextmanager
+    def lock(self) -> Iterator[Hold]:
         """Owns the directory while the block runs; RunDirectoryError when a live process does, or when it holds
         something else: nothing of that is touched."""
         if not (self.path / "manifest.json").is_file():
             _refuse_strangers(self.path)
         refuse_ways_out(self.path)
         sweep_temporaries(self.path)
-        return locked(self.path)
+        with holding(self.path) as hold:
+            self.hold = hold
+            try:
+                yield hold
+            finally:
+                self.hold = None
+
+    def confirm(self) -> None:
+        """Before what only the owner may write: RunDirectoryError when somebody has taken the directory over from
+        the process that this one is."""
+        if self.hold is not None:
+            self.hold.confirm()
 
     def require(self) -> None:
         """RunDirectoryError when it was moved or removed meanwhile: it is not made again with half of what it held."""
@@ -266,6 +280,7 @@ class RunDirectory(PlannedRun):
     def set_aside(self, item: Item) -> None:
         """Renames an item's files `_bad-...`: out of the way of readers, and there for who wants to look. The others
         of its pack get files of their own."""
+        self.confirm()
         path = self.file_of(item)
         if path == self.path / item.path:
             set_aside(path)
@@ -318,10 +333,12 @@ class RunDirectory(PlannedRun):
 
     def mark_complete(self) -> None:
         """Writes `_SUCCESS.json`: every item of the plan is there, merged and evaluated."""
+        self.confirm()
         facts = {"run_key": self.manifest["run_key"], "items": len(self.items)}
         write_json(self.path / SUCCESS, {"schema_version": schema.SCHEMA_VERSION, **facts})
 
     def mark_incomplete(self) -> None:
+        self.confirm()
         (self.path / SUCCESS).unlink(missing_ok=True)
 
 

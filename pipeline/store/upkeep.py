@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import RunDirectoryError
 from pipeline.store.atomic import RESERVE, TEMPORARY, is_stale
 from pipeline.store.links import refuse_ways_out
-from pipeline.store.lock import LOCK_NAME, is_free, locked, read_owner, this_process
+from pipeline.store.lock import LOCK_NAME, is_free, lock_files, locked, read_owner, this_process
 from pipeline.store.place import BAD, Place, found, place, relative
 
 _LEFT = (f"**/.*{TEMPORARY}*", f"**/{BAD}*", RESERVE, f"{LOCK_NAME}-clock-*")
@@ -57,9 +57,9 @@ def _sweep(run: Place, dry_run: bool) -> Swept:
         held = read_owner(run)
         if held is not None and not is_free(*held, this_process()):
             return Swept(str(run), left_alone=f"process {held[0].pid} on {held[0].host} is at work on it")
-        locks = [run / LOCK_NAME] if held is not None else []
+        locks = lock_files(run) if held is not None else []
         return Swept(str(run), _sizes(run, [*_leftovers(run), *locks]))
-    stale = _sizes(run, [run / LOCK_NAME])
+    stale = _sizes(run, lock_files(run))
     try:
         with locked(run):  # takes over from a dead owner, and takes the lock away at the end
             paths = _leftovers(run)

@@ -12,7 +12,6 @@ from flows.cli import main
 from pipeline import discover, load_scores, open_run
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
-from pipeline.store import lock
 from pipeline.store.aggregate import aggregate
 from pipeline.store.compact import compact
 from pipeline.store.files import DamagedFileError, read_parquet, write_parquet
@@ -22,11 +21,6 @@ from pipeline.store.run_dir import RunDirectory
 from pipeline.verify import verify
 from tests.runs import toy_config
 from tests.store.example import METHODS, flip_a_bit, payload_of
-
-
-@pytest.fixture(autouse=True)
-def _no_settling(monkeypatch):
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture

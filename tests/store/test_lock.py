@@ -7,14 +7,24 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import pytest
 
 from pipeline.core.errors import RunDirectoryError
-from pipeline.store import lock
-from pipeline.store.lock import LOCK_NAME, Owner, is_free, locked, process_start, read_owner, this_process
-from pipeline.store.place import ObjectPath
+from pipeline.store import claims, lock, owners
+from pipeline.store.lock import (
+    LOCK_NAME,
+    Owner,
+    holding,
+    is_free,
+    locked,
+    process_start,
+    read_owner,
+    this_process,
+)
+from pipeline.store.place import found
 from tests.object_store import folder_in
 
 DEAD_PID = 2**22 + 1  # above the largest process id of Linux
@@ -178,13 +188,51 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         pass
 
 
+def test_an_owner_that_was_replaced_is_told_before_it_writes_what_counts(tmp_path):
+    with holding(tmp_path) as hold:
+        hold.confirm()
+        place(tmp_path, replace(hold.owner, host="another-host", token="theirs"))
+        with pytest.raises(RunDirectoryError, match="in use by process"):
+            hold.confirm()
+
+
 # --- in a store ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def prefix(object_store, monkeypatch):
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.2)
+def prefix(object_store):
     return folder_in(object_store)
+
+
+@pytest.fixture
+def sleep(monkeypatch):
+    """Lets time pass for this machine and the store."""
+
+    def pass_(seconds):
+        for name in ("_clock", "store_now"):
+            real = getattr(claims, name)
+            monkeypatch.setattr(claims, name, lambda *folder, real=real: real(*folder) + seconds)
+
+    return pass_
+
+
+@contextmanager
+def elsewhere():
+    """Claims that are made in the block, when it is entered, are those of another machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owners, "_boot_id", lambda: "another container")
+        yield
+
+
+def write_claim(folder, owner, *, held=True):
+    """As another driver has written it."""
+    path = folder / claims.CLAIMS / owner.token
+    path.write_text(json.dumps({**asdict(owner), "held": held}))
+    return path
+
+
+def left_in(folder):
+    return [path.name for path in found(folder, "**/*")]
 
 
 def test_a_store_knows_its_owner_too(prefix):
@@ -192,34 +240,97 @@ def test_a_store_knows_its_owner_too(prefix):
         owner, silence = read_owner(prefix)
         assert owner == me
         assert 0 <= silence < 60
-        with pytest.raises(RunDirectoryError, match=str(os.getpid())), locked(prefix):
+        with pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()}"), locked(prefix):
             pass
         assert read_owner(prefix)[0] == me
     assert read_owner(prefix) is None
+    assert left_in(prefix) == []
+
+
+def test_a_dead_process_of_this_machine_is_replaced_at_once_in_a_store(prefix):
+    gone = replace(this_process(), pid=DEAD_PID)
+    write_claim(prefix, gone)
+    with locked(prefix) as me:
+        assert read_owner(prefix)[0] == me
+    assert left_in(prefix) == []
+
+
+def test_a_lock_of_an_earlier_version_is_respected_and_taken_over_when_its_owner_is_dead(prefix):
+    other = replace(this_process(), host="another-host", token="theirs")
+    (prefix / LOCK_NAME).write_text(json.dumps(asdict(other)))
+    with pytest.raises(RunDirectoryError, match="on another-host"), locked(prefix):
+        pass
+    assert read_owner(prefix)[0] == other
     (prefix / LOCK_NAME).write_text(json.dumps(asdict(replace(this_process(), pid=DEAD_PID))))
     with locked(prefix) as me:
         assert read_owner(prefix)[0] == me
+    assert left_in(prefix) == []
 
 
-def test_of_two_that_write_at_once_the_last_has_a_store(prefix, monkeypatch):
-    """Both find it free; the other's write comes in while the first one waits for such writes."""
-    other = replace(this_process(), host="another-host")
-    monkeypatch.setattr(
-        "pipeline.store.lock.time.sleep",
-        lambda seconds: (prefix / LOCK_NAME).write_text(json.dumps(asdict(other))),
-    )
-    with pytest.raises(RunDirectoryError, match="another-host"), locked(prefix):
+def test_the_number_of_a_process_in_another_container_says_nothing(prefix):
+    """Two containers may have the same host name, and numbers of their own for their processes."""
+    write_claim(prefix, replace(this_process(), pid=DEAD_PID, boot_id="another container"))
+    with pytest.raises(RunDirectoryError, match=str(DEAD_PID)), locked(prefix):
         pass
-    assert read_owner(prefix)[0] == other
+
+
+def test_who_enters_for_ever_keeps_others_out_only_as_long_as_they_are_patient(prefix, monkeypatch):
+    monkeypatch.setattr(claims, "PATIENCE", 0.0)
+    monkeypatch.setattr(claims, "PAUSE", 0.0)
+    write_claim(prefix, replace(this_process(), host="another-host"), held=False)
+    with pytest.raises(RunDirectoryError, match="on another-host"), locked(prefix):
+        pass
+    assert len(left_in(prefix)) == 1
+
+
+def test_a_claim_that_cannot_be_read_is_respected(prefix):
+    (prefix / claims.CLAIMS / "strange").write_text("[]")
+    with pytest.raises(RunDirectoryError, match="an unknown host"), locked(prefix):
+        pass
+
+
+def test_a_paused_owner_that_nobody_has_replaced_goes_on(prefix, sleep):
+    tenure = claims.Tenure(prefix, this_process())
+    tenure.enter()
+    before = left_in(prefix)
+    sleep(3600)
+    tenure.confirm()
+    assert len(set(left_in(prefix)) ^ set(before)) == 2, "with a new claim in place of the old one"
+    tenure.leave()
+    assert left_in(prefix) == []
+
+
+def test_a_paused_owner_that_was_replaced_writes_nothing_that_counts(prefix, sleep):
+    paused = claims.Tenure(prefix, this_process())
+    paused.enter()
+    with elsewhere(), pytest.raises(RunDirectoryError, match="in use"), locked(prefix):
+        pass
+    sleep(62)
+    with elsewhere(), locked(prefix) as other:
+        with pytest.raises(RunDirectoryError, match="was taken over while this process was silent"):
+            paused.confirm()
+        assert not paused.keep()
+        paused.leave()
+        assert read_owner(prefix)[0] == other
+    assert left_in(prefix) == []
+
+
+def test_an_owner_whose_successor_has_come_and_gone_notices(prefix, sleep):
+    paused = claims.Tenure(prefix, this_process())
+    paused.enter()
+    sleep(62)
+    with elsewhere(), locked(prefix):
+        pass
+    with pytest.raises(RunDirectoryError, match="was taken over"):
+        paused.confirm()
+    paused.leave()
+    assert left_in(prefix) == []
 
 
 def test_a_heartbeat_in_a_store_renews_the_time_and_keeps_the_owner(prefix, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
-    touches = []
-    monkeypatch.setattr(
-        ObjectPath, "touch", lambda self, real=ObjectPath.touch: (real(self), touches.append(self))
-    )
     with locked(prefix) as me:
-        while len(touches) < 2:
-            time.sleep(0.01)
+        ((key, written),) = prefix.times_below(claims.CLAIMS).items()
+        while prefix.times_below(claims.CLAIMS)[key] == written:
+            time.sleep(0.05)
         assert read_owner(prefix)[0] == me

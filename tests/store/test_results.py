@@ -135,8 +135,8 @@ def test_status_counts_files_and_names_what_is_missing(run):
 def test_status_says_who_is_at_work(run, finished):
     assert finished.status()["complete"]
     assert finished.status()["running"] is None
-    with run.lock() as owner:
-        assert str(owner.pid) in open_run(run.path).status()["running"]
+    with run.lock() as hold:
+        assert str(hold.owner.pid) in open_run(run.path).status()["running"]
 
 
 def test_baseline_and_footers(finished):

@@ -11,7 +11,6 @@ import pytest
 from flows.cli import main
 from pipeline import discover
 from pipeline.core.errors import RunDirectoryError
-from pipeline.store import lock
 from pipeline.store.atomic import make_folder
 from pipeline.store.lock import LOCK_NAME, locked, this_process
 from pipeline.store.place import Place, found, relative
@@ -22,11 +21,6 @@ from tests.runs import score_files, toy_config
 from tests.store.example import flip_a_bit
 
 DEAD_PID = 2**22 + 1
-
-
-@pytest.fixture(autouse=True)
-def _no_settling(monkeypatch):
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
 
 
 def names(folder: Place) -> list[str]:
