@@ -47,11 +47,13 @@ def run_flow(session: Session, on_event: OnEvent = ignore, pool: Callable[[], Po
     Ray starts in a thread while Prefect starts here; a `pool` that the caller opens is the caller's to close.
     """
     with ExitStack() as stack:
+        is_mine = pool is None
         if pool is None:
             refuse_what_is_not_here(session.plan)
             pool = stack.enter_context(starting(partial(open_pool, session))).result
-            if session.config.cluster.address != "local":
-                pool()  # what a cluster refuses is told before Prefect starts
+        stack.enter_context(stoppable())  # what leaves this block lets go of all the rest, undisturbed
+        if is_mine and session.config.cluster.address != "local":
+            pool()  # what a cluster refuses is told before Prefect starts
         token = _prepared.set(Prepared(session, pool, on_event))
         try:
             with suppress(IncompleteRunError), shielded():  # Prefect starts its server, then calls the flow

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -141,6 +142,8 @@ def test_a_torn_line_is_passed_over_and_a_long_log_loses_its_older_half(tmp_path
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "no')
     assert len(read_log(tmp_path)) == 100
+    log.begin("another process")
+    assert len(read_log(tmp_path)) == 101, "what follows is no part of the torn line"
     monkeypatch.setattr("pipeline.log.MOST_BYTES", 4000)
     log.write("note", "last")
     log.write("note", "very last")
@@ -261,6 +264,25 @@ def test_a_stop_that_was_lost_in_a_destructor_can_be_asked_for_again(monkeypatch
         monkeypatch.setattr(stopping, "LOST_SECONDS", 0.0)
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("not heard")
+
+
+def test_workers_are_let_go_of_undisturbed_however_late_the_next_signal_comes(monkeypatch):
+    import flows.discover as flow
+
+    closed = []
+
+    class Workers:
+        def close(self):
+            signal.raise_signal(signal.SIGTERM)
+            closed.append(True)
+
+    monkeypatch.setattr(stopping, "LOST_SECONDS", -1.0)
+    monkeypatch.setattr(flow, "open_pool", lambda _: Workers())
+    monkeypatch.setattr(flow, "refuse_what_is_not_here", lambda _: None)
+    monkeypatch.setattr(flow, "discover", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        flow.run_flow(MagicMock())
+    assert closed == [True]
 
 
 def test_the_last_of_a_process_leaves_it_deaf():
