@@ -35,11 +35,11 @@ def submit(cluster, tmp_path):
     return submit
 
 
-def long_config(tmp_path):
-    """64 items of some hundred milliseconds."""
+def long_config(tmp_path, items):
+    """Items of some hundred milliseconds."""
     mapping = toy_mapping(
         tmp_path / "results",
-        tasks=[{"name": "induction", "count": 512}],
+        tasks=[{"name": "induction", "count": items * 8}],
         methods=[
             {"name": "eap_ig"},
             {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
@@ -52,26 +52,42 @@ def long_config(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(mapping))
 
 
-@pytest.mark.parametrize("gently", [True, False], ids=["the batch script alone", "the whole job"])
-def test_a_job_that_is_cancelled_leaves_nothing_behind_and_goes_on(cluster, submit, tmp_path, gently):
-    long_config(tmp_path)
+def its_script(cluster, job):
+    cluster.type("scancel", "--batch", "--signal=TERM", job)
+
+
+def its_time(cluster, job):
+    """Between one and two minutes are left then, and the script asks for its SIGTERM two minutes before the end."""
+    minutes = int(cluster.type("squeue", "-h", "-j", job, "-o", "%M").split(":")[-2])
+    cluster.type("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+
+
+def everything(cluster, job):
+    cluster.type("scancel", job)
+
+
+@pytest.mark.parametrize("end", [its_script, its_time, everything])
+def test_a_job_that_is_ended_leaves_nothing_behind_and_goes_on(cluster, submit, tmp_path, end):
+    items = 512 if end is its_time else 128  # Slurm looks at the clock every half minute
+    long_config(tmp_path, items)
 
     def runs():
         return list((tmp_path / "results").glob("toy-*"))
 
     stopped = submit()
     cluster.wait_for(lambda: any(len(score_files(run)) >= 3 for run in runs()), 400)
-    cluster.type("scancel", *(("--batch", "--signal=TERM") if gently else ()), stopped)
+    end(cluster, stopped)
     cluster.wait_for(lambda: cluster.state(stopped) in OVER, 200)
     cluster.wait_for(lambda: not cluster.of_jobs(), 60)
     (run,) = runs()
     said = (tmp_path / f"slurm-{stopped}.out").read_text()
     assert not list(tmp_path.glob(".circuits-*")), "the token has to go"
-    if gently:
+    if end is not everything:
         assert "stopped; the same submission goes on where it was" in said
         assert not (run / ".lock").exists()
     done = len(open_run(run).directory.done())
-    assert 0 < done < 64, "stopped too late to show anything"
+    assert done > 0
+    assert not open_run(run).status()["complete"], "stopped too late to show anything"
 
     again = submit()
     cluster.wait_for(lambda: cluster.state(again) in OVER, 600)
@@ -79,7 +95,7 @@ def test_a_job_that_is_cancelled_leaves_nothing_behind_and_goes_on(cluster, subm
     said = (tmp_path / f"slurm-{again}.out").read_text()
     assert cluster.state(again) == "COMPLETED", said
     assert open_run(run).status()["complete"]
-    assert len(items_of(said)) == 64 - done
+    assert len(items_of(said)) == items - done
     for host in HOSTS:
         assert "untime started" in (tmp_path / f"slurm-{again}-{host}.out").read_text()
     cluster.wait_for(lambda: not cluster.of_jobs(), 60)
