@@ -158,6 +158,68 @@ class Method(BaseModel):
         `logit_diff` and `corrupted`. `statistics` holds the means where the ablation needs them."""
         raise NotImplementedError
 
+    def ready(self: M, model: "PatchableModel", metric: str | None, ablation: str | None) -> M:
+        """A resolved copy that means something with that model; ConfigError otherwise."""
+        this = self.resolved(metric or "logit_diff", ablation or "corrupted")
+        this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
+        this.check_dtype(str(model.hf.dtype).removeprefix("torch."))
+        return this
+
+
+class EdgeMethod(Method):
+    """A method that scores edges prompt by prompt. Subclasses define `measure`."""
+
+    def score(
+        self,
+        model: "PatchableModel",
+        batches: "Sequence[Batch]",
+        *,
+        metric: str | None = None,
+        ablation: str | None = None,
+        statistics: "Statistics | None" = None,
+        per_prompt: bool = False,
+    ) -> EdgeScores:
+        """Every edge's mean and spread, and with `per_prompt` the scores of every prompt; see `Method.score`."""
+        this = self.ready(model, metric, ablation)
+        return this.measure(model, batches, statistics, per_prompt=per_prompt)
+
+    def measure(
+        self,
+        model: "PatchableModel",
+        batches: "Sequence[Batch]",
+        statistics: "Statistics | None",
+        *,
+        per_prompt: bool,
+    ) -> EdgeScores:
+        """`score` of a method whose metric and ablation are set and checked."""
+        raise NotImplementedError
+
+
+class NodeMethod(Method):
+    """A method that scores nodes. Subclasses define `measure`."""
+
+    level: ClassVar[Literal["edge", "node"]] = "node"
+    scores_prompts: ClassVar[bool] = False
+
+    def score(
+        self,
+        model: "PatchableModel",
+        batches: "Sequence[Batch]",
+        *,
+        metric: str | None = None,
+        ablation: str | None = None,
+        statistics: "Statistics | None" = None,
+        per_prompt: bool = False,  # noqa: ARG002 - node scores have no per-prompt table
+    ) -> NodeScores:
+        """Every node's mean and spread over prompts; see `Method.score`."""
+        return self.ready(model, metric, ablation).measure(model, batches, statistics)
+
+    def measure(
+        self, model: "PatchableModel", batches: "Sequence[Batch]", statistics: "Statistics | None"
+    ) -> NodeScores:
+        """`score` of a method whose metric and ablation are set and checked."""
+        raise NotImplementedError
+
 
 def _slug(value: Any) -> str:
     """A parameter value inside of an id: lower case, without what an id may not hold."""

@@ -19,7 +19,7 @@ from pipeline.core.scores import EdgeScores
 from pipeline.methods.base import (
     POSITIONS,
     Cost,
-    Method,
+    EdgeMethod,
     Positions,
     PromptTable,
     captures,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.engine.patchable import PatchableModel
 
 
-class Eap(Method):
+class Eap(EdgeMethod):
     """Difference times gradient at the clean prompt."""
 
     name: Literal["eap"] = "eap"
@@ -55,23 +55,19 @@ class Eap(Method):
         n = len(lengths)
         return Cost(captures(self.ablation) * n, n, 0, graph.n_edges)
 
-    def score(
+    def measure(
         self,
         model: "PatchableModel",
         batches: "Sequence[Batch]",
+        statistics: Statistics | None,
         *,
-        metric: str | None = None,
-        ablation: str | None = None,
-        statistics: Statistics | None = None,
-        per_prompt: bool = False,
+        per_prompt: bool,
     ) -> EdgeScores:
         """First-order effects of all edges, their mean and spread over prompts."""
-        this = self.resolved(metric or "logit_diff", ablation or "corrupted")
-        this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
         return attribute(
             model,
             batches,
-            lambda batch: this._prompt_scores(model, batch, statistics),
+            lambda batch: self._prompt_scores(model, batch, statistics),
             positions=self.positions,
             per_prompt=per_prompt,
         )

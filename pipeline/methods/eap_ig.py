@@ -18,7 +18,7 @@ from pipeline.ablations import Statistics, ablated_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import POSITIONS, Cost, Method, Positions, captures, require_gradient
+from pipeline.methods.base import POSITIONS, Cost, EdgeMethod, Positions, captures, require_gradient
 from pipeline.methods.eap import attribute
 from pipeline.metrics import get_metric
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.engine.patchable import PatchableModel
 
 
-class EapIg(Method):
+class EapIg(EdgeMethod):
     """Difference times gradient, averaged along the path between ablated and clean input."""
 
     name: Literal["eap_ig"] = "eap_ig"
@@ -55,23 +55,19 @@ class EapIg(Method):
         n = len(lengths)
         return Cost((captures(self.ablation) + self.steps) * n, self.steps * n, 0, graph.n_edges)
 
-    def score(
+    def measure(
         self,
         model: "PatchableModel",
         batches: "Sequence[Batch]",
+        statistics: Statistics | None,
         *,
-        metric: str | None = None,
-        ablation: str | None = None,
-        statistics: Statistics | None = None,
-        per_prompt: bool = False,
+        per_prompt: bool,
     ) -> EdgeScores:
         """Integrated first-order effects of all edges, their mean and spread over prompts."""
-        this = self.resolved(metric or "logit_diff", ablation or "corrupted")
-        this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
         return attribute(
             model,
             batches,
-            lambda batch: this._prompt_scores(model, batch, statistics),
+            lambda batch: self._prompt_scores(model, batch, statistics),
             positions=self.positions,
             per_prompt=per_prompt,
         )

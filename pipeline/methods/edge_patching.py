@@ -18,7 +18,7 @@ from pipeline.core.scores import EdgeScores
 from pipeline.methods.base import (
     POSITIONS,
     Cost,
-    Method,
+    EdgeMethod,
     Positions,
     PromptTable,
     captures,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Direction = Literal["noising", "denoising"]
 
 
-class EdgePatching(Method):
+class EdgePatching(EdgeMethod):
     """The exact effect of each edge alone."""
 
     name: Literal["edge_patching"] = "edge_patching"
@@ -55,15 +55,13 @@ class EdgePatching(Method):
         n = len(lengths)
         return Cost(captures(self.ablation) * n, 0, graph.n_edges * n, graph.n_edges)
 
-    def score(
+    def measure(
         self,
         model: "PatchableModel",
         batches: "Sequence[Batch]",
+        statistics: Statistics | None,
         *,
-        metric: str | None = None,
-        ablation: str | None = None,
-        statistics: Statistics | None = None,
-        per_prompt: bool = False,
+        per_prompt: bool,
     ) -> EdgeScores:
         """The exact effect of every edge, its mean and spread over prompts."""
         import torch
@@ -71,13 +69,10 @@ class EdgePatching(Method):
         from pipeline.engine.batch import only_having
         from pipeline.engine.paths import Patcher
 
-        this = self.resolved(metric or "logit_diff", ablation or "corrupted")
-        this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
-        self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
-        row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
+        row, graph = get_metric(self.metric), model.graph  # type: ignore[arg-type]
         table = PromptTable(graph.n_edges, which_have(batches, self.positions), keep=per_prompt)
         for batch in only_having(batches, self.positions):
-            ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            ablated = ablate(model, batch, self.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
             ablated = ablated.only_at(self.positions)
             patcher = Patcher.of(
                 model.parts, graph, ablated, model.objective(row, batch, ablated.clean_hidden)

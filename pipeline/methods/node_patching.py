@@ -7,7 +7,7 @@ averaged over those.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline.ablations import Statistics, ablate
 from pipeline.core.graph import Graph
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import Cost, Method, NodePositions, captures, require_wide, span_of
+from pipeline.methods.base import Cost, NodeMethod, NodePositions, captures, require_wide, span_of
 from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
 from pipeline.metrics import get_metric
 
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
     from pipeline.engine.patchable import PatchableModel
 
 
-class NodePatching(Method):
+class NodePatching(NodeMethod):
     """The exact effect of each node's output, at all positions together or one by one."""
-
-    level: ClassVar[Literal["edge", "node"]] = "node"
-    scores_prompts: ClassVar[bool] = False
 
     name: Literal["node_patching"] = "node_patching"
     direction: Direction = Field(
@@ -61,30 +58,20 @@ class NodePatching(Method):
         rows = graph.n_senders * spans
         return Cost(captures(self.ablation) * n, 0, graph.n_senders * patched, rows)
 
-    def score(
-        self,
-        model: "PatchableModel",
-        batches: "Sequence[Batch]",
-        *,
-        metric: str | None = None,
-        ablation: str | None = None,
-        statistics: Statistics | None = None,
-        per_prompt: bool = False,  # noqa: ARG002 - node scores have no per-prompt table
+    def measure(
+        self, model: "PatchableModel", batches: "Sequence[Batch]", statistics: Statistics | None
     ) -> NodeScores:
         """A row per node, or per node and position that at least one prompt has."""
         from pipeline.engine.batch import only_having
         from pipeline.engine.paths import Patcher
 
-        this = self.resolved(metric or "logit_diff", ablation or "corrupted")
-        this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
-        self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
-        row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
+        row, graph = get_metric(self.metric), model.graph  # type: ignore[arg-type]
         if not self.one_by_one:
             batches = only_having(batches, self.positions)
         n_spans = max(int(b.position_ids.max()) + 1 for b in batches) if self.one_by_one else 1
         parts: list[Moments] = []
         for batch in batches:
-            ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            ablated = ablate(model, batch, self.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
             if not self.one_by_one:
                 ablated = ablated.only_at(self.positions)
             patcher = Patcher.of(

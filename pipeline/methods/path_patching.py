@@ -8,7 +8,7 @@ receiver in the `edge` reading is one edge of `edge_patching`.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from pipeline.ablations import Statistics, ablate
 from pipeline.core.graph import Graph
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import POSITIONS, Cost, Method, Positions, captures, require_wide, span_of
+from pipeline.methods.base import POSITIONS, Cost, NodeMethod, Positions, captures, require_wide, span_of
 from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
 from pipeline.metrics import get_metric
 
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from pipeline.engine.patchable import PatchableModel
 
 
-class PathPatching(Method):
+class PathPatching(NodeMethod):
     """The exact effect of each sender through its paths to chosen receivers: a score per sender."""
-
-    level: ClassVar[Literal["edge", "node"]] = "node"
-    scores_prompts: ClassVar[bool] = False
 
     name: Literal["path_patching"] = "path_patching"
     receivers: tuple[str, ...] = Field(
@@ -67,29 +64,19 @@ class PathPatching(Method):
         n, rows = len(lengths), self._n_senders(graph)
         return Cost(captures(self.ablation) * n, 0, rows * n, rows)
 
-    def score(
-        self,
-        model: "PatchableModel",
-        batches: "Sequence[Batch]",
-        *,
-        metric: str | None = None,
-        ablation: str | None = None,
-        statistics: Statistics | None = None,
-        per_prompt: bool = False,  # noqa: ARG002 - node scores have no per-prompt table
+    def measure(
+        self, model: "PatchableModel", batches: "Sequence[Batch]", statistics: Statistics | None
     ) -> NodeScores:
         """A row per sender that one of the receivers reads: mean and spread over prompts."""
         from pipeline.engine.batch import only_having
         from pipeline.engine.path_sets import path_values
         from pipeline.engine.paths import Patcher
 
-        this = self.resolved(metric or "logit_diff", ablation or "corrupted")
-        this.check(this.metric, this.ablation)  # type: ignore[arg-type]  # resolved: both are set
-        self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
-        row, graph = get_metric(this.metric), model.graph  # type: ignore[arg-type]
+        row, graph = get_metric(self.metric), model.graph  # type: ignore[arg-type]
         receivers, senders = self._receivers(graph), range(self._n_senders(graph))
         parts = []
         for batch in only_having(batches, self.positions):
-            ablated = ablate(model, batch, this.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            ablated = ablate(model, batch, self.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
             ablated = ablated.only_at(self.positions)
             objective = model.objective(row, batch, ablated.clean_hidden)
             patcher = Patcher.of(model.parts, graph, ablated, objective)
