@@ -4,7 +4,8 @@ Knows options, words and exit codes. Does not know files.
 """
 
 import json
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import typer
 
@@ -23,22 +24,20 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Remove what dead writers left: temporary files, files set aside as damaged, stale locks."""
-    from flows.writing import count, say, size
+    from flows.writing import count, size
     from pipeline.store.upkeep import sweep
 
     swept = sweep(folder, dry_run=dry_run)
-    if as_json:
-        runs = [{"run": one.run, "left_alone": one.left_alone, "files": dict(one.files)} for one in swept]
-        print(json.dumps({"dry_run": dry_run, "runs": runs}, indent=1))
-        return
+    runs = [{"run": one.run, "left_alone": one.left_alone, "files": dict(one.files)} for one in swept]
+    lines = []
     for one in swept:
         if one.left_alone:
-            say(f"{one.run}: left alone, {one.left_alone}")
-        for name, n_bytes in one.files:
-            say(f"{one.run}: {name}, {size(n_bytes)}")
+            lines.append(f"{one.run}: left alone, {one.left_alone}")
+        lines += [f"{one.run}: {name}, {size(n_bytes)}" for name, n_bytes in one.files]
     files = [n_bytes for one in swept for _, n_bytes in one.files]
     what = "would be removed" if dry_run else "removed"
-    say(f"{count(len(files))} files, {size(sum(files))}, {what}")
+    lines.append(f"{count(len(files))} files, {size(sum(files))}, {what}")
+    _tell({"dry_run": dry_run, "runs": runs}, lines, as_json=as_json)
 
 
 @app.command()
@@ -46,30 +45,35 @@ def compact(folder: RunFolder, as_json: AsJson = False) -> None:
     """Merge the many files of a complete run into few; no result changes."""
     from dataclasses import asdict
 
-    from flows.writing import count, say
+    from flows.writing import count
     from pipeline.store.compact import compact as compact_run
 
     done = compact_run(folder)
-    if as_json:
-        print(json.dumps(asdict(done), indent=1))
-    else:
-        say(f"{count(done.files)} files became {count(done.packs)} in {done.run}")
+    words = f"{count(done.files)} files became {count(done.packs)} in {done.run}"
+    _tell(asdict(done), [words], as_json=as_json)
 
 
 @app.command()
 def verify(folder: RunFolder, as_json: AsJson = False) -> None:
     """Read every file of a run and compare footers, page checksums, values and row counts."""
-    from flows.writing import count, say
+    from flows.writing import count
     from pipeline.verify import lines, to_dict
     from pipeline.verify import verify as verify_run
 
     verified = verify_run(folder)
-    if as_json:
-        print(json.dumps(to_dict(verified), indent=1))
-    else:
-        for line in lines(verified):
-            say(line)
-        words = f"{count(verified.files)} files, {count(len(verified.damaged))} damaged"
-        absent = f", {count(verified.missing)} of {count(verified.items)} items not there yet"
-        say(words + (absent if verified.missing else ""))
+    words = f"{count(verified.files)} files, {count(len(verified.damaged))} damaged"
+    if verified.missing:
+        words += f", {count(verified.missing)} of {count(verified.items)} items not there yet"
+    _tell(to_dict(verified), [*lines(verified), words], as_json=as_json)
     raise typer.Exit(DAMAGED if verified.damaged else 0)
+
+
+def _tell(facts: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """What was done, as data or in words."""
+    from flows.writing import say
+
+    if as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        for line in lines:
+            say(line)
