@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
+from pipeline.planning import evaluation_table, work_table
 from pipeline.session import Event, OnEvent, Session
 from pipeline.store.results import open_run
 
@@ -44,7 +45,7 @@ def show_plan(session: Session) -> None:
     quietly(
         create_table_artifact,
         key="plan",
-        table=[*session.plan.table(), *session.plan.evaluation_table()],
+        table=[*work_table(session.plan), *evaluation_table(session.plan)],
         description=str(session.path),
     )
 

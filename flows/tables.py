@@ -9,7 +9,7 @@ from flows.pareto import check_names, overlap_of, print_overlap
 from flows.writing import count, number, say, share, show, size, table_of
 from pipeline.core.items import RESERVED_IDS
 from pipeline.placement import fits, reasons, this_machine
-from pipeline.planning import Plan
+from pipeline.planning import Plan, evaluation_table, work_table
 from pipeline.session import Session
 from pipeline.store.place import place
 from pipeline.store.results import Run
@@ -35,8 +35,8 @@ def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
         "done": done,
         "workers": _workers(plan),
         "graph": plan.graph.describe(),
-        "rows": plan.table(),
-        "evaluation": plan.evaluation_table(),
+        "rows": work_table(plan),
+        "evaluation": evaluation_table(plan),
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from pipeline import RunConfig, discover, load_model, load_scores, open_run
 from pipeline.core.errors import ConfigError
 from pipeline.methods import Eap, EapIg, EdgePatching
-from pipeline.planning import make_plan
+from pipeline.planning import make_plan, work_table
 from pipeline.store import faithfulness
 from tests.runs import content, score_files, toy_config
 
@@ -167,7 +167,7 @@ def test_the_plan_counts_their_bytes(tmp_path):
     assert plan(prompt_scores=True).to_dict()["prompt_score_bytes"] == 3 * 8 * (8 + 4 * edges)
     half = plan(prompt_scores=["eap"], dtype="float16")
     assert half.to_dict()["prompt_score_bytes"] == 8 * (8 + 2 * edges)
-    assert {row["method"]: row["prompt_score_bytes"] for row in half.table()}["edge_patching"] == 0
+    assert {row["method"]: row["prompt_score_bytes"] for row in work_table(half)}["edge_patching"] == 0
     assert plan().to_dict()["prompt_score_bytes"] == 0
     assert plan(prompt_scores=True).memory_bytes > plan().memory_bytes
 
@@ -188,7 +188,7 @@ def test_they_are_no_part_of_any_key(tmp_path):
 
 
 def test_a_bootstrap_of_too_many_edges_is_refused_unless_it_is_of_the_strongest(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.planning.MOST_EDGES", 100)
+    monkeypatch.setattr("pipeline.planning.make.MOST_EDGES", 100)
     with pytest.raises(ConfigError, match=r"262 edges are more than 100; set aggregate\.bootstrap_top"):
         make_plan(config(tmp_path, aggregate={"bootstrap": 60}))
     assert make_plan(config(tmp_path, aggregate={"bootstrap": 60, "bootstrap_top": 50})).items

@@ -12,7 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.core.errors import ConfigError, ModelError, PromptError, RunDirectoryError
 from pipeline.core.items import Item
 from pipeline.models.toy import toy_path
-from pipeline.planning import Plan, make_plan
+from pipeline.planning import Plan, make_plan, work_table
 from pipeline.store.results import open_run
 
 
@@ -86,7 +86,7 @@ def test_every_prompt_is_in_one_shard(folder):
 
 def test_costs_add_up_over_the_table(folder):
     a_plan = plan(ablation="mean")
-    rows = {row["method"]: row for row in a_plan.table()}
+    rows = {row["method"]: row for row in work_table(a_plan)}
     assert list(rows) == ["statistics", "baseline", "eap", "acdc", "node_patching"]
     assert (rows["statistics"]["items"], rows["statistics"]["forward_passes"]) == (1, 8)
     # two metrics (logit_diff, and acdc's divergence), clean and corrupted passes of 8 prompts
@@ -220,7 +220,7 @@ def test_a_span_that_no_prompt_has_is_one_line_with_those_that_there_are(folder)
 def test_prompts_without_the_span_cost_nothing(folder):
     with_spans(folder, {"subject": [0, 2]}, first=4)
     methods = [{"name": name, "positions": "subject"} for name in ("eap", "node_patching")]
-    rows = {row["method"]: row for row in plan(methods=methods).table()}
+    rows = {row["method"]: row for row in work_table(plan(methods=methods))}
     assert (rows["eap-subject"]["forward_passes"], rows["eap-subject"]["backward_passes"]) == (8, 4)
     n_senders = plan().graph.n_senders
     assert rows["node_patching-subject"]["evaluations"] == 4 * n_senders

@@ -12,7 +12,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.items import Item
 from pipeline.evaluation import evaluate
 from pipeline.methods import Eap
-from pipeline.planning import make_plan
+from pipeline.planning import evaluation, make_plan
 from pipeline.sections import Failures
 from pipeline.workers.circuits import values_of
 from tests.listening import go
@@ -90,7 +90,7 @@ def test_the_work_of_evaluation_that_was_planned_is_what_was_counted(tmp_path, m
     config = toy_config(tmp_path, methods=methods)
     run, _ = go(config)
     assert run.status()["complete"]
-    (cost,) = make_plan(config).evaluation.values()
+    (cost,) = evaluation(make_plan(config)).values()
     # 12 prompts. Recorded: clean and corrupted for eap's metric and for acdc's, clean for the mean. Patched: no circuit
     # for each of the three, 3 sizes of eap and edge_patching, 3 of eap_ig, what acdc keeps.
     assert (cost.forward_passes, cost.evaluations, cost.rows) == (12 * 5, 12 * (3 + 6 + 3 + 1), 10)
@@ -101,7 +101,7 @@ def test_the_work_of_evaluation_that_was_planned_is_what_was_counted(tmp_path, m
 
 
 def test_nothing_is_evaluated_where_no_edge_is_scored(tmp_path):
-    assert make_plan(toy_config(tmp_path, methods=[{"name": "node_patching"}])).evaluation == {}
+    assert evaluation(make_plan(toy_config(tmp_path, methods=[{"name": "node_patching"}]))) == {}
 
 
 @pytest.mark.parametrize(

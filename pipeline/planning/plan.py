@@ -1,4 +1,4 @@
-"""What a run will do, before anything is computed: items, their keys, passes, rows and memory.
+"""A run before anything is computed: its items in order, their keys, what each costs, and its directory.
 
 Knows config, prompts in tokens, the graph, and each method's cost. Does not know weights, workers or results.
 """
@@ -8,21 +8,16 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from pipeline.ablations import ABLATIONS, needs_statistics
+from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
-from pipeline.core.documents import suggest
-from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, Kind, digest, shard_ranges
-from pipeline.core.prompts import TokenPair, bucket_by_length
+from pipeline.core.prompts import TokenPair
 from pipeline.methods import Cost, Method
-from pipeline.methods.base import captures
-from pipeline.metrics import METRICS
-from pipeline.models.footprint import PROCESS_BYTES, Footprint
-from pipeline.models.load import ResolvedModel, context_length, graph_of, load_tokenizer, resolve_model
-from pipeline.models.tokens import tokenise
+from pipeline.models.footprint import Footprint
+from pipeline.models.load import ResolvedModel
 from pipeline.placement import Need
-from pipeline.store.bootstrap import MOST_EDGES
+from pipeline.planning.memory import Memory
 from pipeline.store.place import Place, place
 from pipeline.store.prompt_scores import n_bytes
 from pipeline.store.run_dir import RunDirectory
@@ -171,131 +166,33 @@ class Plan:
     def total(self) -> Cost:
         return sum((self.cost(item) for item in self.items), start=Cost())
 
-    @cached_property
-    def evaluation(self) -> dict[str, Cost]:
-        """By task, the work of evaluating the circuits of its methods once all items are there. No circuit and its
-        runs are recorded once for all methods that agree in metric and ablation."""
-        groups: dict[tuple[str, str], int] = {}
-        for method in self.methods.values():
-            if method.level == "edge":
-                group = str(method.metric), str(method.ablation)
-                n_circuits = 1 if method.decides else len(self.config.evaluate.edge_fractions)
-                groups[group] = groups.get(group, 0) + n_circuits
-        recorded = sum(captures(ablation) for _, ablation in groups)
-        n_circuits = sum(groups.values())
-        return {
-            task: Cost(
-                forward_passes=recorded * len(tokens),
-                evaluations=(len(groups) + n_circuits) * len(tokens),
-                rows=n_circuits,
-            )
-            for task, tokens in self.tokens.items()
-            if groups
-        }
-
     @property
     def rows(self) -> int:
         return self.total.rows
 
     @cached_property
-    def _footprint(self) -> Footprint:
-        return Footprint(self.model.config, self.graph, self.config.model.dtype)
+    def memory(self) -> Memory:
+        """What one worker holds."""
+        kept = max(
+            (len(self.prompts(i)) for i in self.items if i.method in self.config.prompt_scores), default=0
+        )
+        footprint = Footprint(self.model.config, self.graph, self.config.model.dtype)
+        return Memory(self.config, footprint, self.tokens, self.graph.n_edges, kept)
 
-    @cached_property
+    @property
     def memory_bytes(self) -> int:
-        """A rough estimate for one worker: what it cannot do without, and its share of what a pooled search keeps."""
-        config = self.config
-        workers = config.cluster.workers
-        # as many workers as fit share what they have left
-        searched = 0 if workers == "auto" else max(self.search_bytes.values(), default=0) // workers
-        if (limit := config.cluster.memory_per_worker) is not None:
-            searched = min(searched, int(limit * 2**30))
-        return PROCESS_BYTES + self.working_bytes + searched
-
-    @cached_property
-    def weight_bytes(self) -> int:
-        """The model's parameters."""
-        return self._footprint.weights()
-
-    @cached_property
-    def working_bytes(self) -> int:
-        """What a worker holds at least, on its devices where it has any: the model, a batch under work, tables of
-        scores."""
-        config, footprint = self.config, self._footprint
-        longest = max((token.length for tokens in self.tokens.values() for token in tokens), default=0)
-        batch = config.cluster.batch_size
-        kept = max((len(self.prompts(i)) for i in self.items if i.method in config.prompt_scores), default=0)
-        by_prompt = (
-            2 * 8 * kept * self.graph.n_edges
-        )  # a shard's rows, and the same in the order of its prompts
-        return self.weight_bytes + footprint.passes(batch, longest) + footprint.tables(batch) + by_prompt
+        """A rough estimate for one worker."""
+        return self.memory.total
 
     @property
     def need(self) -> Need:
         """What a worker takes of a machine."""
-        cluster = self.config.cluster
-        if cluster.gpus_per_worker:  # weights pass through the machine's memory on their way
-            memory = PROCESS_BYTES + self.weight_bytes
-            return Need(cluster.threads, cluster.gpus_per_worker, memory, self.working_bytes)
-        return Need(cluster.threads, 0, PROCESS_BYTES + self.working_bytes)
-
-    @cached_property
-    def search_bytes(self) -> dict[str, int]:
-        """By task, the recorded runs of all its prompts: what the workers of a pooled search keep between them, or
-        record again for every question where `cluster.memory_per_worker` does not hold them."""
-        if not any(method.pooled for method in self.methods.values()):
-            return {}
-        size = self.config.cluster.batch_size
-        return {
-            task: self._footprint.searched(
-                [(len(batch), batch[-1].length) for batch in bucket_by_length(tokens, size)]
-            )
-            for task, tokens in self.tokens.items()
-        }
+        return self.memory.need
 
     def prompt_score_bytes(self, item: Item) -> int:
         """The size of every prompt's scores beside an item's own, before compression; 0 where none are kept."""
         kind = self.config.prompt_scores.get(item.method or "")
         return 0 if kind is None else n_bytes(len(self.prompts(item)), self.graph.n_edges, kind)
-
-    def table(self) -> list[dict[str, Any]]:
-        """What `circuits plan` prints: a row per task and method (or statistics, baseline) with counts."""
-        grouped: dict[tuple[str, str], list[Item]] = {}
-        for item in self.items:
-            grouped.setdefault((item.task, item.method or item.kind), []).append(item)
-        rows = []
-        for (task, method), items in sorted(grouped.items(), key=lambda pair: self._table_order(pair[0])):
-            cost = sum((self.cost(item) for item in items), start=Cost())
-            rows.append(
-                {
-                    "task": task,
-                    "method": method,
-                    "items": len(items),
-                    "prompts": sum(len(self.prompts(item)) for item in items),
-                    "edges": self.graph.n_edges,
-                    **asdict(cost),
-                    "prompt_score_bytes": sum(map(self.prompt_score_bytes, items)),
-                }
-            )
-        return rows
-
-    def evaluation_table(self) -> list[dict[str, Any]]:
-        """The rows that evaluation adds to the table: one per task; it has no items, its work is spread by shard."""
-        return [
-            {
-                "task": task,
-                "method": "faithfulness",
-                "items": 0,
-                "prompts": len(self.tokens[task]),
-                "edges": self.graph.n_edges,
-                **asdict(cost),
-                "prompt_score_bytes": 0,
-            }
-            for task, cost in self.evaluation.items()
-        ]
-
-    def _table_order(self, key: tuple[str, str]) -> tuple[int, int]:
-        return list(self.tokens).index(key[0]), ["statistics", "baseline", *self.methods].index(key[1])
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -309,7 +206,7 @@ class Plan:
             "run_key": self.run_key,
             "totals": asdict(self.total),
             "memory_bytes": self.memory_bytes,
-            "search_bytes": self.search_bytes,
+            "search_bytes": self.memory.searched,
             "prompt_scores": self.config.prompt_scores,
             "prompt_score_bytes": sum(map(self.prompt_score_bytes, self.items)),
             "items": items,
@@ -361,73 +258,6 @@ class Plan:
             task: [tokens[shard.start : shard.stop] for shard in shard_ranges(len(tokens), size)]
             for task, tokens in self.tokens.items()
         }
-
-
-def make_plan(config: RunConfig) -> Plan:
-    """The plan of a config: finds the model, writes and tokenises the prompts, checks what can be checked.
-
-    Raises ModelError, PromptError or ConfigError; reads no weights.
-    """
-    model = resolve_model(config.model.name, config.model.revision, config.model.trust_remote_code)
-    graph = graph_of(model.config, config.model.kv)
-    if config.aggregate.bootstrap and config.aggregate.bootstrap_top is None and graph.n_edges > MOST_EDGES:
-        raise ConfigError(
-            f"aggregate.bootstrap: {graph.n_edges:,} edges are more than {MOST_EDGES:,}; set "
-            "aggregate.bootstrap_top: 10000 for so many of the strongest"
-        )
-    tokenizer = load_tokenizer(model)
-    needs_wrong = any(METRICS[name].needs_wrong for name in config.metrics)
-    tokens = {}
-    for id_, task in config.task_ids.items():
-        pairs = task.pairs(tokenizer, config.seed)
-        if not pairs:
-            raise PromptError(f"task {id_}: has no prompts; give it at least one pair")
-        tokens[id_] = tokenise(
-            pairs,
-            tokenizer,
-            max_length=context_length(model.config),
-            vocab_size=model.config.vocab_size,
-            needs_wrong=needs_wrong,
-        )
-    for name in config.ablations:
-        if ABLATIONS[name].positional:
-            _require_one_length(name, tokens)
-        if name == "corrupted":
-            _require_difference(tokens)
-    _require_spans(config, tokens)
-    return Plan(config, model, graph, tokens)
-
-
-def _require_spans(config: RunConfig, tokens: Mapping[str, list[TokenPair]]) -> None:
-    for id_, method in config.method_ids.items():
-        for task, pairs in tokens.items():
-            known = list(dict.fromkeys(name for pair in pairs for name in pair.spans))
-            if method.span is None or method.span in known:
-                continue
-            none = "; its prompts name none: give them 'spans', or use positions: all or last"
-            raise PromptError(
-                f"task {task}: no prompt has the span {method.span!r} that {id_} reads"
-                + (suggest(method.span, known) if known else none)
-            )
-
-
-def _require_one_length(ablation: str, tokens: Mapping[str, list[TokenPair]]) -> None:
-    for task, pairs in tokens.items():
-        lengths = {pair.length for pair in pairs}
-        if len(lengths) > 1:
-            raise ConfigError(
-                f"task {task}: has prompts of {min(lengths)} to {max(lengths)} tokens and {ablation} needs "
-                "one length; use ablation: mean, or prompts of one length"
-            )
-
-
-def _require_difference(tokens: Mapping[str, list[TokenPair]]) -> None:
-    for task, pairs in tokens.items():
-        if all(pair.clean == pair.corrupted for pair in pairs):
-            raise PromptError(
-                f"task {task}: clean and corrupted are the same tokens in every prompt, so every score would be 0; "
-                "change what matters in 'corrupted', or use another ablation"
-            )
 
 
 def _plain(token: TokenPair) -> list[Any]:

@@ -1,0 +1,84 @@
+"""From a config to its plan: the model is found, prompts are written in its tokens, and what can be checked is.
+
+Knows models' files and tasks. Does not know items, keys or costs; reads no weights.
+"""
+
+from collections.abc import Mapping
+
+from pipeline.ablations import ABLATIONS
+from pipeline.config import RunConfig
+from pipeline.core.documents import suggest
+from pipeline.core.errors import ConfigError, PromptError
+from pipeline.core.prompts import TokenPair
+from pipeline.metrics import METRICS
+from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
+from pipeline.models.tokens import tokenise
+from pipeline.planning.plan import Plan
+from pipeline.store.bootstrap import MOST_EDGES
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """The plan of a config: finds the model, writes and tokenises the prompts, checks what can be checked.
+
+    Raises ModelError, PromptError or ConfigError; reads no weights.
+    """
+    model = resolve_model(config.model.name, config.model.revision, config.model.trust_remote_code)
+    graph = graph_of(model.config, config.model.kv)
+    if config.aggregate.bootstrap and config.aggregate.bootstrap_top is None and graph.n_edges > MOST_EDGES:
+        raise ConfigError(
+            f"aggregate.bootstrap: {graph.n_edges:,} edges are more than {MOST_EDGES:,}; set "
+            "aggregate.bootstrap_top: 10000 for so many of the strongest"
+        )
+    tokenizer = load_tokenizer(model)
+    needs_wrong = any(METRICS[name].needs_wrong for name in config.metrics)
+    tokens = {}
+    for id_, task in config.task_ids.items():
+        pairs = task.pairs(tokenizer, config.seed)
+        if not pairs:
+            raise PromptError(f"task {id_}: has no prompts; give it at least one pair")
+        tokens[id_] = tokenise(
+            pairs,
+            tokenizer,
+            max_length=context_length(model.config),
+            vocab_size=model.config.vocab_size,
+            needs_wrong=needs_wrong,
+        )
+    for name in config.ablations:
+        if ABLATIONS[name].positional:
+            _require_one_length(name, tokens)
+        if name == "corrupted":
+            _require_difference(tokens)
+    _require_spans(config, tokens)
+    return Plan(config, model, graph, tokens)
+
+
+def _require_spans(config: RunConfig, tokens: Mapping[str, list[TokenPair]]) -> None:
+    for id_, method in config.method_ids.items():
+        for task, pairs in tokens.items():
+            known = list(dict.fromkeys(name for pair in pairs for name in pair.spans))
+            if method.span is None or method.span in known:
+                continue
+            none = "; its prompts name none: give them 'spans', or use positions: all or last"
+            raise PromptError(
+                f"task {task}: no prompt has the span {method.span!r} that {id_} reads"
+                + (suggest(method.span, known) if known else none)
+            )
+
+
+def _require_one_length(ablation: str, tokens: Mapping[str, list[TokenPair]]) -> None:
+    for task, pairs in tokens.items():
+        lengths = {pair.length for pair in pairs}
+        if len(lengths) > 1:
+            raise ConfigError(
+                f"task {task}: has prompts of {min(lengths)} to {max(lengths)} tokens and {ablation} needs "
+                "one length; use ablation: mean, or prompts of one length"
+            )
+
+
+def _require_difference(tokens: Mapping[str, list[TokenPair]]) -> None:
+    for task, pairs in tokens.items():
+        if all(pair.clean == pair.corrupted for pair in pairs):
+            raise PromptError(
+                f"task {task}: clean and corrupted are the same tokens in every prompt, so every score would be 0; "
+                "change what matters in 'corrupted', or use another ablation"
+            )

@@ -1,0 +1,76 @@
+"""The work of a plan as a table: a row per task and method, and what evaluating the circuits adds.
+
+Knows a plan and each method's cost. Does not know how a table is shown.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.core.items import Item
+from pipeline.methods import Cost
+from pipeline.methods.base import captures
+from pipeline.planning.plan import Plan
+
+
+def work_table(plan: Plan) -> list[dict[str, Any]]:
+    """What `circuits plan` prints: a row per task and method (or statistics, baseline) with counts."""
+    grouped: dict[tuple[str, str], list[Item]] = {}
+    for item in plan.items:
+        grouped.setdefault((item.task, item.method or item.kind), []).append(item)
+    rows = []
+    for (task, method), items in sorted(grouped.items(), key=lambda pair: _table_order(plan, pair[0])):
+        cost = sum((plan.cost(item) for item in items), start=Cost())
+        rows.append(
+            {
+                "task": task,
+                "method": method,
+                "items": len(items),
+                "prompts": sum(len(plan.prompts(item)) for item in items),
+                "edges": plan.graph.n_edges,
+                **asdict(cost),
+                "prompt_score_bytes": sum(map(plan.prompt_score_bytes, items)),
+            }
+        )
+    return rows
+
+
+def evaluation(plan: Plan) -> dict[str, Cost]:
+    """By task, the work of evaluating the circuits of its methods once all items are there. No circuit and its
+    runs are recorded once for all methods that agree in metric and ablation."""
+    groups: dict[tuple[str, str], int] = {}
+    for method in plan.methods.values():
+        if method.level == "edge":
+            group = str(method.metric), str(method.ablation)
+            n_circuits = 1 if method.decides else len(plan.config.evaluate.edge_fractions)
+            groups[group] = groups.get(group, 0) + n_circuits
+    recorded = sum(captures(ablation) for _, ablation in groups)
+    n_circuits = sum(groups.values())
+    return {
+        task: Cost(
+            forward_passes=recorded * len(tokens),
+            evaluations=(len(groups) + n_circuits) * len(tokens),
+            rows=n_circuits,
+        )
+        for task, tokens in plan.tokens.items()
+        if groups
+    }
+
+
+def evaluation_table(plan: Plan) -> list[dict[str, Any]]:
+    """The rows that evaluation adds to the table: one per task; it has no items, its work is spread by shard."""
+    return [
+        {
+            "task": task,
+            "method": "faithfulness",
+            "items": 0,
+            "prompts": len(plan.tokens[task]),
+            "edges": plan.graph.n_edges,
+            **asdict(cost),
+            "prompt_score_bytes": 0,
+        }
+        for task, cost in evaluation(plan).items()
+    ]
+
+
+def _table_order(plan: Plan, key: tuple[str, str]) -> tuple[int, int]:
+    return list(plan.tokens).index(key[0]), ["statistics", "baseline", *plan.methods].index(key[1])
