@@ -35,8 +35,8 @@ def work_table(plan: Plan) -> list[dict[str, Any]]:
 
 
 def evaluation(plan: Plan) -> dict[str, Cost]:
-    """By task, the work of evaluating the circuits of its methods once all items are there. No circuit and its
-    runs are recorded once for all methods that agree in metric and ablation."""
+    """By task, the work of evaluating the circuits of its methods once all items are there. Methods that agree in
+    metric and ablation share the recorded runs and the evaluation of the empty circuit."""
     groups: dict[tuple[str, str], int] = {}
     for method in plan.methods.values():
         if method.level == "edge":
