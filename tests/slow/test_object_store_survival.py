@@ -1,27 +1,21 @@
 """A run in a store that refuses a twentieth of all writes, whose driver is killed: nothing lost, the same bytes."""
 
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows.cli import main
 from pipeline import open_run
-from pipeline.store.place import found, relative
 from pipeline.verify import verify
 from tests.object_store import folder_in, serving
-from tests.processes import busy_workers, wait_for
-from tests.runs import items_of, score_files, toy_mapping
+from tests.processes import wait_for
+from tests.runs import score_files, toy_mapping
+from tests.slow.survival import assert_like_undisturbed, kill_and_go_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("slow")]
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("finds workers in /proc", allow_module_level=True)
-
-
-def contents(folder):
-    return {str(relative(path, folder)): path.read_bytes() for path in found(folder, "**/*")}
 
 
 def test_a_run_in_a_store_survives_the_death_of_its_driver(tmp_path, drive):
@@ -41,21 +35,7 @@ def test_a_run_in_a_store_survives_the_death_of_its_driver(tmp_path, drive):
 
         driver = drive("run", config, "--run-dir", run)
         wait_for(lambda: len(score_files(run)) >= 3)
-        wait_for(lambda: busy_workers(driver.pid))
-        driver.kill()
-        before = {path: path.stat().st_mtime_ns for path in score_files(run)}
-        assert len(before) < 16, "killed too late to show anything"
-        done = {item.name for item in open_run(run).directory.done(rename=False)}
-
-        code, err = drive("run", config, "--run-dir", run).finish()
-        assert code == 0, err
-        names = {item.name for item in open_run(run).directory.items}
-        assert sorted(items_of(err)) == sorted(names - done), "only what was missing, once each"
-        assert {path: path.stat().st_mtime_ns for path in before} == before
+        done = kill_and_go_on(driver, drive, config, run, most=16)
         assert verify(run).damaged == ()
-
-        beside = tmp_path / "undisturbed"
-        assert main(["run", str(config), "--run-dir", str(beside), "--local"]) == 0
-        for part in ("aggregate", "circuits"):
-            assert contents(run / part) == contents(beside / part) != {}
-        print(json.dumps({"done_before": len(done), "items": len(names), "score_files_before": len(before)}))
+        assert_like_undisturbed(config, run, tmp_path / "undisturbed", "aggregate", "circuits")
+        print(f"{len(done)} of {len(open_run(run).directory.items)} items had landed")

@@ -10,11 +10,12 @@ import yaml
 
 from flows.cli import main
 from pipeline import open_run
-from pipeline.store.place import found, place, relative
+from pipeline.store.place import place
 from tests.infra.nodes import Nodes
 from tests.object_store import KEYS, folder_in, serving
 from tests.processes import wait_for
 from tests.runs import score_files, toy_mapping
+from tests.slow.survival import assert_like_undisturbed, contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
 
@@ -61,10 +62,6 @@ def what_the_cluster_knows(nodes, job):
     return found
 
 
-def contents(folder):
-    return {str(relative(path, folder)): path.read_bytes() for path in found(folder, "**/*")}
-
-
 def test_a_run_in_a_store_is_submitted_cancelled_and_resumed_and_no_key_travels(closed_store, tmp_path):
     nodes = Nodes(tmp_path)
     changes = {
@@ -92,8 +89,7 @@ def test_a_run_in_a_store_is_submitted_cancelled_and_resumed_and_no_key_travels(
     assert main(["resume", address, "--local"]) == 0
     assert open_run(address).status()["complete"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert main(["run", str(config), "--local", "--run-dir", str(tmp_path / "alone")]) == 0
-    assert contents(run / "aggregate") == contents(tmp_path / "alone" / "aggregate") != {}
+    assert_like_undisturbed(config, run, tmp_path / "alone", "aggregate")
 
     assert address in known
     logs = [path for path in tmp_path.rglob("*.log") if path.is_file()]

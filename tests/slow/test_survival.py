@@ -14,6 +14,7 @@ from flows.cli import main
 from pipeline import open_run
 from tests.processes import busy_workers, wait_for
 from tests.runs import content, items_of, score_files, toy_mapping
+from tests.slow.survival import assert_like_undisturbed, kill_and_go_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("slow")]
 
@@ -35,22 +36,11 @@ def test_a_run_survives_the_death_of_a_worker_and_then_of_its_driver(config, tmp
 
     landed = len(score_files(run))
     wait_for(lambda: len(score_files(run)) >= min(landed + 2, 20))
-    wait_for(lambda: busy_workers(driver.pid))
-    driver.kill()
-    before = {path: path.stat().st_mtime_ns for path in score_files(run)}
-    assert len(before) < 24, "killed too late to show anything"
-    done = {item.name for item in open_run(run).directory.done(rename=False)}
-
-    code, err = drive("run", config, "--run-dir", run).finish()
-    assert code == 0, err
-    names = {item.name for item in open_run(run).directory.items}
-    assert sorted(items_of(err)) == sorted(names - done), "only what was missing, once each"
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
-    assert main(["run", str(config), "--run-dir", str(tmp_path / "undisturbed"), "--local"]) == 0
-    assert content(run / "aggregate") == content(tmp_path / "undisturbed" / "aggregate")
-    for name in ("faithfulness.parquet", "graph.parquet", "prompts.parquet"):
-        assert (run / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
+    kill_and_go_on(driver, drive, config, run, most=24)
+    beside = tmp_path / "undisturbed"
+    assert_like_undisturbed(
+        config, run, beside, "aggregate", "faithfulness.parquet", "graph.parquet", "prompts.parquet"
+    )
     attempts = open_run(run).footers().set_index("item").attempt
     assert attempts[died["name"]] == 2
 

@@ -1,0 +1,44 @@
+"""What a killed driver costs: nothing that had landed. The same for a run in a folder and in a store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.cli import main
+from pipeline import open_run
+from pipeline.store.place import Place, found, relative
+from tests.processes import Driver, busy_workers, wait_for
+from tests.runs import items_of, score_files
+
+
+def contents(folder: Place) -> dict[str, bytes]:
+    """Every file below a folder, by relative path."""
+    return {str(relative(path, folder)): path.read_bytes() for path in found(folder, "**/*")}
+
+
+def kill_and_go_on(
+    driver: Driver, drive: Callable[..., Driver], config: Path, run: Place, most: int
+) -> set[str]:
+    """Kills a driver whose workers are busy, before it has `most` files of scores, and runs the same command again: it
+    computes what was missing, once each. Returns the items that had landed."""
+    wait_for(lambda: busy_workers(driver.pid))
+    driver.kill()
+    before = {path: path.stat().st_mtime_ns for path in score_files(run)}
+    assert len(before) < most, "killed too late to show anything"
+    done = {item.name for item in open_run(run).directory.done(rename=False)}
+
+    code, err = drive("run", config, "--run-dir", run).finish()
+    assert code == 0, err
+    names = {item.name for item in open_run(run).directory.items}
+    assert sorted(items_of(err)) == sorted(names - done), "only what was missing, once each"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    return done
+
+
+def assert_like_undisturbed(config: Path, run: Place, beside: Path, *names: str) -> None:
+    """Files and folders of the run are the bytes of one that nothing happens to."""
+    assert main(["run", str(config), "--run-dir", str(beside), "--local"]) == 0
+    for name in names:
+        if (beside / name).is_file():
+            assert (run / name).read_bytes() == (beside / name).read_bytes(), name
+        else:
+            assert contents(run / name) == contents(beside / name) != {}, name
