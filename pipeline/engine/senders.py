@@ -125,7 +125,7 @@ def at_answer(
 
 
 def senders_of(parts: Parts, records: Sequence[dict[str, Any]]) -> SenderValues:
-    """What every sender wrote, from the dicts of `pipeline.engine.capture.recording`."""
+    """What every sender wrote, from the dicts of `pipeline.engine.recording.recording`."""
     z, mlp = [], []
     shape = records[0]["resid"].shape
     for block, record in zip(parts.blocks, records, strict=True):

@@ -13,7 +13,7 @@ from tests.object_store import folder_in
 from tests.store.test_exclusion import Model
 from tests.store.test_lock import DEAD_PID, left_in, write_claim
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
 
 ONE_LOOK = Rules(fence=1.0, silence=2.0, looks=1)
 
