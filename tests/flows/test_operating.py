@@ -211,6 +211,15 @@ def test_a_process_that_has_lost_its_directory_stops(tmp_path, monkeypatch):
 # --- signals -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def with_terminal():
+    """The end of a terminal means something, also to tests that are run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("with_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_ends_the_work_and_the_next_ones_do_not_end_the_clearing_up(number):
     cleared = []
