@@ -248,7 +248,8 @@ def refuse_what_is_not_here(plan: Plan) -> None:
     workers = 1 if cluster.workers == "auto" else cluster.workers
     if fits(Machine(cpus=math.inf, gpus=have), Need(gpus=cluster.gpus_per_worker)) < workers:
         raise ConfigError(
-            f"cluster: {workers} workers with {cluster.gpus_per_worker:g} GPUs each, and this machine has {have}; "
+            f"cluster: {workers} worker{'s' * (workers > 1)} with {cluster.gpus_per_worker:g} GPUs each, and this "
+            f"machine has {have}; "
             "lower cluster.workers or cluster.gpus_per_worker (0 computes on the CPU), or set cluster.address"
         )
 

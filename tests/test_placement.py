@@ -102,7 +102,7 @@ def test_gpus_that_are_not_here_are_refused_before_anything_is_started(tmp_path,
             return str(error)
         return None
 
-    assert "1 workers with 5 GPUs each, and this machine has 4" in refused(4, gpus_per_worker=5)
+    assert "1 worker with 5 GPUs each, and this machine has 4" in refused(4, gpus_per_worker=5)
     assert refused(4, gpus_per_worker=2, workers=2) is None
     assert refused(4, gpus_per_worker=2, workers=3)
     assert refused(0, gpus_per_worker=1, workers="auto")

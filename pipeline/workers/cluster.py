@@ -104,8 +104,8 @@ def _too_little(have: list[Machine], need: Need, workers: int, room: int) -> str
     if not need.gpus:
         lower = "cluster.workers or cluster.threads"
     return (
-        f"cluster: {workers} workers with {need} each, and Ray has {describe(have)} here, enough for {room}; "
-        f"lower {lower}"
+        f"cluster: {workers} worker{'s' * (workers > 1)} with {need} each, and Ray has {describe(have)} here, "
+        f"enough for {room}; lower {lower}"
     )
 
 
