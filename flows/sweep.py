@@ -107,8 +107,11 @@ def sweep(configs: list[dict[str, Any]]) -> list[str]:
     return [entry.run for entry in ended]
 
 
-def main(words: Sequence[str]) -> int:
-    """Runs the configs of a job, tells of them in its log, and returns the exit code of `circuits run`."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the configs of a job, tells of them in its log, and returns the exit code of `circuits run`.
+
+    Without `words` those of the process, which ends with this.
+    """
     keep_folder_from_workers()
     parser = ArgumentParser(prog="python -m flows.sweep")
     parser.add_argument("--address", help="the cluster of every config that names none")
@@ -123,7 +126,7 @@ def main(words: Sequence[str]) -> int:
         _tell(Entry("", error=_one_line(error)))
         return 2
     try:
-        with stoppable(last=True), shown() as on_event:
+        with stoppable(last=words is None), shown() as on_event:
             ended = run_sweep(configs, _tell, on_event)
     except KeyboardInterrupt:
         print("stopped; the same submission goes on where it was", file=sys.stderr)
@@ -219,4 +222,4 @@ def _tell(entry: Entry) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
