@@ -1,5 +1,6 @@
 """What travels with a submission, what is refused before anything does, and runs that share their workers."""
 
+import signal
 import socket
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from flows.cli import main
+from flows.stopping import SIGNALS
 from flows.submit import pack
 from flows.sweep import main as run_job
 from flows.sweep import place_inputs, run_sweep
@@ -165,3 +167,10 @@ def test_a_job_computes_on_the_cluster_it_is_given_unless_a_config_names_another
     assert addresses == {"config": "auto", "other": "10.0.0.1:6379"}
     assert run_job([str(config_file)]) == 0
     assert asked["config"].cluster.address == "local"
+
+
+def test_a_job_that_is_called_as_a_function_leaves_signals_to_its_caller(config_file, monkeypatch):
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr("flows.sweep.run_sweep", lambda *_: [])
+    assert run_job([str(config_file)]) == 0
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
