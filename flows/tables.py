@@ -200,14 +200,18 @@ def print_show(facts: Facts) -> None:
         )
         what = "edge" if result["level"] == "edge" else "node"
         columns = (what, *(("span",) if what == "node" else ()))
-        kinds = {"ci": "normal", "boot": "bootstrap"} if result["bootstrap"] else {"ci": "normal"}
-        intervals = [f"#{kind} 95 % interval" for kind in kinds.values()]
-        table = table_of(*columns, "#score", *intervals, "#same sign")
+        kinds = {"ci": "95 % interval", "boot": "bootstrap"}
+        kinds = {key: words for key, words in kinds.items() if f"{key}_low" in result["known"]}
+        shares = {"sign_agreement": "prompts of that sign", "kept_fraction": "kept in shards"}
+        shares = {key: words for key, words in shares.items() if key in result["known"]}
+        table = table_of(*columns, "#score", *(f"#{words}" for words in (*kinds.values(), *shares.values())))
         for row in result["top"]:
             cells = [str(row[column] if row[column] is not None else "all") for column in columns]
             ends = [f"{number(row[f'{key}_low'])} .. {number(row[f'{key}_high'])}" for key in kinds]
-            table.add_row(*cells, number(row["score"]), *ends, share(row["sign_agreement"]))
+            table.add_row(*cells, number(row["score"]), *ends, *(share(row[key]) for key in shares))
         show(table)
+        if result["caveat"]:
+            say(result["caveat"])
         if "circuit" in result:
             say(result["circuit"]["words"])
     if facts["faithfulness"]:

@@ -63,7 +63,7 @@ class Evaluate(Section):
 
 
 class Aggregate(Section):
-    """What is computed beside means and normal intervals when shards are merged."""
+    """What is computed beside means and Student's intervals when shards are merged."""
 
     bootstrap: int = Field(
         default=0,

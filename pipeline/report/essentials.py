@@ -24,8 +24,13 @@ from pipeline.store.results import Run
 
 EXAMPLES = 3
 TOP = 20
-# The smallest circuit that restores this much is the one shown: the bar of Hanna et al. 2024 (EAP-IG).
-FAITHFUL = 0.85
+# The smallest circuit whose faithfulness is so near to 1 is the one shown. Hanna et al. 2024 (EAP-IG) ask for 0.85 or
+# more; but a circuit of 2.42 does not do what the model does either.
+NEAR = 0.15
+CONDITIONAL = (
+    "A score is what was lost when the edge was tested, after the removals before it. It has no interval: other "
+    "prompts may remove other edges."
+)
 NOISE = 1e-6  # scores below this share of the largest are rounding, and are not listed
 
 
@@ -96,14 +101,14 @@ def rows_of(curve: pd.DataFrame, task: str, method: str) -> pd.DataFrame:
 def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[Circuit, dict[str, Any]]:
     """The circuit to show for one task and method, and what to say of it.
 
-    The kept set of a method that decides; else the smallest evaluated selection with a faithfulness of at
-    least 0.85; else the largest evaluated one that is not the whole graph; else a twentieth of the edges.
+    The kept set of a method that decides; else the smallest evaluated selection whose faithfulness is within 0.15 of
+    1; else the nearest to 1; else a twentieth of the edges. The whole graph is never chosen.
     `frame` is the aggregate, `curve` the rows of `run.faithfulness()` for this task and method.
     """
     graph = run.graph
     score = by_edge(frame, "score", graph)
     if decides(frame):
-        kept = np.nan_to_num(by_edge(frame, "kept_fraction", graph)) >= 0.5
+        kept = np.nan_to_num(by_edge(frame, "kept", graph)) > 0
         circuit, row = Circuit(graph, kept, score), _first(curve[curve["edge_fraction"].isna()])
         share = percent(circuit.n_edges / graph.n_edges)
         why = f"{circuit.n_edges:,} of {graph.n_edges:,} edges ({share}), kept by the method"
@@ -111,16 +116,16 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
     rows = curve[curve["edge_fraction"].notna() & (curve["n_edges"] > 0)].sort_values(
         "n_edges", kind="stable"
     )
-    enough = rows[rows["faithfulness"] >= FAITHFUL]
-    row = _first(enough) or _first(rows[rows["edge_fraction"] < 1.0].iloc[::-1])
+    parts = rows[rows["n_edges"] < graph.n_edges]  # the whole graph is always at 1, and no find
+    away = (parts["faithfulness"].astype(float) - 1).abs()
+    near = parts[away <= NEAR + 1e-9]  # 1 - 0.85 is more than 0.15
+    row = _first(near) or _first(parts.loc[away.dropna().sort_values(kind="stable").index])
     n_edges = int(row["n_edges"]) if row else max(1, graph.n_edges // 20)
     why = f"the strongest {n_edges:,} of {graph.n_edges:,} edges ({percent(n_edges / graph.n_edges)})"
-    if n_edges == graph.n_edges:
-        why = f"all {n_edges:,} edges"
-    if len(enough):
-        why += f", the smallest evaluated circuit with a faithfulness of {FAITHFUL} or more"
+    if len(near):
+        why += f", the smallest evaluated circuit with a faithfulness within {NEAR} of 1"
     elif row:
-        why += f", as no evaluated circuit but the whole graph has a faithfulness of {FAITHFUL} or more"
+        why += f", the nearest to 1: no evaluated circuit but the whole graph has a faithfulness within {NEAR} of it"
     mask = np.zeros(graph.n_edges, dtype=bool)
     mask[rank_order(score, run.config.get("evaluate", {}).get("rank", "absolute"))[:n_edges]] = True
     circuit = Circuit(graph, mask & ~np.isnan(score), score)
@@ -129,7 +134,7 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
 
 def decides(frame: pd.DataFrame) -> bool:
     """Whether the scores come from a method that keeps and drops edges itself."""
-    return "kept_fraction" in frame and bool(frame["kept_fraction"].notna().any())
+    return "kept" in frame and bool(frame["kept"].notna().any())
 
 
 def _about(circuit: Circuit, row: Mapping[str, Any] | None, why: str) -> dict[str, Any]:
@@ -158,17 +163,28 @@ def _result(
     found["bootstrap"] = _bootstrap(run, task, method)
     columns = ["score", "score_sem", "ci_low", "ci_high", "boot_low", "boot_high", "sign_agreement"]
     measured = measured.reindex(columns=list(dict.fromkeys([*measured.columns, *columns])))
+    found["caveat"] = CONDITIONAL if decides(frame) else None
+    if found["caveat"] is None and found["n_prompts"] == 1:
+        found["caveat"] = "One prompt has no spread, and its scores no interval."
     if method["level"] == "node":
         by_size = measured.iloc[np.argsort(-measured["score"].abs().to_numpy(), kind="stable")]
-        return found | {"top": plain(by_size.head(top)[["node", "span", *columns]])}
+        rows = plain(by_size.head(top)[["node", "span", *columns]])
+        return found | {"known": _known(rows), "top": rows}
     strongest = measured.sort_values("rank", kind="stable").head(top)
     names = [run.graph.edge_name(int(i)) for i in strongest["edge_id"]]
     shown = strongest[["edge_id", "rank", *columns, "kept_fraction"]]
+    rows = [{"edge": name, **row} for name, row in zip(names, plain(shown), strict=True)]
     return found | {
+        "known": _known(rows),
         "decides": decides(frame),
         "circuit": choose_circuit(run, frame, curve)[1],
-        "top": [{"edge": name, **row} for name, row in zip(names, plain(shown), strict=True)],
+        "top": rows,
     }
+
+
+def _known(rows: list[dict[str, Any]]) -> list[str]:
+    """The columns in which any of these rows has a value."""
+    return [column for column in (rows[0] if rows else ()) if any(row[column] is not None for row in rows)]
 
 
 def _bootstrap(run: Run, task: str, method: Mapping[str, Any]) -> int | None:

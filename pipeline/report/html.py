@@ -119,7 +119,7 @@ def _interval(row: Mapping[str, Any], name: str) -> str:
 
 
 def _ends(row: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
-    """Both ends of the normal interval (`ci`) or of that of the bootstrap (`boot`)."""
+    """Both ends of Student's interval (`ci`) or of that of the bootstrap (`boot`)."""
     return row[f"{name}_low"], row[f"{name}_high"]
 
 

@@ -11,8 +11,8 @@ CAP = 4.5  # half the height of a bracket's ends
 Ends = tuple[float | None, float | None]
 
 
-def interval_svg(score: float, normal: Ends, bootstrap: Ends, reach: float) -> Markup:
-    """A point on an axis from -`reach` to `reach`, zero in the middle: over a bar from end to end of the normal
+def interval_svg(score: float, student: Ends, bootstrap: Ends, reach: float) -> Markup:
+    """A point on an axis from -`reach` to `reach`, zero in the middle: over a bar from end to end of Student's
     interval and a bracket around that of the bootstrap, where they are known."""
 
     def place(value: float) -> float:
@@ -21,11 +21,11 @@ def interval_svg(score: float, normal: Ends, bootstrap: Ends, reach: float) -> M
     sign = "neg" if score < 0 else "pos"
     parts = [line(WIDE / 2, 1, WIDE / 2, HIGH - 1, "rule")]
     label = number(score, sign=True)
-    if (ends := _known(normal)) is not None:
+    if (ends := _known(student)) is not None:
         low, high = map(place, ends)
         bar = {"x": low, "y": HIGH / 2 - 1.5, "width": max(high - low, 1.0), "height": 3}
         parts.append(tag("rect", **bar, class_=sign, fill_opacity="0.45"))
-        label += f", normal 95 % from {number(ends[0])} to {number(ends[1])}"
+        label += f", 95 % from {number(ends[0])} to {number(ends[1])}"
     if (ends := _known(bootstrap)) is not None:
         low, high = map(place, ends)
         parts.append(line(low, HIGH / 2, high, HIGH / 2, "bracket"))

@@ -1,7 +1,9 @@
 """The shards of every (task, method) merged into one file with standard errors, intervals and ranks.
 
 Knows statistics over shards. Does not know who computed them. Memory is that of a few columns of edges,
-whatever the number of shards. Nothing that differs between two runs of the same work (times, hosts, attempts)
+whatever the number of shards. Intervals and signs are over prompts, never over shards. What a method measured in the
+course of its decisions has neither: its scores hold for the edges that were gone at that moment, and other prompts
+decide otherwise. Nothing that differs between two runs of the same work (times, hosts, attempts)
 is written, so that equal shards give equal bytes.
 """
 
@@ -16,6 +18,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from pipeline.core.graph import Graph
+from pipeline.core.intervals import t_95
 from pipeline.core.items import Item
 from pipeline.core.scores import Moments, rank_order
 from pipeline.store import prompt_scores, schema
@@ -25,7 +28,7 @@ from pipeline.store.resampled import with_intervals
 from pipeline.store.run_dir import RunDirectory
 from pipeline.store.scores import dictionary, edge_columns, floats, nullable, span_order
 
-Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+INTERVAL = {"interval": "student"}  # in a footer: ci_low and ci_high are Student's, signs are over prompts
 
 Keys = list[tuple[int, str | None]] | None  # (id, span) of every row; None: every edge, in order, no spans
 
@@ -56,13 +59,13 @@ def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Ite
         bad: list[Item] = []
         absent: list[Item] = []
         pool = _Pool()
-        for table in _tables(run, items, bad, absent):
-            pool.add(_part(table, run.graph, kind))
+        for table, rows in _tables(run, items, bad, absent):
+            pool.add(_part(table, run.graph, kind, rows))
         gone = sorted([*bad, *absent])
         target = run.path / aggregate_path(kind, task, method)
         if pool.n_shards:
             facts = run.facts(items[0])
-            footer = {key: facts[key] for key in (*_SHARED, *_SHARED_METHOD)}
+            footer = {key: facts[key] for key in (*_SHARED, *_SHARED_METHOD)} | INTERVAL
             footer["missing"] = json.dumps([item.name for item in gone])
             table = pool.table(run.graph, kind)
             if bootstrap is not None and method in run.prompt_scores:
@@ -91,15 +94,17 @@ def aggregate_path(kind: str, task: str, method: str) -> PurePosixPath:
 
 def _tables(
     run: RunDirectory, items: Sequence[Item], bad: list[Item], absent: list[Item]
-) -> Iterator[pa.Table]:
-    """The good shards' tables in order; the rest is noted in `bad` and `absent`."""
+) -> Iterator[tuple[pa.Table, np.ndarray | None]]:
+    """The good shards' tables in order, each with every prompt's scores where they are kept; the rest is noted in
+    `bad` and `absent`."""
     for item in items:
         try:
             run.check(item)
             table = run.table(item)
+            rows = None
             if item.method in run.prompt_scores:
-                prompt_scores.read(run.path / prompt_scores.path_of(item))
-            yield table
+                _, rows = prompt_scores.read(run.path / prompt_scores.path_of(item))
+            yield table, rows
         except FileNotFoundError:
             absent.append(item)
         except DamagedFileError:
@@ -113,9 +118,13 @@ class _Part:
     keys: Keys
     moments: Moments
     kept: Float[np.ndarray, " row"]  # 1, 0 or NaN
+    signs: Int[np.ndarray, "2 row"] | None  # how many prompts score above and below zero, where that is known
 
 
-def _part(table: pa.Table, graph: Graph, kind: str) -> _Part:
+def _part(
+    table: pa.Table, graph: Graph, kind: str, rows: Float[np.ndarray, "prompt edge"] | None = None
+) -> _Part:
+    """The rows of a shard's table; `rows` are the scores of its prompts by edge id, where they are kept."""
     ids = table["edge_id" if kind == "scores" else "node_id"].to_numpy()
     keys: Keys = None
     plain = kind == "scores" and table["span"].null_count == len(table)
@@ -123,18 +132,20 @@ def _part(table: pa.Table, graph: Graph, kind: str) -> _Part:
         keys = list(zip(ids.tolist(), table["span"].to_pylist(), strict=True))
     n = table["n_prompts"].to_numpy().astype(np.int64)
     kept = floats(table["kept"].cast(pa.int8())) if kind == "scores" else np.full(len(ids), np.nan)
-    return _Part(keys, Moments(n, floats(table["score"]), floats(table["score_std"])), kept)
+    signs = None if rows is None else np.stack([(rows > 0).sum(axis=0), (rows < 0).sum(axis=0)])[:, ids]
+    return _Part(keys, Moments(n, floats(table["score"]), floats(table["score_std"])), kept, signs)
 
 
 class _Pool:
-    """Shards merged so far: moments, and counts of shards by sign and by decision."""
+    """Shards merged so far: moments, prompts by sign, and counts of shards by decision."""
 
     def __init__(self) -> None:
         self.n_shards = 0
         self.keys: Keys = None
         self.moments: Moments | None = None
-        # per row, in how many shards: measured, positive, negative, decided, kept
+        # per row, how many shards measured, decided, kept it, and how many prompts score above and below zero
         self.counts: Int[np.ndarray, "5 row"] = np.zeros((5, 0), dtype=np.int64)
+        self.knows_signs = True
 
     def add(self, part: _Part) -> None:
         if self.moments is None:
@@ -142,57 +153,61 @@ class _Pool:
             empty = np.zeros(len(part.kept), dtype=np.int64)
             self.moments = Moments(empty, np.full(len(empty), np.nan), np.full(len(empty), np.nan))
             self.counts = np.zeros((5, len(empty)), dtype=np.int64)
-        elif part.keys != self.keys:
-            part = self._align(part)
-        moments, kept = part.moments, part.kept
-        measured = (moments.n > 0) & ~np.isnan(moments.mean)
-        self.counts = self.counts + np.stack(
-            [
-                measured,
-                measured & (moments.mean > 0),
-                measured & (moments.mean < 0),
-                ~np.isnan(kept),
-                np.nan_to_num(kept) > 0,
-            ]
-        ).astype(np.int64)
+        counts = np.zeros((5, len(part.kept)), dtype=np.int64)
+        counts[0] = (part.moments.n > 0) & ~np.isnan(part.moments.mean)
+        counts[1], counts[2] = ~np.isnan(part.kept), np.nan_to_num(part.kept) > 0
+        if part.signs is None:
+            self.knows_signs = False
+        else:
+            counts[3:] = part.signs
+        moments = part.moments
+        if part.keys != self.keys:
+            moments, counts = self._align(part, counts)
+        self.counts = self.counts + counts
         self.moments = Moments.merge([self.moments, moments])
         self.n_shards += 1
 
-    def _align(self, part: _Part) -> _Part:
-        """Brings pool and part to the union of their rows: other shards may have other positions."""
+    def _align(
+        self, part: _Part, counts: Int[np.ndarray, "5 part"]
+    ) -> tuple[Moments, Int[np.ndarray, "5 row"]]:
+        """Brings the pool to the union of its rows and the part's, for other shards may have other positions; returns
+        the part's moments and counts on these rows."""
         if self.keys is None or part.keys is None or self.moments is None:
             raise DamagedFileError("some shards have spans and some have none")
         rows = sorted({*self.keys, *part.keys}, key=lambda key: (key[0], span_order(key[1])))
         place = {key: row for row, key in enumerate(rows)}
         mine, theirs = [place[key] for key in self.keys], [place[key] for key in part.keys]
         self.moments = _spread(self.moments, mine, len(rows))
-        counts = np.zeros((5, len(rows)), dtype=np.int64)
-        counts[:, mine] = self.counts
-        self.keys, self.counts = rows, counts
-        kept = np.full(len(rows), np.nan)
-        kept[theirs] = part.kept
-        return _Part(rows, _spread(part.moments, theirs, len(rows)), kept)
+        pooled = np.zeros((2, 5, len(rows)), dtype=np.int64)
+        pooled[0][:, mine], pooled[1][:, theirs] = self.counts, counts
+        self.keys, self.counts = rows, pooled[0]
+        return _spread(part.moments, theirs, len(rows)), pooled[1]
 
     def table(self, graph: Graph, kind: str) -> pa.Table:
         """The merged rows, by id and span."""
         if self.moments is None:
             raise ValueError("nothing was merged")
         n, mean = self.moments.n, self.moments.mean
-        shards, positive, negative, decided, kept = self.counts
+        shards, decided, kept, positive, negative = self.counts
         std = self.moments.std * np.sqrt(_ratio(n, n - 1))
         sem = std / np.sqrt(np.maximum(n, 1))
-        agreeing = np.where(mean > 0, positive, np.where(mean < 0, negative, shards - positive - negative))
         rank = np.empty(len(n), dtype=np.int32)
         rank[rank_order(mean)] = np.arange(1, len(n) + 1)
         unmeasured = np.isnan(mean)
+        reach, agreement = t_95(n) * sem, np.full(len(n), np.nan)
+        if decided.any():
+            reach = np.full(len(n), np.nan)
+        elif self.knows_signs:
+            agreeing = np.where(mean > 0, positive, np.where(mean < 0, negative, n - positive - negative))
+            agreement = np.where(n > 1, _ratio(agreeing, n), np.nan)
         spans = [None] * len(n) if self.keys is None else [span for _, span in self.keys]
         pooled = [
             pa.array(spans, pa.string()).dictionary_encode(),
-            *(nullable(v, pa.float64()) for v in (mean, std, sem, mean - Z_95 * sem, mean + Z_95 * sem)),
+            *(nullable(v, pa.float64()) for v in (mean, std, sem, mean - reach, mean + reach)),
             pa.array(n.astype(np.int32)),
             pa.array(shards.astype(np.int32)),
             pa.array(rank, mask=unmeasured),
-            nullable(np.where(unmeasured, np.nan, _ratio(agreeing, shards)), pa.float64()),
+            nullable(agreement, pa.float64()),
         ]
         if kind == "node_scores":
             ids = np.asarray([id_ for id_, _ in self.keys or []], dtype=np.int32)
@@ -202,9 +217,11 @@ class _Pool:
         if self.keys is not None:
             taken = pa.array([id_ for id_, _ in self.keys], pa.int32())
             columns = [column.take(taken) for column in columns]
-        kept_fraction = nullable(_ratio(kept, decided), pa.float64())
+        share = _ratio(kept, decided)
+        several = nullable(np.where(decided > 1, share, np.nan), pa.float64())
+        together = pa.array(share >= 0.5, mask=decided == 0)  # a tie keeps
         without = [pa.nulls(len(n), pa.float32())] * 2
-        return pa.table([*columns, *pooled, kept_fraction, *without], schema=schema.AGGREGATE)
+        return pa.table([*columns, *pooled, several, together, *without], schema=schema.AGGREGATE)
 
 
 def _spread(moments: Moments, rows: list[int], n_rows: int) -> Moments:

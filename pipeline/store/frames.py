@@ -15,8 +15,10 @@ import pyarrow as pa
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
 from pipeline.store import prompt_scores
-from pipeline.store.files import DamagedFileError, read_parquet
+from pipeline.store.aggregate import INTERVAL
+from pipeline.store.files import DamagedFileError, read_footer, read_parquet
 from pipeline.store.place import Place, relative
+from pipeline.store.renewed import renewed
 from pipeline.store.run_dir import RunDirectory
 from pipeline.store.scores import dictionary, read_scores
 
@@ -53,8 +55,16 @@ def read_table(directory: RunDirectory, path: Place | Item, columns: pa.Schema) 
     if isinstance(path, Item):
         return checked(directory, lambda _: directory.table(path), directory.file_of(path))
     if {"edge_id", "node_id"} & set(columns.names):
-        return checked(directory, lambda there: read_scores(there, columns, directory.graph), path)
+        return checked(directory, lambda there: _merged(there, columns, directory), path)
     return checked(directory, lambda there: read_parquet(there, columns), path)
+
+
+def _merged(path: Place, columns: pa.Schema, directory: RunDirectory) -> pa.Table:
+    """Merged scores; those of an earlier version as this one would have written them."""
+    table = read_scores(path, columns, directory.graph)
+    table = table.select(list(dict.fromkeys([*columns.names, *table.column_names])))
+    is_new = read_footer(path).items() >= INTERVAL.items()
+    return table if is_new else renewed(table)
 
 
 def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> pd.DataFrame:

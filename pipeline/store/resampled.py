@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from pipeline.core.items import Item, canonical_json, digest
 from pipeline.store import prompt_scores, schema
-from pipeline.store.bootstrap import Bootstrap, intervals
+from pipeline.store.bootstrap import FEWEST, Bootstrap, intervals
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet
 from pipeline.store.place import Place
 from pipeline.store.run_dir import RunDirectory
@@ -32,6 +32,7 @@ def with_intervals(
     facts = {
         "samples": bootstrap.samples,
         "top": bootstrap.top,
+        "fewest": FEWEST,
         "values": digest([footer["values"] for pair in read_from for footer in pair]),
     }
     made_from = canonical_json(facts)

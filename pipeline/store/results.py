@@ -181,8 +181,8 @@ class Run:
             )
         n = table["n_prompts"].to_numpy().astype(np.int64)
         kept = None
-        if table["kept_fraction"].null_count < len(table):
-            kept = np.nan_to_num(floats(table["kept_fraction"])) >= 0.5  # a tie keeps
+        if table["kept"].null_count < len(table):
+            kept = np.asarray(table["kept"].fill_null(False))
         population = np.sqrt(np.maximum(n - 1, 0) / np.maximum(n, 1))  # the file's std is the sample's
         std = np.where(n == 1, 0.0, floats(table["score_std"]) * population)
         return EdgeScores(self.graph, floats(table["score"]), std, n, kept=kept, span=spans[0])

@@ -61,7 +61,8 @@ AGGREGATE = _schema(
     sender=_NAME,
     receiver=_NAME,
     **_POOLED,
-    kept_fraction=(pa.float64(),),
+    kept_fraction=(pa.float64(),),  # share of the shards that keep an edge, where several decided
+    kept=(pa.bool_(),),  # what they decide together
     boot_low=(pa.float32(),),  # 95 % percentile interval of a bootstrap over prompts, where one was asked for
     boot_high=(pa.float32(),),
 )

@@ -1,4 +1,4 @@
-"""Which interval a reader is shown: the normal one by that name, and beside it the bootstrap's where one was drawn."""
+"""Which interval a reader is shown: Student's, and beside it the bootstrap's where one was drawn; of ACDC none."""
 
 import re
 from html import unescape
@@ -45,7 +45,7 @@ def test_show_has_a_column_for_either_interval_where_there_is_a_bootstrap(circui
     assert f"12 prompts in 3 shards, bootstrap of {SAMPLES} samples" in shown.out
     lines = [re.split(r"\s{2,}", line.strip()) for line in shown.out.splitlines()]
     head = next(line for line in lines if line[0] == "edge")
-    assert head == ["edge", "score", "normal 95 % interval", "bootstrap 95 % interval", "same sign"]
+    assert head == ["edge", "score", "95 % interval", "bootstrap", "prompts of that sign"]
     for rank, edge in enumerate(strongest(run)):
         row = next(line for line in lines if line[0] == f"{edge.sender}->{edge.receiver}")
         normal, drawn = (
@@ -55,11 +55,18 @@ def test_show_has_a_column_for_either_interval_where_there_is_a_bootstrap(circui
         assert row[2:4] == [normal, drawn if rank < STRONGEST else "- .. -"]
 
 
-@pytest.mark.parametrize("method", ["acdc", "node_patching"])
-def test_show_names_the_normal_interval_where_there_is_no_other(circuits, run, method):
-    shown = circuits("show", run.path, "--method", method)
-    assert "normal 95 % interval" in shown.out
+def test_show_has_one_interval_where_there_is_no_other(circuits, run):
+    shown = circuits("show", run.path, "--method", "node_patching")
+    assert "95 % interval" in shown.out
     assert "bootstrap" not in shown.out
+    assert "sign" not in shown.out
+
+
+def test_show_says_what_scores_of_acdc_depend_on_and_no_interval(circuits, run):
+    shown = circuits("show", run.path, "--method", "acdc")
+    assert "95 % interval" not in shown.out
+    assert "It has no interval: other prompts may remove other edges." in " ".join(shown.out.split())
+    assert "kept in shards" in shown.out
 
 
 def test_the_facts_hold_the_samples_and_both_ends(circuits, run):
@@ -85,10 +92,10 @@ def test_the_page_has_a_column_for_either_interval_where_there_is_a_bootstrap(ru
         assert cells[1:] == [normal, drawn if rank < STRONGEST else "–"]
         assert bracket == (rank < STRONGEST)
     assert page.count('<th class="n">bootstrap 95 % interval</th>') == 1
-    assert page.count('<th class="n">normal 95 % interval</th>') == len(DRAWN)
+    assert page.count('<th class="n">95 % interval</th>') == len(DRAWN) - 1  # acdc has none
 
 
 def test_the_page_says_which_interval_is_which(page):
     assert f"12 prompts in 3 shards, bootstrap of {SAMPLES} samples" in page
-    assert "bar normal, bracket bootstrap" in page
+    assert "bar Student, bracket bootstrap" in page
     assert "its bootstrap interval holds 95 % of the means over prompts that were drawn anew" in page

@@ -36,13 +36,14 @@ def planted_frame(graph: Graph, seed: int = 0, active: int = 8) -> pd.DataFrame:
             "score": score,
             "score_std": sem * np.sqrt(64),
             "score_sem": sem,
-            "ci_low": score - 1.96 * sem,
-            "ci_high": score + 1.96 * sem,
+            "ci_low": score - 2 * sem,
+            "ci_high": score + 2 * sem,
             "n_prompts": 64,
             "n_shards": 4,
             "rank": rank,
-            "sign_agreement": rng.choice([1.0, 0.75], graph.n_edges),
+            "sign_agreement": np.full(graph.n_edges, np.nan),
             "kept_fraction": np.full(graph.n_edges, np.nan),
+            "kept": np.full(graph.n_edges, np.nan),
         }
     )
 

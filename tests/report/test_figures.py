@@ -305,7 +305,7 @@ def test_ticks_are_round_and_inside():
 
 
 def test_both_intervals_are_drawn_around_the_score_on_one_scale_and_told_in_words():
-    drawn = parse(interval_svg(0.5, normal=(0.25, 0.75), bootstrap=(0.4, 1.0), reach=1.0))
+    drawn = parse(interval_svg(0.5, student=(0.25, 0.75), bootstrap=(0.4, 1.0), reach=1.0))
     (bar,) = drawn.iter(f"{SVG}rect")
     across, low, high = (line for line in drawn.iter(f"{SVG}line") if line.get("class") == "bracket")
     (dot,) = drawn.iter(f"{SVG}circle")
@@ -318,15 +318,15 @@ def test_both_intervals_are_drawn_around_the_score_on_one_scale_and_told_in_word
     assert [value(across.get("x1")), value(across.get("x2"))] == pytest.approx([0.4, 1.0], abs=2e-3)
     assert [value(low.get("x1")), value(high.get("x1"))] == pytest.approx([0.4, 1.0], abs=2e-3)
     assert value(dot.get("cx")) == pytest.approx(0.5, abs=2e-3)
-    label = "+0.500, normal 95 % from 0.250 to 0.750, bootstrap 95 % from 0.400 to 1.00"
+    label = "+0.500, 95 % from 0.250 to 0.750, bootstrap 95 % from 0.400 to 1.00"
     assert drawn.get("aria-label") == label
 
 
 def test_an_interval_that_is_not_known_is_neither_drawn_nor_told():
-    normal = interval_svg(-0.5, normal=(-0.6, -0.4), bootstrap=(None, None), reach=1.0)
+    normal = interval_svg(-0.5, student=(-0.6, -0.4), bootstrap=(None, None), reach=1.0)
     assert "bracket" not in normal
     assert "bootstrap" not in normal
-    alone = interval_svg(-0.5, normal=(None, None), bootstrap=(None, float("nan")), reach=1.0)
+    alone = interval_svg(-0.5, student=(None, None), bootstrap=(None, float("nan")), reach=1.0)
     assert "<rect" not in alone
     assert parse(alone).get("aria-label") == "−0.500"
 

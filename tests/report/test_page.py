@@ -15,14 +15,14 @@ from pipeline.core.graph import Graph
 from pipeline.core.items import Item
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
-from pipeline.report.essentials import essentials
+from pipeline.report.essentials import CONDITIONAL, choose_circuit, essentials
 from pipeline.report.html import write_report
 from pipeline.report.svg import number
 from pipeline.store import faithfulness as evaluated
 from pipeline.store.aggregate import aggregate
 from pipeline.store.results import Run, open_run
 from pipeline.store.run_dir import RunDirectory
-from tests.report.conftest import planted_frame
+from tests.report.conftest import curve_rows, planted_frame
 
 EVIL = "<script>alert('clean')</script> & \"friends\""
 PER_SHARD, SHARDS = 8, 3
@@ -222,13 +222,51 @@ def test_the_page_shows_the_numbers_of_the_aggregate(run, page):
     cells = r'<td class="mono">([^<]+)</td><td class="n">([^<]+)</td><td class="n">([^<]+)</td>'
     shown = [tuple(map(unescape, row)) for row in re.findall(cells, page)]
     expected = []
-    for method in ("eap", "acdc"):
-        for edge in run.scores(task="pronoun", method=method).sort_values("rank").head(20).itertuples():
-            interval = f"{number(edge.ci_low, sign=True)} to {number(edge.ci_high, sign=True)}"
-            expected.append((f"{edge.sender}->{edge.receiver}", number(edge.score, sign=True), interval))
+    for edge in run.scores(task="pronoun", method="eap").sort_values("rank").head(20).itertuples():
+        interval = f"{number(edge.ci_low, sign=True)} to {number(edge.ci_high, sign=True)}"
+        expected.append((f"{edge.sender}->{edge.receiver}", number(edge.score, sign=True), interval))
     assert shown == expected
-    assert "normal 95 % interval" in page
+    assert page.count(">95 % interval</th>") == 2  # of eap and of node_patching
     assert "bootstrap" not in page
+
+
+def test_the_page_says_what_a_score_of_acdc_depends_on_instead_of_an_interval(run, page):
+    cells = r'<td class="mono">([^<]+)</td><td class="n">([^<]+)</td><td><svg'
+    shown = {tuple(map(unescape, row)) for row in re.findall(cells, page)}
+    for edge in run.scores(task="pronoun", method="acdc").sort_values("rank").head(20).itertuples():
+        assert (f"{edge.sender}->{edge.receiver}", number(edge.score, sign=True)) in shown
+    assert page.count(CONDITIONAL) == 1
+    assert page.count("kept in shards</th>") == 1  # three shards decided
+    assert "of that sign" not in page  # no prompt's own scores were kept
+
+
+@pytest.mark.parametrize(
+    ("values", "n_edges", "said"),
+    [
+        (
+            {0.1: 2.42, 0.2: 1.1, 0.5: 0.99},
+            22,
+            "the smallest evaluated circuit with a faithfulness within 0.15 of 1",
+        ),
+        ({0.1: 0.85, 0.2: 0.9}, 11, "the smallest evaluated circuit with a faithfulness within 0.15 of 1"),
+        (
+            {0.1: 0.3, 0.2: 2.42, 1.0: 1.0},
+            11,
+            "the nearest to 1: no evaluated circuit but the whole graph has",
+        ),
+        ({0.1: 0.3, 0.2: 1.2}, 22, "the nearest to 1: no evaluated circuit but the whole graph has"),
+        ({0.1: None, 0.2: 1.05}, 22, "within 0.15 of 1"),
+        ({0.1: None, 1.0: 1.0}, 5, "edges (4.5 %)"),
+        ({1.0: 1.0}, 5, "edges (4.5 %)"),
+    ],
+)
+def test_a_circuit_that_overshoots_is_as_far_from_the_model_as_one_that_falls_short(
+    run, values, n_edges, said
+):
+    frame = run.scores(task="pronoun", method="eap")
+    circuit, about = choose_circuit(run, frame, curve_rows(run.graph, "pronoun", "eap", values))
+    assert circuit.n_edges == n_edges
+    assert said in about["words"]
 
 
 def test_the_page_shows_facts_examples_parameters_and_versions(page):
@@ -249,7 +287,8 @@ def test_essentials_agree_with_the_frames_of_the_run(run):
     assert [edge["edge"] for edge in by_method["eap"]["top"]] == [
         f"{e.sender}->{e.receiver}" for e in expected.itertuples()
     ]
-    for column in ("score", "score_sem", "ci_low", "ci_high", "sign_agreement"):
+    assert all(edge["sign_agreement"] is None for edge in by_method["eap"]["top"])
+    for column in ("score", "score_sem", "ci_low", "ci_high"):
         assert [edge[column] for edge in by_method["eap"]["top"]] == expected[column].tolist()
     nodes = run.scores(task="pronoun", method="node_patching")
     assert by_method["node_patching"]["top"][0]["score"] == max(nodes["score"], key=abs)

@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline.core.items import Item
 from pipeline.core.scores import EdgeScores, Moments
 from pipeline.store.aggregate import _part, _Pool, aggregate, aggregate_path
-from pipeline.store.files import read_footer, read_parquet
+from pipeline.store.files import read_footer, read_parquet, write_parquet
+from pipeline.store.results import open_run
 from pipeline.store.run_dir import SUCCESS
 from pipeline.store.scores import edge_table
 from tests.store.example import GRAPH, flip_a_bit, payload_of
@@ -54,16 +57,19 @@ def test_merged_scores_are_the_statistics_of_all_prompts(new_run):
     np.testing.assert_allclose(frame["score_std"], every.std(axis=0, ddof=1), **close)
     np.testing.assert_allclose(frame["score_sem"], pd.DataFrame(every).sem(), **close)
     half = (frame["ci_high"] - frame["ci_low"]) / 2
-    np.testing.assert_allclose(half, 1.959964 * frame["score_sem"], **close)
+    np.testing.assert_allclose(half, 2.200985160082949 * frame["score_sem"], **close)  # 11 degrees of freedom
     np.testing.assert_allclose((frame["ci_high"] + frame["ci_low"]) / 2, frame["score"], **close)
     assert set(frame["n_prompts"]) == {12}
     assert set(frame["n_shards"]) == {3}
     by_rank = frame.sort_values("rank")
     assert by_rank["rank"].tolist() == list(range(1, GRAPH.n_edges + 1))
     assert all(a >= b for a, b in pairwise(by_rank["score"].abs()))
-    signs = np.sign([shard.mean(axis=0) for shard in shards])
-    np.testing.assert_allclose(frame["sign_agreement"], (signs == np.sign(every.mean(axis=0))).mean(axis=0))
-    assert frame["kept_fraction"].isna().all()
+    for column in (
+        "sign_agreement",
+        "kept_fraction",
+        "kept",
+    ):  # of single prompts nothing is known, and none decides
+        assert frame[column].isna().all()
     assert frame["edge_id"].tolist() == list(range(GRAPH.n_edges))
 
 
@@ -74,8 +80,20 @@ def test_one_prompt_has_no_spread(new_run):
     aggregate(run)
     frame = merged(run)
     assert (frame["score"] == 1).all()
-    for column in ("score_std", "score_sem", "ci_low", "ci_high"):
+    for column in ("score_std", "score_sem", "ci_low", "ci_high", "sign_agreement"):
         assert frame[column].isna().all()
+
+
+def test_two_prompts_have_an_interval_of_thirteen_standard_errors(new_run):
+    run = new_run(tasks={"ioi": 1}, methods={"eap": "edge"}, statistics=False)
+    two = EdgeScores.from_moments(
+        GRAPH, Moments.of(np.stack([np.zeros(GRAPH.n_edges), np.ones(GRAPH.n_edges)]))
+    )
+    commit_all(run, lambda item: payload_of(item) if item.method is None else two)
+    aggregate(run)
+    frame = merged(run)
+    np.testing.assert_allclose(frame["score_sem"], 0.5)
+    np.testing.assert_allclose(frame["ci_high"] - frame["ci_low"], 12.706204736174698)
 
 
 def test_edges_that_a_shard_did_not_measure_count_where_they_were(new_run):
@@ -100,18 +118,86 @@ def test_edges_that_a_shard_did_not_measure_count_where_they_were(new_run):
     assert frame["n_prompts"].tolist()[:4] == [0, 2, 4, 4]
     assert np.isnan(frame["score"][0])
     assert frame["score"].tolist()[1:4] == [2.0, (2 - 9) / 2, 2.5]
-    assert np.isnan(frame["sign_agreement"][0])
-    assert frame["sign_agreement"].tolist()[1:4] == [1.0, 0.5, 1.0]
     assert frame["kept_fraction"].tolist()[:4] == [0.5] * 4
+    assert frame["kept"].tolist()[:4] == [True] * 4  # a tie keeps
     assert np.isnan(frame["rank"][0])
 
 
-def test_a_score_of_zero_agrees_with_zero(new_run):
-    run = new_run(tasks={"ioi": 2}, methods={"eap": "edge"}, statistics=False)
-    zero = EdgeScores.from_moments(GRAPH, Moments.of(np.zeros((2, GRAPH.n_edges))))
-    commit_all(run, lambda item: payload_of(item) if item.method is None else zero)
+def test_what_a_method_measures_while_it_decides_has_no_interval_and_no_sign(new_run):
+    run = new_run(tasks={"ioi": 2}, methods={"acdc": "edge"}, statistics=False)
+    commit_all(run)
     aggregate(run)
-    assert (merged(run)["sign_agreement"] == 1).all()
+    frame = merged(run, "acdc")
+    assert frame["score_std"].notna().any()
+    for column in ("ci_low", "ci_high", "sign_agreement"):
+        assert frame[column].isna().all()
+
+
+def test_one_decision_is_a_decision_and_no_share(new_run):
+    run = new_run(tasks={"ioi": 1}, methods={"acdc": "edge"}, statistics=False)
+    commit_all(run)
+    aggregate(run)
+    frame = merged(run, "acdc")
+    assert frame["kept_fraction"].isna().all()
+    decided = payload_of(Item("scores", "ioi", "acdc", 0)).kept
+    assert frame["kept"].tolist() == decided.tolist()
+    assert open_run(run.path).circuit(method="acdc").mask.tolist() == decided.tolist()
+
+
+def test_signs_are_counted_over_prompts_where_their_scores_are_kept(new_run):
+    run = new_run(
+        tasks={"ioi": 3}, methods={"eap": "edge"}, statistics=False, prompt_scores={"eap": "float32"}
+    )
+    rng = np.random.default_rng(1)
+    shards = [rng.integers(-1, 3, size=(2, GRAPH.n_edges)).astype(float) for _ in range(3)]
+
+    def payload(item):
+        if item.method is None:
+            return payload_of(item)
+        rows = shards[item.shard]
+        return EdgeScores.from_moments(GRAPH, Moments.of(rows), per_prompt=rows)
+
+    commit_all(run, payload)
+    aggregate(run)
+    every = np.concatenate(shards)
+    mean = every.mean(axis=0)
+    assert {-1.0, 0.0, 1.0} == set(np.sign(mean))
+    agreement = merged(run)["sign_agreement"]
+    np.testing.assert_allclose(agreement, (np.sign(every) == np.sign(mean)).mean(axis=0))
+
+
+def test_merged_scores_of_an_earlier_version_are_read_as_this_one_would_have_written_them(complete):
+    """Then intervals were normal, signs were shards', and the decision was a share alone."""
+    aggregate(complete)
+    now = {method: open_run(complete.path).scores(method=method) for method in ("eap", "acdc", "patch")}
+    for kind, method in (("scores", "eap"), ("scores", "acdc"), ("node_scores", "patch")):
+        for task in ("ioi", "gt"):
+            path = complete.path / aggregate_path(kind, task, method)
+            table, footer = read_parquet(path), read_footer(path)
+            sem, ones = table["score_sem"], pa.array(np.ones(len(table)))
+            shown = {"ci_low": pc.subtract(table["score"], sem), "ci_high": pc.add(table["score"], sem)}
+            shown["sign_agreement"] = ones
+            if method == "acdc":
+                parts = [
+                    payload_of(item).kept
+                    for item in complete.items
+                    if (item.task, item.method) == (task, method)
+                ]
+                shown["kept_fraction"] = pa.array(np.mean(parts, axis=0))
+            for name, column in shown.items():
+                table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
+            if "kept" in table.column_names:
+                table = table.drop_columns(["kept"])
+            write_parquet(
+                path,
+                table,
+                {key: value for key, value in footer.items() if key not in ("interval", "values")},
+            )
+    for method, expected in now.items():
+        pd.testing.assert_frame_equal(open_run(complete.path).scores(method=method), expected)
+    task = complete.items[0].task
+    kept = now["acdc"].loc[now["acdc"]["task"] == task, "kept"]
+    assert open_run(complete.path).circuit(method="acdc", task=task).mask.tolist() == kept.tolist()
 
 
 def test_nodes_merge_by_node_and_position_though_shards_differ_in_positions(complete):

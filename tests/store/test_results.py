@@ -77,7 +77,7 @@ def test_circuits_by_rank_threshold_and_decision(finished):
         best["sender"].astype(str) + "->" + best["receiver"].astype(str)
     )
     assert len(finished.circuit("eap", "ioi", threshold=0.5)) == (frame["score"].abs() >= 0.5).sum()
-    kept = finished.scores(method="acdc", task="gt")["kept_fraction"] >= 0.5
+    kept = finished.scores(method="acdc", task="gt")["kept"]
     assert len(finished.circuit("acdc", "gt")) == kept.sum()
     with pytest.raises(CircuitsError, match="top="):
         finished.circuit("eap", "ioi")
