@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from itertools import count
+from pathlib import Path
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.store.lock import Owner, is_free, read_owner, this_process
@@ -45,9 +46,14 @@ class Watch:
                 if (self._path / CANCEL).exists():
                     self._interrupt("cancelled")
                     return
-                held = None if looks % _OWNER_EVERY else read_owner(self._path)
+                if looks % _OWNER_EVERY:
+                    continue
+                held = read_owner(self._path)
                 if held is not None and held[0].token != self._owner.token:
                     self._interrupt(f"taken over by process {held[0].pid} on {held[0].host}")
+                    return
+                if held is None and isinstance(self._path, Path):  # in a store a claim may be on its way
+                    self._interrupt("taken over by a process that has ended")
                     return
 
     def _interrupt(self, why: str) -> None:

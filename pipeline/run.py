@@ -74,7 +74,6 @@ def prepare(
             ):  # extended since: all of it, with today's settings
                 plan = make_plan(RunConfig.load(path / "run.yaml").extended_by(config))
                 directory = plan.write(path)
-            directory.hold = hold
             if retry_failed:
                 directory.clear_failures()
             session = Session(plan, directory, stack)
@@ -137,7 +136,6 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
 
     rows, incomplete = evaluate_circuits(session.path, session.config, session.done, pool, show)
     session.problems += [f"the circuits of task {task} could not be evaluated" for task in incomplete]
-    session.directory.confirm()
     left_out = [*json.loads(key["incomplete"]), *incomplete]
     faithfulness_files.write(session.path, rows, {**key, "incomplete": json.dumps(left_out)})
 
@@ -146,7 +144,6 @@ def report(session: Session) -> None:
     """Writes report.html."""
     from pipeline.report.html import write_report
 
-    session.directory.confirm()
     write_report(open_run(session.path), session.path / REPORT)
 
 

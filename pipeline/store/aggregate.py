@@ -22,6 +22,7 @@ from pipeline.core.intervals import t_95
 from pipeline.core.items import Item
 from pipeline.core.scores import Moments, rank_order
 from pipeline.store import prompt_scores, schema
+from pipeline.store.atomic import remove
 from pipeline.store.bootstrap import Bootstrap
 from pipeline.store.files import DamagedFileError, write_parquet
 from pipeline.store.resampled import with_intervals
@@ -71,11 +72,9 @@ def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Ite
             if bootstrap is not None and method in run.prompt_scores:
                 good = [item for item in items if item not in gone]
                 table, footer["bootstrap"] = with_intervals(run, good, table, bootstrap, target)
-            run.confirm()
             write_parquet(target, table, footer)
         else:
-            run.confirm()
-            target.unlink(missing_ok=True)
+            remove(target)
         damaged += bad
         without += gone
     for item in damaged:

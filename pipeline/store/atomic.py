@@ -4,7 +4,7 @@ Knows how a folder and a store make a file durable. Does not know what is writte
 
 In a folder: a hidden temporary file beside the target, fsync, rename, fsync of the directory. In a store: one put
 under the final key. Writing the same file twice is harmless, and so is a writer that finishes after its driver has
-died.
+died. In a run that this process owns, every write and removal asks `pipeline.store.fence` first whether it still does.
 """
 
 import contextlib
@@ -14,12 +14,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
 from pipeline.core.documents import parse_json
-from pipeline.store.place import ObjectPath, Place
+from pipeline.store import fence
+from pipeline.store.place import BAD, ObjectPath, Place
 
 Content: TypeAlias = bytes | str | Callable[[Path], object]
 
@@ -34,10 +36,20 @@ def write_atomic(path: Place, content: Content) -> None:
     """Writes bytes, text, or what a function writes to the path that it is given; folders are made.
 
     Raises OSError (full disk, no permission, a store that refuses) with only the previous version left under the
-    final name.
+    final name, and RunDirectoryError where this process no longer owns the run.
     """
+    fence.ask(path)
+    _write(path, content, partial(fence.ask, path))
+
+
+def write_unasked(path: Place, content: Content) -> None:
+    """`write_atomic` for what says itself who owns a run."""
+    _write(path, content, lambda: None)
+
+
+def _write(path: Place, content: Content, ask: Callable[[], None]) -> None:
     if isinstance(path, ObjectPath):
-        _put(path, content)
+        _put(path, content, ask)
         return
     make_folder(path.parent)
     temporary = path.parent / f".{path.name}{TEMPORARY}{uuid4().hex}"
@@ -47,6 +59,7 @@ def write_atomic(path: Place, content: Content) -> None:
         else:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         _fsync(temporary)
+        ask()
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -55,13 +68,15 @@ def write_atomic(path: Place, content: Content) -> None:
     _fsync(path.parent)
 
 
-def _put(path: ObjectPath, content: Content) -> None:
+def _put(path: ObjectPath, content: Content, ask: Callable[[], None]) -> None:
     if not callable(content):
+        ask()
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return
     with tempfile.TemporaryDirectory(prefix="circuits-") as folder:
         draft = Path(folder, path.name)
         content(draft)
+        ask()
         with draft.open("rb") as file:
             path.put(file, draft.stat().st_size)
 
@@ -109,13 +124,29 @@ def is_stale(path: Place) -> bool:
     return time.time() - path.stat().st_mtime > _STALE_AFTER_SECONDS
 
 
+def remove(path: Place) -> None:
+    """Removes a file, if it is there. Raises RunDirectoryError where this process no longer owns the run."""
+    fence.ask(path)
+    path.unlink(missing_ok=True)
+
+
+def set_aside(path: Place) -> None:
+    """Renames a file `_bad-...`, if it is there: out of the way of readers, and there for who wants to look."""
+    fence.ask(path)
+    target: Any = path.with_name(f"{BAD}{uuid4().hex[:8]}-{path.name}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(target)
+
+
 def remove_tree(folder: Place) -> None:
-    """Removes all that lies below, as far as it can be removed."""
-    if isinstance(folder, Path):
-        shutil.rmtree(folder, ignore_errors=True)
-        return
+    """Removes all that lies below, as far as it can be removed. Raises RunDirectoryError where this process no longer
+    owns the run."""
     for path in folder.rglob("*"):
-        path.unlink(missing_ok=True)
+        if isinstance(path, ObjectPath) or path.is_symlink() or not path.is_dir():
+            with contextlib.suppress(PermissionError):
+                remove(path)
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)  # of folders
 
 
 def set_reserve(folder: Place) -> None:
@@ -127,7 +158,7 @@ def set_reserve(folder: Place) -> None:
 def give_reserve(folder: Place) -> None:
     """Gives that room back."""
     if isinstance(folder, Path):
-        (folder / RESERVE).unlink(missing_ok=True)
+        remove(folder / RESERVE)
 
 
 def _fsync(path: Path) -> None:

@@ -17,11 +17,10 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from pipeline.core.errors import RunDirectoryError
 from pipeline.store import exclusion
-from pipeline.store.atomic import read_json, write_atomic
+from pipeline.store.atomic import read_json, write_unasked
 from pipeline.store.exclusion import Lease, Lost, Refused, Rules, Seen, Step
-from pipeline.store.owners import NOBODY, Owner, in_use, is_same_machine, owner_of, process_start
+from pipeline.store.owners import NOBODY, Owner, in_use, is_same_machine, owner_of, process_start, taken_over
 from pipeline.store.place import ObjectPath
 
 T = TypeVar("T")
@@ -88,10 +87,7 @@ class Tenure:
             if self.is_lost:
                 break
             time.sleep(1)
-        raise RunDirectoryError(
-            f"{self._folder}: was taken over while this process was silent, which writes nothing further into it; "
-            f"see: circuits status {self._folder}"
-        )
+        raise taken_over(self._folder)
 
     def leave(self) -> None:
         """Lets go, as far as the store answers."""
@@ -135,11 +131,11 @@ class Tenure:
                 return self._look()
             case exclusion.Write(key, held):
                 claim = {**asdict(self._me), "held": held}
-                write_atomic(self._folder / CLAIMS / key, json.dumps(claim))
+                write_unasked(self._folder / CLAIMS / key, json.dumps(claim))
             case exclusion.Delete(key):
                 (self._folder / CLAIMS / key).unlink(missing_ok=True)
             case exclusion.Mark():
-                write_atomic(mark, json.dumps(asdict(self._me)))
+                write_unasked(mark, json.dumps(asdict(self._me)))
             case exclusion.IsMarked():
                 return self._is_marked()
             case exclusion.Unmark():

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
+from pipeline.store.atomic import remove
 from pipeline.store.files import DamagedFileError, Footer
 from pipeline.store.packs import Part, write_pack
 from pipeline.store.place import Place
@@ -75,9 +76,8 @@ def _merge(run: RunDirectory, items: Sequence[Item]) -> int:
         raise RunDirectoryError(
             f"{path}: not made, for a file is damaged ({error}); circuits verify {run.path} says which"
         ) from None
-    run.confirm()
     for item in loose:
-        (run.path / item.path).unlink(missing_ok=True)
+        remove(run.path / item.path)
     return len(loose)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.items import digest
-from pipeline.store.atomic import make_folder, read_json, write_json
+from pipeline.store.atomic import make_folder, read_json, remove, write_json
 from pipeline.store.content import table_digest
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet, write_parquet
 from pipeline.store.place import Place, each, found, relative
@@ -118,7 +118,7 @@ def write(folder: Place, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping
             write_json(path, {**record, "sha256": digest(record)})
             written.add(path)
     for path in set(found(folder / FOLDER, "*.json")) - written:
-        path.unlink()
+        remove(path)
     table = pa.Table.from_pylist([asdict(row) for row, _ in rows], schema=SCHEMA)
     write_parquet(folder / FILE, table, key)
 

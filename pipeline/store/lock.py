@@ -8,13 +8,13 @@ machine a process that is gone is replaced at once; a process id that went to an
 start time. Of another machine only the touches are seen: 60 s without one, and the lock is free. It excludes every
 other owner as far as the file system keeps `flock`.
 
-A process that was silent for so long may have been replaced without knowing: whoever is about to write what counts
-asks `Hold.confirm` first. Items need no such question: who writes them again writes the same bytes.
+A process that was silent for so long may have been replaced without knowing, by one that may have finished since: while
+it holds a folder or a prefix, whatever it writes there asks `Hold.confirm` first (`pipeline.store.fence`).
 """
 
 import contextlib
-import fcntl
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,17 +22,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from pipeline.core.documents import parse_json
 from pipeline.core.errors import RunDirectoryError, StorageError
-from pipeline.store.atomic import make_folder, read_json, write_atomic
+from pipeline.store import fence
+from pipeline.store.atomic import make_folder, read_json, write_unasked
 from pipeline.store.claims import MARK, Tenure, claim_files, read_claims
-from pipeline.store.owners import NOBODY, Owner, in_use, is_free, owner_of, process_start, this_process
+from pipeline.store.guard import guarded
+from pipeline.store.owners import (
+    NOBODY,
+    Owner,
+    in_use,
+    is_free,
+    owner_of,
+    process_start,
+    taken_over,
+    this_process,
+)
 from pipeline.store.place import Place, place
 
 __all__ = ["LOCK_NAME", "Hold", "Owner", "holding", "is_free", "lock_files", "locked", "process_start",
            "read_owner", "this_process"]  # fmt: skip
 
 LOCK_NAME = MARK
+GUARD_NAME = f"{MARK}-guard"
 HEARTBEAT_SECONDS = 10.0
+_MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Hold:
     """A directory as its owner has it."""
 
     owner: Owner
-    confirm: Callable[[], None]  # RunDirectoryError when somebody else has taken it over
+    confirm: Callable[[], None]  # RunDirectoryError when it is not this owner's any more
 
 
 def read_owner(folder: Place) -> tuple[Owner, float] | None:
@@ -73,10 +87,13 @@ def locked(folder: str | Place) -> Iterator[Owner]:
 
 @contextlib.contextmanager
 def holding(folder: str | Place) -> Iterator[Hold]:
-    """`locked`, with a way to ask later whether that still holds."""
+    """`locked`, with a way to ask later whether that still holds; whatever this process writes below asks too."""
     folder = place(folder)
     me = this_process()
-    with _folder_held(folder, me) if isinstance(folder, Path) else _store_held(Tenure(folder, me)) as confirm:
+    with (
+        _folder_held(folder, me) if isinstance(folder, Path) else _store_held(Tenure(folder, me)) as confirm,
+        fence.owning(folder, confirm),
+    ):
         yield Hold(me, confirm)
 
 
@@ -95,7 +112,7 @@ def _store_held(tenure: Tenure) -> Iterator[Callable[[], None]]:
 def _folder_held(folder: Path, me: Owner) -> Iterator[Callable[[], None]]:
     try:
         make_folder(folder)
-        with _guard(folder):
+        with guarded(folder / GUARD_NAME):
             _take(folder, me)
     except StorageError:
         raise
@@ -106,9 +123,11 @@ def _folder_held(folder: Path, me: Owner) -> Iterator[Callable[[], None]]:
         ) from None
     try:
         with _beating(lambda: _touch(folder, me)):
-            yield lambda: _refuse(folder, me)
+            yield lambda: _require(folder, me)
     finally:
-        with contextlib.suppress(OSError), _guard(folder):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            with contextlib.suppress(RunDirectoryError):  # who keeps the guard keeps takers away as well
+                stack.enter_context(guarded(folder / GUARD_NAME))
             if _is_held_by(folder, me):
                 (folder / LOCK_NAME).unlink()
 
@@ -137,37 +156,42 @@ def _beating(beat: Callable[[], bool]) -> Iterator[None]:
 
 
 def _take(folder: Path, me: Owner) -> None:
-    _refuse(folder, me)
-    write_atomic(folder / LOCK_NAME, json.dumps(asdict(me)))
-
-
-def _refuse(folder: Path, me: Owner) -> None:
-    """RunDirectoryError when somebody else has the folder."""
     held = read_owner(folder)
-    if held is not None and held[0].token != me.token and not is_free(*held, me):
+    if held is not None and not is_free(*held, me):
         raise in_use(folder, *held, me)
+    write_unasked(folder / LOCK_NAME, json.dumps(asdict(me)))
+
+
+def _require(folder: Path, me: Owner) -> None:
+    """RunDirectoryError unless the lock is this owner's: whoever took it over may have finished, and left none."""
+    if _is_held_by(folder, me):
+        return
+    if not folder.is_dir():
+        raise RunDirectoryError(
+            f"{folder}: was moved or removed while its run was under way; put it back, or resume it where it is"
+        )
+    raise taken_over(folder)
 
 
 def _touch(folder: Path, me: Owner) -> bool:
-    with _guard(folder):
-        if not _is_held_by(folder, me):
-            return False
-        (folder / LOCK_NAME).touch()
+    """Says that this owner lives; whether the lock is still its own. Touches the file that it has read: one that
+    another process puts in its place meanwhile stays as it is."""
+    try:
+        with (folder / LOCK_NAME).open("rb") as file:
+            if owner_of(parse_json(file.read(_MOST_BYTES).decode())).token != me.token:
+                return False
+            os.utime(file.fileno())
+    except (FileNotFoundError, ValueError):
+        return False
     return True
 
 
 def _is_held_by(folder: Path, me: Owner) -> bool:
-    held = read_owner(folder)
-    return held is not None and held[0].token == me.token
-
-
-@contextlib.contextmanager
-def _guard(folder: Path) -> Iterator[None]:
-    """Keeps two processes from looking and taking at once, where the file system can do that."""
-    with (folder / f"{LOCK_NAME}-guard").open("a") as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Raises OSError where the lock cannot be read."""
+    try:
+        return owner_of(read_json(folder / LOCK_NAME)).token == me.token
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
 
 
 def _file_system_now(folder: Path) -> float:

@@ -69,6 +69,14 @@ def in_use(folder: Place, owner: Owner, silence: float, me: Owner) -> RunDirecto
     )
 
 
+def taken_over(folder: Place) -> RunDirectoryError:
+    """What an owner is told who owns no longer."""
+    return RunDirectoryError(
+        f"{folder}: was taken over while this process was silent, which writes nothing further into it; "
+        f"see: circuits status {folder}"
+    )
+
+
 def _boot_id() -> str:
     """This boot of the machine, and which of its processes are seen: containers that share a name number theirs alike,
     and what is not seen in one may well live in another."""

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.core.documents import parse_json
 from pipeline.core.items import digest
+from pipeline.store.atomic import set_aside
 from pipeline.store.files import (
     DamagedFileError,
     Footer,
@@ -27,7 +28,7 @@ from pipeline.store.files import (
     write_parquet,
     write_parts,
 )
-from pipeline.store.place import Place, set_aside
+from pipeline.store.place import Place
 
 PATTERN = "pack-*.parquet"
 _PACK_BYTES = 1 << 29  # about what a pack holds at most, uncompressed

@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
-from uuid import uuid4
 
 from pipeline.core.errors import ConfigError, StorageError
 
@@ -293,13 +292,6 @@ def relative(path: Place, folder: Place) -> PurePosixPath:
     """The name of what lies below a folder, as seen from there."""
     pure, above = (one if isinstance(one, Path) else one.key for one in (path, folder))
     return PurePosixPath(pure.relative_to(above))
-
-
-def set_aside(path: Place) -> None:
-    """Renames a file `_bad-...`, if it is there: out of the way of readers, and there for who wants to look."""
-    target: Any = path.with_name(f"{BAD}{uuid4().hex[:8]}-{path.name}")
-    with suppress(FileNotFoundError):
-        path.rename(target)
 
 
 def each(path: Place, function: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:

@@ -23,7 +23,7 @@ from pipeline.core.items import Item, canonical_json
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store import failures, prompt_scores, schema
-from pipeline.store.atomic import sweep_temporaries, write_json
+from pipeline.store.atomic import remove, set_aside, sweep_temporaries, write_json
 from pipeline.store.files import (
     DamagedFileError,
     Footer,
@@ -38,7 +38,7 @@ from pipeline.store.identity import difference, holds
 from pipeline.store.links import refuse_ways_out
 from pipeline.store.lock import Hold, holding
 from pipeline.store.packs import Pack, Packs
-from pipeline.store.place import Place, each, place, set_aside
+from pipeline.store.place import Place, each, place
 from pipeline.store.planned import PlannedRun, strangers, write_plan
 from pipeline.store.scores import check_scores, edge_table, node_table
 
@@ -50,8 +50,6 @@ SCHEMAS = {"scores": schema.SCORES, "node_scores": schema.NODE_SCORES, "baseline
 
 class RunDirectory(PlannedRun):
     """The directory at `path`; make one with `create` or `open`."""
-
-    hold: Hold | None = None  # of who owns it
 
     # --- making and opening ------------------------------------------------------------------------------
 
@@ -114,17 +112,7 @@ class RunDirectory(PlannedRun):
         refuse_ways_out(self.path)
         sweep_temporaries(self.path)
         with holding(self.path) as hold:
-            self.hold = hold
-            try:
-                yield hold
-            finally:
-                self.hold = None
-
-    def confirm(self) -> None:
-        """Before what only the owner may write: RunDirectoryError when somebody has taken the directory over from
-        the process that this one is."""
-        if self.hold is not None:
-            self.hold.confirm()
+            yield hold
 
     def require(self) -> None:
         """RunDirectoryError when it was moved or removed meanwhile: it is not made again with half of what it held."""
@@ -280,7 +268,6 @@ class RunDirectory(PlannedRun):
     def set_aside(self, item: Item) -> None:
         """Renames an item's files `_bad-...`: out of the way of readers, and there for who wants to look. The others
         of its pack get files of their own."""
-        self.confirm()
         path = self.file_of(item)
         if path == self.path / item.path:
             set_aside(path)
@@ -333,13 +320,11 @@ class RunDirectory(PlannedRun):
 
     def mark_complete(self) -> None:
         """Writes `_SUCCESS.json`: every item of the plan is there, merged and evaluated."""
-        self.confirm()
         facts = {"run_key": self.manifest["run_key"], "items": len(self.items)}
         write_json(self.path / SUCCESS, {"schema_version": schema.SCHEMA_VERSION, **facts})
 
     def mark_incomplete(self) -> None:
-        self.confirm()
-        (self.path / SUCCESS).unlink(missing_ok=True)
+        remove(self.path / SUCCESS)
 
 
 def _refuse_strangers(path: Place) -> None:

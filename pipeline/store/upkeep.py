@@ -10,7 +10,7 @@ removes them.
 from dataclasses import dataclass
 
 from pipeline.core.errors import RunDirectoryError
-from pipeline.store.atomic import RESERVE, TEMPORARY, is_stale
+from pipeline.store.atomic import RESERVE, TEMPORARY, is_stale, remove
 from pipeline.store.links import refuse_ways_out
 from pipeline.store.lock import LOCK_NAME, is_free, lock_files, locked, read_owner, this_process
 from pipeline.store.place import BAD, Place, found, place, relative
@@ -65,7 +65,7 @@ def _sweep(run: Place, dry_run: bool) -> Swept:
             paths = _leftovers(run)
             files = (*_sizes(run, paths), *stale)
             for path in paths:
-                path.unlink(missing_ok=True)
+                remove(path)
     except RunDirectoryError as error:
         return Swept(str(run), left_alone=str(error).removeprefix(f"{run}: "))
     return Swept(str(run), files)

@@ -1,5 +1,6 @@
 """Who may have a run directory."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,8 +14,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from pipeline.core.errors import RunDirectoryError
-from pipeline.store import claims, lock, owners
+from pipeline.store import claims, guard, lock, owners
+from pipeline.store.atomic import write_atomic
 from pipeline.store.lock import (
+    GUARD_NAME,
     LOCK_NAME,
     Owner,
     holding,
@@ -192,8 +195,65 @@ def test_an_owner_that_was_replaced_is_told_before_it_writes_what_counts(tmp_pat
     with holding(tmp_path) as hold:
         hold.confirm()
         place(tmp_path, replace(hold.owner, host="another-host", token="theirs"))
-        with pytest.raises(RunDirectoryError, match="in use by process"):
+        with pytest.raises(RunDirectoryError, match="was taken over"):
             hold.confirm()
+        with pytest.raises(RunDirectoryError, match="was taken over"):
+            write_atomic(tmp_path / "new" / "results", "old")
+        assert not (tmp_path / "new").exists()
+
+
+def test_an_owner_whose_successor_has_come_and_gone_is_told_in_a_folder_too(tmp_path):
+    with holding(tmp_path / "run") as hold:
+        (tmp_path / "run" / LOCK_NAME).unlink()
+        with pytest.raises(RunDirectoryError, match="was taken over"):
+            hold.confirm()
+        write_atomic(tmp_path / "elsewhere", "not in the run")
+    assert not (tmp_path / "run" / LOCK_NAME).exists()
+
+
+def test_a_heartbeat_keeps_no_lock_alive_but_its_own(tmp_path):
+    other = replace(this_process(), host="another-host", token="theirs")
+    with locked(tmp_path) as me:
+        os.utime(tmp_path / LOCK_NAME, (0, 0))
+        assert lock._touch(tmp_path, me)
+        assert read_owner(tmp_path)[1] < 60
+        place(tmp_path, other, silence=30)
+        before = (tmp_path / LOCK_NAME).stat().st_mtime_ns
+        assert not lock._touch(tmp_path, me)
+        assert (tmp_path / LOCK_NAME).stat().st_mtime_ns == before
+
+
+# --- the guard ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("folder", "mode"), [(0o755, 0o600), (0o775, 0o660), (0o777, 0o666), (0o700, 0o600)])
+def test_who_may_not_write_into_a_folder_cannot_open_its_guard(tmp_path, folder, mode):
+    (tmp_path / GUARD_NAME).touch(0o644)  # of an earlier version
+    tmp_path.chmod(folder)
+    with locked(tmp_path):
+        assert (tmp_path / GUARD_NAME).stat().st_mode & 0o777 == mode
+
+
+def test_who_keeps_the_guard_is_named_after_a_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "PATIENCE", 0.05)
+    with (tmp_path / GUARD_NAME).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        named = f"kept locked by process {os.getpid()} \\("
+        with pytest.raises(RunDirectoryError, match=named) as caught, locked(tmp_path):
+            pass
+    assert "\n" not in str(caught.value)
+    with locked(tmp_path):
+        pass
+
+
+def test_an_owner_goes_on_while_somebody_keeps_the_guard(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "PATIENCE", 0.05)
+    with (tmp_path / GUARD_NAME).open("w") as file:
+        with holding(tmp_path) as hold:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert lock._touch(tmp_path, hold.owner)
+            write_atomic(tmp_path / "results", "new")
+        assert read_owner(tmp_path) is None, "and lets go"
 
 
 # --- in a store ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import ConfigError, StorageError
-from pipeline.store.atomic import remove_tree, write_atomic
+from pipeline.store.atomic import remove_tree, set_aside, write_atomic
 from pipeline.store.files import (
     DamagedFileError,
     read_footer,
@@ -18,7 +18,7 @@ from pipeline.store.files import (
     write_parquet,
     write_tensors,
 )
-from pipeline.store.place import ObjectPath, each, found, place, relative, set_aside
+from pipeline.store.place import ObjectPath, each, found, place, relative
 from tests.object_store import KEYS, folder_in, serving
 
 both = pytest.mark.parametrize("shelf", ["local", "s3"], indirect=True)
