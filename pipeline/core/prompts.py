@@ -6,11 +6,13 @@ Knows what makes a pair usable once it is tokenised. Does not know tokenizers or
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pipeline.core.errors import PromptError
 
 Text = str | tuple[int, ...]  # a prompt as text, or as token ids
 Piece = str | tuple[int, int]  # of a clean prompt: words in it, or where it begins and where it has ended
+Bos = Literal["tokenizer", "add"]  # the token for the beginning of a text: as the tokenizer does, or always
 
 SPAN_NAME = re.compile(r"[a-z0-9._-]{1,40}")
 POSITION_WORDS = ("all", "last", "from_start", "from_end")  # what `positions` means in every prompt
@@ -22,7 +24,8 @@ class PromptPair:
 
     Prompts are text or token ids; answers are text pieces or token ids. `source` names where the pair comes
     from ("pronoun.jsonl:12") and is what errors quote. `spans` names pieces of the clean prompt: words that
-    occur in it once, or [first, end) in characters; in token ids, [first, end) in tokens.
+    occur in it once, or [first, end) in characters; in token ids, [first, end) in tokens. `bos: add` puts the
+    tokenizer's token for the beginning of a text before both prompts that do not begin with it.
     """
 
     clean: Text
@@ -31,6 +34,7 @@ class PromptPair:
     wrong_answers: tuple[str | int, ...] = ()
     source: str = ""
     spans: Mapping[str, Piece] = field(default_factory=dict, hash=False)
+    bos: Bos = "tokenizer"
 
 
 @dataclass(frozen=True)

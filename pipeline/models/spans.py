@@ -12,13 +12,11 @@ from typing import Any
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import Piece, PromptPair
-from pipeline.models.encoding import encode
-
-Range = tuple[int, int]  # from the first to the one after the last
+from pipeline.models.encoding import Encoded, Range, encode_all
 
 
-def token_spans(tokenizer: Any, pair: PromptPair, ids: tuple[int, ...], where: str) -> dict[str, Range]:
-    """[first, end) in tokens of every span of a pair whose clean prompt is `ids`.
+def token_spans(tokenizer: Any, pair: PromptPair, clean: Encoded, where: str) -> dict[str, Range]:
+    """[first, end) in tokens of every span of a pair whose clean prompt is `clean`.
 
     Raises PromptError, naming `where` and the span, for words that occur not at all or more than once, for
     characters outside of the prompt or without a token, and for a tokenizer that does not tell.
@@ -28,14 +26,16 @@ def token_spans(tokenizer: Any, pair: PromptPair, ids: tuple[int, ...], where: s
     if not pair.spans:
         return {}
     text, found = pair.clean, {}
-    offsets = _offsets(tokenizer, text, ids)
+    places = clean.places
+    if places is None:
+        places = encode_all(tokenizer, [text], places=True)[0].places
     for name, piece in pair.spans.items():
         what = f"{where}: the span {name!r}"
         start, end = _characters(text, piece, what)
-        if offsets is None:
-            found[name] = _by_prefixes(tokenizer, text, ids, (start, end), what)
+        if places is None:
+            found[name] = _by_prefixes(tokenizer, text, clean.ids, (start, end), what)
             continue
-        tokens = [i for i, (a, b) in enumerate(offsets) if max(a, start) < min(b, end)]
+        tokens = [i for i, (a, b) in enumerate(places) if max(a, start) < min(b, end)]
         if not tokens:
             raise _no_token(what, text[start:end])
         found[name] = (tokens[0], tokens[-1] + 1)
@@ -69,22 +69,12 @@ def _characters(text: str, piece: Piece, what: str) -> Range:
     return places[0], places[0] + len(words)
 
 
-def _offsets(tokenizer: Any, text: str, ids: tuple[int, ...]) -> list[Range] | None:
-    """The characters of every token, or None when the tokenizer does not say; special tokens have none."""
-    if not getattr(tokenizer, "is_fast", False):
-        return None
-    encoded = tokenizer(text, add_special_tokens=True, return_offsets_mapping=True)
-    if tuple(encoded["input_ids"][: len(ids)]) != ids:
-        return None
-    return [(int(a), int(b)) for a, b in encoded["offset_mapping"][: len(ids)]]
-
-
 def _by_prefixes(tokenizer: Any, text: str, ids: tuple[int, ...], at: Range, what: str) -> Range:
     """The tokens of a piece from the beginnings of the text: one that encodes to the first k tokens ends where
     token k begins. Other beginnings cut through a token."""
     borders: dict[int, list[int]] = {}  # by k: the characters after which it lies, several at white space
-    for cut in range(len(text) + 1):
-        tokens = encode(tokenizer, text[:cut])
+    for cut, encoded in enumerate(encode_all(tokenizer, [text[:cut] for cut in range(len(text) + 1)])):
+        tokens = encoded.ids
         if tokens == ids[: len(tokens)]:
             borders.setdefault(len(tokens), []).append(cut)
     begin, stop = at

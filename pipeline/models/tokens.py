@@ -2,53 +2,28 @@
 
 Knows tokenizers. Does not know files, tasks or tensors.
 
-An answer is the one token that follows the prompt in encode(prompt + answer): with SentencePiece tokenizers
-the answer encoded alone has another first piece, and the wrong token would be scored without a word.
+An answer is the one token by which encode(prompt + answer) is longer than encode(prompt): with SentencePiece
+tokenizers the answer encoded alone has another first piece, and the wrong token would be scored without a word.
+Tokenizers of whole words have no token for "storeMary": there an answer may do without the space before it.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair, Text, TokenPair, check_pair
-from pipeline.models.encoding import encode
+from pipeline.models.encoding import Encoded, encode_all
 from pipeline.models.spans import token_spans
 
-
-def drops_leading_space(tokenizer: Any) -> bool:
-    """True for word-level tokenizers, which split at white space and do not keep it in the token."""
-    plain = {"add_special_tokens": False}
-    return bool(tokenizer(" x", **plain)["input_ids"] == tokenizer("x", **plain)["input_ids"])
-
-
-def answer_token(tokenizer: Any, prompt: str, answer: str, where: str) -> int:
-    """Id of the one token that follows `prompt` when `answer` is written after it.
-
-    Raises PromptError, naming `where`, when the answer is no single token there.
-    """
-    before = encode(tokenizer, prompt)
-    glue = " " if drops_leading_space(tokenizer) and not prompt.endswith(" ") else ""
-    after = encode(tokenizer, prompt + glue + answer)
-    if len(after) == len(before) + 1 and after[: len(before)] == before:
-        if after[-1] == tokenizer.unk_token_id:
-            raise PromptError(
-                f"{where}: the tokenizer does not know the answer {answer!r}; use one of its words"
-            )
-        return after[-1]
-    if after[: len(before)] == before:
-        pieces = tokenizer.convert_ids_to_tokens(list(after[len(before) :]))
-        raise PromptError(
-            f"{where}: the answer {answer!r} is {len(pieces)} tokens after this prompt ({' '.join(pieces)}); "
-            "give an answer of one token, or its first piece"
-        )
-    raise PromptError(
-        f"{where}: the answer {answer!r} merges with the end of the prompt into other tokens; "
-        "move the border, for instance the space, from the one to the other"
-    )
+CHUNK = 512  # pairs whose texts are encoded together
+_SPACES = "▁Ġ "  # how the space before a word shows in a token
 
 
 def tokenise(
-    pairs: Sequence[PromptPair],
+    pairs: Iterable[PromptPair],
     tokenizer: Any,
     *,
     max_length: int | None = None,
@@ -61,48 +36,224 @@ def tokenise(
     the vocabulary, a prompt longer than `max_length`, a missing wrong answer where `needs_wrong`, or a span that
     is not where it is said to be.
     """
-    tokens = []
-    for index, pair in enumerate(pairs):
-        where = pair.source or f"prompt {index}"
-        clean = _ids(tokenizer, pair.clean, where, vocab_size)
-        corrupted = _ids(tokenizer, pair.corrupted, where, vocab_size)
-        answers = tuple(_answer(tokenizer, pair.clean, a, where, vocab_size) for a in pair.answers)
-        wrong = tuple(_answer(tokenizer, pair.clean, a, where, vocab_size) for a in pair.wrong_answers)
-        spans = token_spans(tokenizer, pair, clean, where)
-        token_pair = TokenPair(index, clean, corrupted, _unique(answers), _unique(wrong), pair, spans)
-        check_pair(token_pair, max_length=max_length, needs_wrong=needs_wrong)
-        tokens.append(token_pair)
-    return tokens
+    return list(
+        tokenised(pairs, tokenizer, max_length=max_length, vocab_size=vocab_size, needs_wrong=needs_wrong)
+    )
 
 
-def _unique(ids: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(ids))
+def tokenised(
+    pairs: Iterable[PromptPair],
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    vocab_size: int | None = None,
+    needs_wrong: bool = False,
+) -> Iterator[TokenPair]:
+    """What `tokenise` returns, pair by pair, in the memory of `CHUNK` pairs."""
+    numbered = enumerate(pairs)
+    while chunk := list(itertools.islice(numbered, CHUNK)):
+        reader = Reader.of([pair for _, pair in chunk], tokenizer, vocab_size)
+        for index, pair in chunk:
+            token_pair = reader.tokens(index, pair)
+            check_pair(token_pair, max_length=max_length, needs_wrong=needs_wrong)
+            yield token_pair
 
 
-def _ids(tokenizer: Any, text: Text, where: str, vocab_size: int | None) -> tuple[int, ...]:
-    if isinstance(text, str):
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer, and texts that it has read already: encoding many at once takes half the time."""
+
+    tokenizer: Any
+    vocab_size: int | None = None
+    known: dict[str, Encoded] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pairs: Sequence[PromptPair], tokenizer: Any, vocab_size: int | None) -> "Reader":
+        """With the prompts and the answers of these pairs; PromptError for text without a tokenizer."""
+        reader = cls(tokenizer, vocab_size)
         if tokenizer is None:
-            raise PromptError(f"{where}: the model has no tokenizer; give the prompts as lists of token ids")
-        return encode(tokenizer, text)
-    return tuple(_in_vocabulary(token, where, vocab_size) for token in text)
-
-
-def _answer(tokenizer: Any, prompt: Text, answer: str | int, where: str, vocab_size: int | None) -> int:
-    if isinstance(answer, int):
-        return _in_vocabulary(answer, where, vocab_size)
-    if tokenizer is None:
-        raise PromptError(f"{where}: the model has no tokenizer; give the answers as token ids")
-    if isinstance(prompt, str):
-        return answer_token(tokenizer, prompt, answer, where)
-    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise PromptError(
-            f"{where}: the answer {answer!r} is {len(ids)} tokens; beside prompts of ids, give its id"
+            return reader
+        placed = [pair.clean for pair in pairs if pair.spans and isinstance(pair.clean, str)]
+        prompts = [text for pair in pairs for text in (pair.clean, pair.corrupted) if isinstance(text, str)]
+        followed = [
+            (pair.clean, answer)
+            for pair in pairs
+            if isinstance(pair.clean, str)
+            for answer in (*pair.answers, *pair.wrong_answers)
+            if isinstance(answer, str)
+        ]
+        reader._read(placed, places=True)
+        reader._read([*prompts, *(prompt + answer for prompt, answer in followed)])
+        reader._read(
+            f"{prompt} {answer}"
+            for prompt, answer in followed
+            if reader._follows(prompt, prompt + answer) is None and reader._lacks_space(prompt, answer)
         )
-    return int(ids[0])
+        return reader
+
+    def tokens(self, index: int, pair: PromptPair) -> TokenPair:
+        """The pair in tokens, `index` as its id, not yet checked."""
+        where = pair.source or f"prompt {index}"
+        clean, corrupted = (self._prompt(text, where) for text in (pair.clean, pair.corrupted))
+        answers, wrong = (
+            tuple(dict.fromkeys(self._answer(pair.clean, answer, where) for answer in given))
+            for given in (pair.answers, pair.wrong_answers)
+        )
+        spans = token_spans(self.tokenizer, pair, clean, where)
+        if pair.bos == "add":
+            first = self._bos(where)
+            before = len(clean.ids)
+            clean, corrupted = clean.begun_with(first), corrupted.begun_with(first)
+            moved = len(clean.ids) - before
+            spans = {name: (start + moved, end + moved) for name, (start, end) in spans.items()}
+            if not isinstance(pair.clean, str):  # ids are kept as the model reads them
+                pair = replace(pair, clean=clean.ids, corrupted=corrupted.ids, spans=spans)
+        return TokenPair(index, clean.ids, corrupted.ids, answers, wrong, pair, spans)
+
+    # --- prompts -----------------------------------------------------------------------------------------
+
+    def _prompt(self, text: Text, where: str) -> Encoded:
+        if not isinstance(text, str):
+            return Encoded(tuple(self._in_vocabulary(token, where) for token in text), 0)
+        if self.tokenizer is None:
+            raise PromptError(f"{where}: the model has no tokenizer; give the prompts as lists of token ids")
+        encoded = self._encoded(text, where)
+        if self.vocab_size is not None and max(encoded.ids, default=0) >= self.vocab_size:
+            raise self._outside(max(encoded.ids), where)
+        return encoded
+
+    def _outside(self, token: int, where: str) -> PromptError:
+        """The error for a token that the tokenizer has and the model has not."""
+        return PromptError(
+            f"{where}: the tokenizer writes {self._names([token])!r} as token id {token}, which is outside of the "
+            f"model's vocabulary of {self.vocab_size}; leave it out, or give the model that was trained with it"
+        )
+
+    def _bos(self, where: str) -> int:
+        if self.tokenizer is None:
+            raise PromptError(
+                f"{where}: bos: add, and the model has no tokenizer, which would know the token; write its id at the "
+                "beginning of the prompts"
+            )
+        token = self.tokenizer.bos_token_id
+        if token is None:
+            raise PromptError(
+                f"{where}: bos: add, and this tokenizer has no token for the beginning of a text (bos_token); "
+                "leave bos out"
+            )
+        return self._in_vocabulary(token, where)
+
+    def _in_vocabulary(self, token: int, where: str) -> int:
+        if token < 0 or (self.vocab_size is not None and token >= self.vocab_size):
+            raise PromptError(
+                f"{where}: token id {token} is outside of the model's vocabulary of {self.vocab_size}"
+            )
+        return int(token)
+
+    def _encoded(self, text: str, where: str) -> Encoded:
+        try:
+            self._read([text])
+        except PromptError as error:
+            raise PromptError(f"{where}: {error}") from None
+        return self.known[text]
+
+    def _read(self, texts: Iterable[str], *, places: bool = False) -> None:
+        """Texts that a tokenizer cannot read are left out where there are several: one by one, they have a line."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        try:
+            self.known.update(zip(new, encode_all(self.tokenizer, new, places=places), strict=True))
+        except PromptError:
+            if len(new) == 1:
+                raise
+
+    # --- answers -----------------------------------------------------------------------------------------
+
+    def _answer(self, prompt: Text, answer: str | int, where: str) -> int:
+        """The token of an answer after a prompt. Beside prompts of ids, text is read after the words that they
+        stand for: which of its tokens " She" is depends on those."""
+        if isinstance(answer, int):
+            return self._in_vocabulary(answer, where)
+        if self.tokenizer is None:
+            raise PromptError(f"{where}: the model has no tokenizer; give the answers as token ids")
+        if isinstance(prompt, str):
+            return self._token_after(prompt, answer, where)
+        plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return self._token_after(str(self.tokenizer.decode(list(prompt), **plain)), answer, where)
+
+    def _token_after(self, prompt: str, answer: str, where: str) -> int:
+        for text in (prompt, prompt + answer):
+            self._encoded(text, where)
+        token = self._follows(prompt, prompt + answer)
+        if token is None and self._lacks_space(prompt, answer):
+            apart = f"{prompt} {answer}"
+            self._encoded(apart, where)
+            token = self._follows(prompt, apart)
+            if token is not None and any(space in self._names([token]) for space in _SPACES):
+                token = None  # the space is in it: another token than was asked for
+        if token is None:
+            raise PromptError(f"{where}: {self._split(prompt, answer)}")
+        if token == self.tokenizer.unk_token_id and answer.strip() != self.tokenizer.unk_token:
+            raise PromptError(
+                f"{where}: the tokenizer does not know the answer {_short(answer)}; use one of its words"
+            )
+        if self.vocab_size is not None and token >= self.vocab_size:
+            raise self._outside(token, where)
+        return token
+
+    def _follows(self, prompt: str, text: str) -> int | None:
+        """The one token by which a text is longer than a prompt, or None."""
+        if prompt not in self.known or text not in self.known:
+            return None
+        before, after = self.known[prompt].ids, self.known[text].ids
+        return after[-1] if len(after) == len(before) + 1 and after[:-1] == before else None
+
+    def _lacks_space(self, prompt: str, answer: str) -> bool:
+        """Whether there is no space between the two, to a tokenizer that may hold none in its tokens."""
+        return not prompt[-1:].isspace() and not answer[:1].isspace() and self._drops_spaces
+
+    @cached_property
+    def _drops_spaces(self) -> bool:
+        """Whether several spaces are as good as one."""
+        try:
+            several, one = encode_all(self.tokenizer, ["x   x", "x x"])
+        except PromptError:
+            return False
+        return several.ids == one.ids
+
+    def _names(self, ids: Sequence[int]) -> str:
+        names = [str(name) for name in self.tokenizer.convert_ids_to_tokens(list(ids[:8]))]
+        return " ".join(names) + (" ..." if len(ids) > len(names) else "")
+
+    def _split(self, prompt: str, answer: str) -> str:
+        """What is wrong with an answer that is not one token there, with the tokens and the mend."""
+        before, after = self.known[prompt].ids, self.known[prompt + answer].ids
+        same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), None)
+        if same is None and len(after) >= len(before):
+            wrong = f"is {len(after) - len(before)} tokens after this prompt"
+            said = self._names(after[len(before) :])
+            seen = f" ({said})" if said else ""
+        else:
+            wrong = "merges with the end of this prompt"
+            same = min(len(before), len(after)) if same is None else same
+            seen = f" ({self._names(before[same:]) or 'nothing'} becomes {self._names(after[same:]) or 'nothing'})"
+        return f"the answer {_short(answer)} {wrong}, {_tail(prompt)}{seen}; {self._mend(prompt, answer)}"
+
+    def _mend(self, prompt: str, answer: str) -> str:
+        """What would be one token, as far as moving a space does it."""
+        bare, word = prompt.rstrip(), answer.strip()
+        for text in (f" {word}", word):
+            if text in ("", " ", answer) and bare == prompt:
+                continue
+            with_it = [*encode_all(self.tokenizer, [bare, bare + text])]
+            if with_it[1].ids[:-1] == with_it[0].ids:
+                end = "" if bare == prompt else "end the prompt before the space and "
+                return f"{end}write {_short(text)}"
+        return "give an answer of one token, or its first piece"
 
 
-def _in_vocabulary(token: int, where: str, vocab_size: int | None) -> int:
-    if token < 0 or (vocab_size is not None and token >= vocab_size):
-        raise PromptError(f"{where}: token id {token} is outside of the model's vocabulary of {vocab_size}")
-    return int(token)
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
+
+def _tail(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 40 else f"...{prompt[-40:]}")

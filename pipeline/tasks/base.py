@@ -6,23 +6,24 @@ Knows parameters, ids and seeds. Does not know models, shards or runs; a tokeniz
 import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 from pipeline.core.errors import PromptError
-from pipeline.core.prompts import PromptPair
-from pipeline.models.encoding import encode
+from pipeline.core.prompts import Bos, PromptPair
+from pipeline.models.encoding import encode, encode_all
 
 
 class Task(BaseModel):
     """A behaviour, as pairs of prompts.
 
     `as` names the task in results; `attention: bidirectional` is for models that see the whole prompt at
-    every position (compiled toy models, mostly).
+    every position (compiled toy models, mostly). `bos: add` puts the tokenizer's token for the beginning of a text
+    before prompts where the tokenizer does not (GPT-2's), as EAP-IG and TransformerLens do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
@@ -30,6 +31,15 @@ class Task(BaseModel):
     name: str
     as_: str | None = Field(default=None, alias="as")
     attention: Literal["causal", "bidirectional"] = "causal"
+    bos: Bos = "tokenizer"
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: Callable[[Any], Any]) -> dict[str, Any]:
+        """Without `bos` where it changes nothing: runs that do not ask for it are what they were."""
+        data: dict[str, Any] = write(self)
+        if self.bos == "tokenizer":
+            data.pop("bos", None)
+        return data
 
     @property
     def id(self) -> str:
@@ -59,7 +69,7 @@ class GeneratedTask(Task):
         for field, info in type(self).model_fields.items():
             value = getattr(self, field)
             if field not in {"name", "as_", "count", "attention"} and value != info.default:
-                parts.append(slug(str(value)))
+                parts.append("bos" if field == "bos" else slug(str(value)))
         return "-".join(parts)
 
     def rng(self, seed: int, index: int) -> np.random.Generator:
@@ -125,8 +135,9 @@ def pick(rng: np.random.Generator, items: Sequence[str], n: int) -> list[str]:
 
 
 def is_known(tokenizer: Any, text: str) -> bool:
-    """Whether the tokenizer writes `text` without its unknown token."""
-    return getattr(tokenizer, "unk_token_id", None) not in encode(tokenizer, text)
+    """Whether the tokenizer writes `text` without its unknown token. What it puts before the text does not count: in
+    GPT-2's, the token for the beginning and the unknown token are one."""
+    return getattr(tokenizer, "unk_token_id", None) not in encode_all(tokenizer, [text])[0].own
 
 
 def one_token_words(
@@ -139,12 +150,15 @@ def one_token_words(
     """
     prefix = encode(tokenizer, before)
     unknown = getattr(tokenizer, "unk_token_id", None)
+    ends = ("", *after)
+    texts = [f"{before} {word}{end}" for word in words for end in ends]
+    read = iter(encode_all(tokenizer, texts))
     found: dict[str, int] = {}
     for word in words:
-        ids = encode(tokenizer, f"{before} {word}")
+        ids, *followed = (next(read).ids for _ in ends)
         alone = len(ids) == len(prefix) + 1 and ids[:-1] == prefix
         if not alone or ids[-1] in (unknown, *found.values()):
             continue
-        if all(encode(tokenizer, f"{before} {word}{rest}")[: len(ids)] == ids for rest in after):
+        if all(others[: len(ids)] == ids for others in followed):
             found[word] = ids[-1]
     return found

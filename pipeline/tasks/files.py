@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.core.errors import PromptError
-from pipeline.core.prompts import Piece, PromptPair, Text
+from pipeline.core.prompts import Bos, Piece, PromptPair, Text
 from pipeline.core.text import OneLine
 from pipeline.tasks.base import Task, slug
 from pipeline.tasks.rows import EXPECTED, Row, kind_of, read_csv, read_jsonl, read_parquet
@@ -52,12 +52,15 @@ class FileTask(Task):
 
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:  # noqa: ARG002 - the same for every task
         """The file's pairs in its order; tokenizer and seed play no part."""
-        return read_pairs(self.path, corrupted_field=self.corrupted_field)[: self.limit]
+        return read_pairs(self.path, corrupted_field=self.corrupted_field, bos=self.bos)[: self.limit]
 
 
-def read_pairs(path: str | Path, *, corrupted_field: str = "corrupted") -> list[PromptPair]:
+def read_pairs(
+    path: str | Path, *, corrupted_field: str = "corrupted", bos: Bos = "tokenizer"
+) -> list[PromptPair]:
     """All prompt pairs of a `.jsonl`, `.csv` or `.parquet` file, each with `source` "file.jsonl:12".
 
+    `bos="add"` puts the tokenizer's token for the beginning of a text before prompts where the tokenizer does not.
     Raises PromptError with file and line for whatever cannot be read; nothing is skipped but blank lines.
     """
     path = Path(path)
@@ -69,7 +72,7 @@ def read_pairs(path: str | Path, *, corrupted_field: str = "corrupted") -> list[
         )
     if not path.is_file():
         raise PromptError(f"{path}: {_missing(path)}")
-    pairs = [_pair(row, where, path.name, corrupted_field) for where, row in reader(path)]
+    pairs = [_pair(row, where, path.name, corrupted_field, bos) for where, row in reader(path)]
     if not pairs:
         raise PromptError(f"{path}: no prompt pairs in it; give at least one with the fields {EXPECTED}")
     return pairs
@@ -86,7 +89,7 @@ def _missing(path: Path) -> str:
 # --- one row -----------------------------------------------------------------------------------------------
 
 
-def _pair(row: Row, where: str, file_name: str, corrupted_field: str) -> PromptPair:
+def _pair(row: Row, where: str, file_name: str, corrupted_field: str, bos: Bos) -> PromptPair:
     row = {name: value for name, value in row.items() if name not in INDEX_COLUMNS and not _is_empty(value)}
     for name in row:
         # Other columns of corruptions ("corrupted_hard") may stand beside the chosen one.
@@ -106,6 +109,7 @@ def _pair(row: Row, where: str, file_name: str, corrupted_field: str) -> PromptP
         wrong_answers=_answers(_field(row, SYNONYMS["wrong_answers"], where, []), "wrong_answers", where),
         source=f"{file_name}:{where.rpartition(':')[2]}",
         spans=_spans(row.get("spans", {}), where),
+        bos=bos,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
-from pipeline.models.encoding import encode
+from pipeline.models.encoding import encode, encode_all
 from pipeline.tasks.base import GeneratedTask, is_known, written
 
 SENTENCE = "The {noun} lasted from the year {year} to the year {stem}"
@@ -83,6 +83,7 @@ class GreaterThan(GeneratedTask):
             answers=tuple(tokens[y] for y in years if y > ending),
             wrong_answers=tuple(tokens[y] for y in years if y <= ending),
             source=f"{self.id} prompt {index}",
+            bos=self.bos,
             spans={
                 "noun": places["noun"],
                 "year": (first, end),
@@ -129,12 +130,18 @@ def _endings(
     middle = prompt[len(year) :]
     unknown = getattr(tokenizer, "unk_token_id", None)
     found: dict[str, int] = {}
-    for ending in [lowest, *endings]:
-        ids = encode(tokenizer, f"{write(ending)}{joint}{ending}")
-        token = ids[-1]
-        is_new = token != unknown and token not in found.values()
-        if is_new and ids == (*start, token, *middle, token):
-            found[ending] = token
-        if lowest not in found or prompt[: len(year)] != year:
-            return {}
+
+    def look(endings: list[str]) -> None:
+        for ending, read in zip(
+            endings, encode_all(tokenizer, [f"{write(e)}{joint}{e}" for e in endings]), strict=True
+        ):
+            token = read.ids[-1]
+            is_new = token != unknown and token not in found.values()
+            if is_new and read.ids == (*start, token, *middle, token):
+                found[ending] = token
+
+    if prompt[: len(year)] == year:
+        look([lowest])
+    if found:
+        look(endings)
     return found

@@ -77,6 +77,7 @@ class Induction(GeneratedTask):
             answers=(f" {body[a + 1]}",),
             wrong_answers=(f" {wrong}",),
             source=f"{self.id} prompt {index}",
+            bos=self.bos,
             spans={name: nth_word(clean, index) for name, index in place.items()},
         )
 

@@ -117,6 +117,7 @@ class Ioi(GeneratedTask):
             answers=(f" {answer}",),
             wrong_answers=(f" {subject}",),
             source=f"{self.id} prompt {index}",
+            bos=self.bos,
             spans={
                 "io": places[io_gap],
                 "s1": places[s1_gap],
