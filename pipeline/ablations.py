@@ -17,7 +17,7 @@ from pipeline.core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.engine.ablated import Ablated
+    from pipeline.engine.ablated import Ablated, Runs
     from pipeline.engine.batch import Batch
     from pipeline.engine.patchable import PatchableModel
     from pipeline.engine.senders import SenderValues
@@ -148,11 +148,31 @@ def ablate(
     *,
     direction: str = "noising",
 ) -> "Ablated":
-    """Records the runs that `name` needs (the corrupted one only where it is used) and takes the difference.
+    """Records the runs that `name` needs and takes the difference.
 
     `denoising` exchanges the two runs, and exists for `corrupted` alone.
     """
     from pipeline.engine.ablated import Ablated
+    from pipeline.engine.senders import SenderValues
+
+    runs = record(model, batch, name, statistics)
+    base, clean_values, ablated = runs.clean, SenderValues.of(runs.clean), runs.values
+    if direction == "denoising":
+        if runs.corrupted is None:
+            raise ConfigError("denoising restores clean values in the corrupted run: set ablation: corrupted")
+        base, clean_values, ablated = runs.corrupted, ablated, clean_values
+    deltas = ablated.minus(clean_values, batch.real[:, runs.start :])
+    executor = model.executor(base, runs.answer_pos)
+    hidden = executor.answer_hidden(runs.clean)
+    return Ablated(batch, base, hidden, deltas, executor, runs.answer_pos, runs.start)
+
+
+def record(
+    model: "PatchableModel", batch: "Batch", name: str, statistics: Statistics | None = None
+) -> "Runs":
+    """The runs that `name` needs (the corrupted one only where it is used), without the positions before the first
+    difference, and what every sender writes once it is ablated."""
+    from pipeline.engine.ablated import Runs
     from pipeline.engine.senders import SenderValues
 
     clean = model.capture(batch, "clean")
@@ -163,18 +183,9 @@ def ablate(
         start = start if clean.is_causal_at(start) else 0
         corrupted = corrupted.window(start)
     clean = clean.window(start)
-    clean_values = SenderValues.of(clean)
     other = None if corrupted is None else SenderValues.of(corrupted)
-    ablated = ablated_values(name, clean_values, other, statistics, batch)
-    base = clean
-    if direction == "denoising":
-        if corrupted is None:
-            raise ConfigError("denoising restores clean values in the corrupted run: set ablation: corrupted")
-        base, clean_values, ablated = corrupted, ablated, clean_values
-    deltas = ablated.minus(clean_values, batch.real[:, start:])
-    answer_pos = batch.answer_pos - start
-    executor = model.executor(base, answer_pos)
-    return Ablated(batch, base, executor.answer_hidden(clean), deltas, executor, answer_pos, start)
+    values = ablated_values(name, SenderValues.of(clean), other, statistics, batch)
+    return Runs(clean, corrupted, values, batch.answer_pos - start, start)
 
 
 def _first_difference(batch: "Batch") -> int:

@@ -96,10 +96,8 @@ def recomputed_logits(setting: Setting, kept: np.ndarray) -> Tensor:
     """What the product's executor makes of a circuit: logits at the answers, [b, V]."""
     model, batch = setting.model, setting.batch
     clean, corrupted = model.capture(batch, "clean"), model.capture(batch, "corrupted")
-    deltas = SenderValues.of(corrupted).minus(SenderValues.of(clean), batch.real)
-    hidden = run_circuit(
-        model.parts, model.graph, model.executor(clean, batch.answer_pos), clean, deltas, kept
-    )
+    executor, ablated = model.executor(clean, batch.answer_pos), SenderValues.of(corrupted)
+    hidden = run_circuit(model.parts, model.graph, executor, clean, ablated, kept)
     return model.unembedding.logits(hidden)
 
 

@@ -1,4 +1,4 @@
-"""A batch made ready for patching: its recorded run, and the difference that ablation makes to every sender.
+"""A batch's recorded runs, and the batch made ready for patching: the difference that ablation makes to every sender.
 
 Knows nothing about which ablation it was (`pipeline.ablations` makes these) nor what is done with it.
 """
@@ -12,6 +12,19 @@ from pipeline.engine.batch import Batch
 from pipeline.engine.capture import Capture
 from pipeline.engine.executor import Executor
 from pipeline.engine.senders import SenderValues
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What ablation needs to have recorded, from position `start` on: before it the runs are the same.
+
+    `values` is what every sender writes once it is ablated."""
+
+    clean: Capture
+    corrupted: Capture | None
+    values: SenderValues
+    answer_pos: Int[Tensor, " prompt"]
+    start: int = 0
 
 
 @dataclass(frozen=True)

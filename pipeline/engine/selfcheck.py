@@ -3,7 +3,8 @@
 Turns every unknown variant of an architecture into one clear error instead of wrong circuits. The check runs
 two random prompts, one of them left-padded, with every edge kept but those from `input`, which are set to
 another prompt's: all nodes are then recomputed from new inputs, and the answer is known from a stock run of
-the other prompt, alone and without padding.
+the other prompt, alone and without padding. And what a recorded run reads must be the sum of what was written, which
+logits alone cannot tell: the final norm hides a factor.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from pipeline.core.errors import ModelError
 from pipeline.engine.batch import from_ids
-from pipeline.engine.circuit_run import run_circuit
+from pipeline.engine.capture import Capture
+from pipeline.engine.circuit_run import run_circuit, written_by_none
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.senders import SenderValues
 from pipeline.models.dense import device_of
@@ -59,26 +61,50 @@ def stock_logits(hf: Any, seed: int = 0) -> Expected:
 
 @torch.no_grad()
 def relative_error(model: PatchableModel, expected: Expected | None = None) -> float:
-    """Largest difference between recomputed and stock logits at the answer, over the largest stock logit."""
+    """Largest difference between recomputed and stock logits at the answer, over the largest stock logit; or between
+    what is read in a recorded run and the sum of what was written, over the largest number read, if that is more."""
     expected = expected or stock_logits(model.hf)
     answers = torch.zeros(2, dtype=torch.long)
     clean, corrupted = expected.ids
     batch = from_ids(clean, corrupted, answers, attention_mask=expected.real, device=model.device)
     run, other = model.capture(batch, "clean"), model.capture(batch, "corrupted")
-    deltas = SenderValues.of(other).minus(SenderValues.of(run), batch.real)
     kept = model.graph.edge_senders != 0
     executor = model.executor(run, batch.answer_pos)
-    hidden = run_circuit(model.parts, model.graph, executor, run, deltas, np.asarray(kept))
+    hidden = run_circuit(model.parts, model.graph, executor, run, SenderValues.of(other), np.asarray(kept))
     found = model.unembedding.logits(hidden.to(model.unembedding.weight.device)).double().cpu()
-    return float((found - expected.logits).abs().max() / expected.scale)
+    logits = float((found - expected.logits).abs().max() / expected.scale)
+    return max(logits, *(_residual_error(model, captured, batch.real) for captured in (run, other)))
+
+
+def _residual_error(model: PatchableModel, run: Capture, real: Bool[Tensor, "prompt pos"]) -> float:
+    graph, written = model.graph, SenderValues.of(run).wide().written(model.parts)
+    x, errors, largest = written[0], [0.0], 1e-12
+
+    def compare(read: Tensor) -> None:
+        nonlocal largest
+        at = real.to(read.device)
+        errors.append(float((x.to(read.device) - read)[at].abs().max()))
+        largest = max(largest, float(read[at].abs().max()))
+
+    for block, record in zip(model.parts.blocks, run.layers, strict=True):
+        compare(record.resid)
+        heads = written[graph.head_sender(block.layer) : graph.mlp_sender(block.layer)]
+        x = x + heads.sum(0)
+        if (bias := written_by_none(run, block)) is not None:
+            x = x + bias.to(x.device)
+        if not block.parallel:
+            compare(record.mid)
+        x = x + written[graph.mlp_sender(block.layer)]
+    compare(run.final)
+    return max(errors) / largest
 
 
 def check_model(model: PatchableModel, expected: Expected) -> None:
-    """Raises ModelError when the recomputed logits differ from the stock ones by more than the dtype allows."""
+    """Raises ModelError when what is recomputed differs from the stock run by more than the dtype allows."""
     error = relative_error(model, expected)
     allowed = _TOLERANCE[model.hf.dtype]
     if not error <= allowed:
         raise ModelError(
-            f"{model.config.model_type} model fails the self-check: recomputed logits differ from the stock ones by "
-            f"{error:.1e} (allowed {allowed:.0e}); this variant is not supported"
+            f"{model.config.model_type} model fails the self-check: recomputed logits or sums differ from those of the "
+            f"stock run by {error:.1e} (allowed {allowed:.0e}); this variant is not supported"
         )

@@ -65,6 +65,16 @@ class SenderValues:
             tuple(difference(a, b) for a, b in zip(self.mlp, other.mlp, strict=True)),
         )
 
+    def wide(self) -> "SenderValues":
+        """The same in float32 or wider: what is summed over senders keeps no rounding of 16 bits."""
+
+        def widened(x: Tensor) -> Tensor:
+            return x.to(torch.promote_types(x.dtype, torch.float32))
+
+        return SenderValues(
+            widened(self.input), tuple(widened(z) for z in self.z), tuple(widened(m) for m in self.mlp)
+        )
+
     def only_at(self, chosen: Bool[Tensor, "prompt pos"]) -> "SenderValues":
         """The values at some positions, and zero elsewhere."""
         return self.minus(self.zeros(), chosen)

@@ -3,7 +3,8 @@
     faithfulness = (m(circuit) - m(empty)) / (m(full) - m(empty)),  each m averaged over prompts first
 
 As CPR/CMD of the MIB benchmark; not clipped. For a divergence m(full) is 0, so this is 1 - D(circuit) / D(empty).
-Exact: every receiver has its own input, everything is recomputed. Knows circuits and metrics, not methods or files.
+Exact: every receiver has its own input, everything is recomputed that an answer depends on. A circuit of which all
+edges dangle has the value of the empty one to the last bit. Knows circuits and metrics, not methods or files.
 """
 
 import math
@@ -14,8 +15,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from pipeline.ablations import Statistics, ablate
+from pipeline.ablations import Statistics, record
 from pipeline.core.circuit import Circuit
+from pipeline.core.dangling import without_dangling
 from pipeline.core.scores import EdgeScores
 from pipeline.metrics import get_metric
 
@@ -42,18 +44,24 @@ def circuit_values(
     """
     from pipeline.engine.circuit_run import run_circuit
 
-    graph = model.graph
+    parts, graph = model.parts, model.graph
+    empty = np.zeros(graph.n_edges, dtype=bool)
+    coupled = tuple(block.coupled for block in parts.blocks)
+    mute = ablation == "corrupted"
+    circuits = [empty, *(without_dangling(graph, coupled, mask, mute=mute) for mask in masks)]
+    different = {circuit.tobytes(): circuit for circuit in circuits}
     columns = []
-    empty = np.zeros((1, graph.n_edges), dtype=bool)
     for batch in (part for whole in batches for part in whole.split(_prompts_at_once(model, whole))):
-        ablated = ablate(model, batch, ablation, statistics)
-        objective = model.objective(get_metric(metric), batch, ablated.clean_hidden)
-        values = [objective(ablated.clean_hidden)]
-        for mask in np.concatenate([empty, masks]):
-            hidden = run_circuit(model.parts, graph, ablated.executor, ablated.base, ablated.deltas, mask)
-            values.append(objective(hidden))
+        runs = record(model, batch, ablation, statistics)
+        executor = model.executor(runs.clean, runs.answer_pos)
+        full = executor.answer_hidden(runs.clean)
+        objective = model.objective(get_metric(metric), batch, full)
+        values = {}
+        for key, circuit in different.items():
+            values[key] = objective(run_circuit(parts, graph, executor, runs.clean, runs.values, circuit))
             model.counters.evaluations += batch.n_prompts
-        columns.append(np.stack([value.cpu().numpy() for value in values]))
+        rows = [objective(full), *(values[circuit.tobytes()] for circuit in circuits)]
+        columns.append(np.stack([row.cpu().numpy() for row in rows]))
     return np.concatenate(columns, axis=1)
 
 

@@ -102,6 +102,11 @@ class Block:
             return None
         return self.dense.tensor(self.post_attn, "weight") + self.family.gain_offset
 
+    @property
+    def out_bias(self) -> Float[Tensor, " d_model"] | None:
+        """The bias of attention's output projection, which belongs to no head; None where there is none."""
+        return None if self.out.bias is None else self.dense.tensor(self.out, "bias")
+
     @cached_property
     def rotary(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
         """The family's own rotary function, from the module in which its attention is defined."""

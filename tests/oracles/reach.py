@@ -58,3 +58,16 @@ def alive_receivers(graph: Graph, coupled: tuple[bool, ...], kept: np.ndarray) -
             edges = graph.edges_into(receiver)
             read[: edges.stop - edges.start] |= kept[edges]
     return alive
+
+
+def live_senders(graph: Graph, coupled: tuple[bool, ...], kept: np.ndarray) -> np.ndarray:
+    """Which senders have a path of kept edges from `input`, [sender]; `input` is one of them."""
+    live = np.zeros(graph.n_senders, dtype=bool)
+    ahead = [0]
+    while ahead:
+        here = ahead.pop()
+        if not live[here]:
+            live[here] = True
+            for receiver in graph.edge_receivers[(graph.edge_senders == here) & kept].tolist():
+                ahead += changed(graph, coupled, receiver)
+    return live

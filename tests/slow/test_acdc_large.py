@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from pipeline import load_model
-from pipeline.ablations import ablate
+from pipeline.ablations import record
 from pipeline.engine.circuit_run import run_circuit
 from pipeline.engine.patchable import patchable
 from pipeline.methods import Acdc
@@ -104,11 +104,13 @@ def test_tests_on_the_model_of_the_bench_are_forwards_of_the_executor():
     model = patchable(hf.double())
     batch = model.batch_from_ids(**PROMPTS)
     found = Acdc(threshold=0.1).score(model, [batch])
-    runs = ablate(model, batch, "corrupted", None)
-    objective = model.objective(get_metric("kl_divergence"), batch, runs.clean_hidden)
+    runs = record(model, batch, "corrupted")
+    executor = model.executor(runs.clean, runs.answer_pos)
+    hidden = executor.answer_hidden(runs.clean)
+    objective = model.objective(get_metric("kl_divergence"), batch, hidden)
 
     def harm(kept):
-        hidden = run_circuit(model.parts, model.graph, runs.executor, runs.base, runs.deltas, kept)
+        hidden = run_circuit(model.parts, model.graph, executor, runs.clean, runs.values, kept)
         return float(objective(hidden).mean())
 
     say("GPT-2 small's shape, threshold 0.1", recorded_of_some(harm, model.graph, found, 0.1, n=8))

@@ -1,0 +1,51 @@
+"""What a run of a circuit depends on is what a walk along its edges reaches from both ends."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.dangling import without_dangling
+from pipeline.core.graph import Graph
+from tests.core.strategies import graphs
+from tests.oracles.reach import alive_receivers, live_senders
+
+circuits = st.tuples(
+    graphs(),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),  # which layers are coupled
+    st.integers(0, 2**32),
+    st.sampled_from([0.02, 0.05, 0.1, 0.3, 0.7]),  # almost nothing is kept, or almost everything
+)
+
+
+def drawn(circuit):
+    graph, coupled, seed, share = circuit
+    return graph, coupled[: graph.n_layers], np.random.default_rng(seed).random(graph.n_edges) < share
+
+
+@given(circuits)
+def test_edges_stay_whose_receiver_has_a_path_to_the_logits(circuit):
+    graph, coupled, kept = drawn(circuit)
+    expected = kept & alive_receivers(graph, coupled, kept)[graph.edge_receivers]
+    np.testing.assert_array_equal(without_dangling(graph, coupled, kept, mute=False), expected)
+
+
+@given(circuits)
+def test_where_nodes_without_inputs_are_mute_edges_stay_that_are_reached_from_the_input_too(circuit):
+    graph, coupled, kept = drawn(circuit)
+    reached = kept & live_senders(graph, coupled, kept)[graph.edge_senders]
+    expected = reached & alive_receivers(graph, coupled, reached)[graph.edge_receivers]
+    np.testing.assert_array_equal(without_dangling(graph, coupled, kept, mute=True), expected)
+
+
+def test_the_circuit_that_was_given_is_left_as_it_is():
+    graph = Graph(2, 2, 1)
+    kept = graph.mask(["a0.h1->m0"])
+    assert not without_dangling(graph, (False, False), kept, mute=True).any()
+    assert kept.sum() == 1
+
+
+def test_a_head_that_nothing_reaches_stays_where_another_head_of_its_layer_changes_it():
+    graph = Graph(1, 2, 2)
+    kept = graph.mask(["input->a0.h0<q>", "a0.h1->logits"])
+    for coupled in (False, True):
+        assert without_dangling(graph, (coupled,), kept, mute=True).sum() == (2 if coupled else 0)
