@@ -66,8 +66,9 @@ class Rows:
 
 
 def _after(past: Tensor, x: Tensor) -> Tensor:
-    """Rows of `past`, the same for every variant, and then those of `x`."""
-    return torch.cat([past.expand(*x.shape[:-2], *past.shape[-2:]), x], -2)
+    """Rows of `past`, the same for every variant, and then those of `x`; either may be one for all heads."""
+    lead = torch.broadcast_shapes(past.shape[:-2], x.shape[:-2])
+    return torch.cat([part.expand(*lead, *part.shape[-2:]) for part in (past, x)], -2)
 
 
 @dataclass(frozen=True)
