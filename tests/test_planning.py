@@ -14,6 +14,7 @@ from pipeline.core.items import Item
 from pipeline.models.toy import toy_path
 from pipeline.planning import Plan, make_plan, work_table
 from pipeline.store.results import open_run
+from tests.tokenizers import tokenizer
 
 
 @pytest.fixture
@@ -51,6 +52,36 @@ def plan(**changes) -> Plan:
 
 def keys(a_plan: Plan) -> dict[str, str]:
     return {item.name: a_plan.item_key(item) for item in a_plan.items}
+
+
+# --- prompts -----------------------------------------------------------------------------------------------
+
+
+def test_asking_for_the_token_for_the_beginning_makes_another_run_and_not_asking_does_not(folder):
+    tokenizer("words", "nothing").save_pretrained(folder / "model")
+    settings = json.loads((folder / "model" / "tokenizer_config.json").read_text())
+    (folder / "model" / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": "<s>"}))
+    texts = {
+        "clean": "Mary went to",
+        "corrupted": "John went to",
+        "answers": [" Mary"],
+        "wrong_answers": [" John"],
+    }
+    for entry in (pair(1), texts):
+        write_pairs(folder / "pairs.jsonl", [entry])
+        task = {"name": "file", "path": "pairs.jsonl"}
+        silent, said, asked = (
+            plan(tasks=[{**task, **bos}]) for bos in ({}, {"bos": "tokenizer"}, {"bos": "add"})
+        )
+        assert silent.run_key == said.run_key != asked.run_key
+        assert silent.config.to_yaml() == said.config.to_yaml() != asked.config.to_yaml()
+        assert RunConfig.from_mapping(asked.config.to_mapping()) == asked.config
+        (plain,), (begun,) = silent.tokens["pairs"], asked.tokens["pairs"]
+        assert begun.clean == (1, *plain.clean)
+        assert begun.corrupted == (1, *plain.corrupted)
+        assert begun.answers == plain.answers
+        with pytest.raises(ConfigError, match=r"'pairs' has other parameters in the run"):
+            silent.config.extended_by(asked.config)
 
 
 # --- items -------------------------------------------------------------------------------------------------

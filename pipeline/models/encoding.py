@@ -10,7 +10,8 @@ adds after the text is cut: the model answers at the text's last token. What it 
 to a text that begins with it, as one does that a chat template wrote.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,7 +97,7 @@ def _cut(tokenizer: Any, encoding: Any, places: bool) -> Encoded:
     if 0 in mask:
         first, end = mask.index(0), len(mask) - mask[::-1].index(0)
     else:  # nothing of the text is left: what stands before it cannot be seen here
-        first = end = min(_before(tokenizer), len(ids))
+        first = end = min(_before(lambda probe: _masked(tokenizer, probe)), len(ids))
     if 1 in mask[first:end]:
         raise PromptError(
             "this tokenizer adds tokens within the text, which no prompt can be read with; give token ids"
@@ -113,7 +114,7 @@ def _slow(tokenizer: Any, texts: Sequence[str], places: bool) -> list[Encoded]:
         whole = tuple(tokenizer(text, add_special_tokens=True)["input_ids"])
         own = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
         starts = _starts(whole, own)
-        usual = _before(tokenizer) if len(starts) > 1 else 0
+        usual = _before(lambda probe: _compared(tokenizer, probe)) if len(starts) > 1 else 0
         if not starts:
             raise PromptError(
                 f"this tokenizer writes {text[:60]!r} otherwise where it adds special tokens; give token ids"
@@ -140,11 +141,21 @@ def _starts(whole: Sequence[int], own: Sequence[int]) -> list[int]:
     return [i for i in range(len(whole) - len(own) + 1) if whole[i : i + len(own)] == own]
 
 
-def _before(tokenizer: Any) -> int:
-    """How many tokens the tokenizer puts before a text, as far as texts show that have one place only."""
+def _before(look: Callable[[str], int | None]) -> int:
+    """How many tokens the tokenizer puts before a text, by the first one of some texts that shows it."""
     for probe in _PROBES:
-        whole, own = (tuple(tokenizer(probe, add_special_tokens=adds)["input_ids"]) for adds in (True, False))
-        starts = _starts(whole, own)
-        if own and len(starts) == 1:
-            return starts[0]
+        with contextlib.suppress(Exception):  # a tokenizer of few words
+            if (found := look(probe)) is not None:
+                return found
     return 0
+
+
+def _masked(tokenizer: Any, probe: str) -> int | None:
+    mask = tokenizer.backend_tokenizer.encode(probe).special_tokens_mask
+    return mask.index(0) if 0 in mask else None
+
+
+def _compared(tokenizer: Any, probe: str) -> int | None:
+    whole, own = (tuple(tokenizer(probe, add_special_tokens=adds)["input_ids"]) for adds in (True, False))
+    starts = _starts(whole, own)
+    return starts[0] if own and len(starts) == 1 else None

@@ -103,7 +103,7 @@ class Reader:
         if pair.bos == "add":
             first = self._bos(where)
             before = len(clean.ids)
-            clean, corrupted = clean.begun_with(first), corrupted.begun_with(first)
+            clean, corrupted = (self._led(read).begun_with(first) for read in (clean, corrupted))
             moved = len(clean.ids) - before
             spans = {name: (start + moved, end + moved) for name, (start, end) in spans.items()}
             if not isinstance(pair.clean, str):  # ids are kept as the model reads them
@@ -142,6 +142,16 @@ class Reader:
                 "leave bos out"
             )
         return self._in_vocabulary(token, where)
+
+    def _led(self, read: Encoded) -> Encoded:
+        """A prompt of ids that begins as the tokenizer begins every text, with that told from the rest."""
+        (some,) = self._lead
+        lead = some.ids[: some.added]
+        return replace(read, added=len(lead)) if not read.added and read.ids[: len(lead)] == lead else read
+
+    @cached_property
+    def _lead(self) -> list[Encoded]:
+        return encode_all(self.tokenizer, [""])
 
     def _in_vocabulary(self, token: int, where: str) -> int:
         if token < 0 or (self.vocab_size is not None and token >= self.vocab_size):

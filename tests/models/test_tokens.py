@@ -1,5 +1,7 @@
 """Answers in context: the one token by which prompt and answer are longer than the prompt, or one clear line."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -163,3 +165,82 @@ def test_text_that_a_model_has_no_rows_for_is_refused_while_it_is_read():
             PromptError, match=rf"^f:1: .*'{last}' as token id {token}, .* vocabulary of {token}; "
         ):
             tokenise([pair], made, vocab_size=token)
+
+
+# --- the token for the beginning -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_begins_with_the_token_for_the_beginning_where_it_is_asked_for_and_never_twice(kind):
+    prompt = "Mary went to the store"
+    for around in ("nothing", "first", "the same", "two and two", "last"):
+        made = tokenizer(kind, around)
+        made.bos_token = "<s>"
+        bos = made.bos_token_id
+        for text in (prompt, f"<s>{prompt}"):
+            pair = PromptPair(
+                text, text.replace("Mary", "John"), (" Mary",), spans={"who": "Mary", "at": "store"}
+            )
+            (plain,), (added,) = tokenise([pair], made), tokenise([replace(pair, bos="add")], made)
+            there = bos in plain.clean[: len(plain.clean) - len(own(made, prompt))]
+            assert added.clean == (plain.clean if there else (bos, *plain.clean))
+            assert added.corrupted[0] == added.clean[0]
+            assert added.clean.count(bos) == 1
+            assert added.answers == plain.answers
+            for name, (first, end) in added.spans.items():
+                start, stop = plain.spans[name]
+                assert added.clean[first:end] == plain.clean[start:stop]
+            ids = replace(pair, clean=plain.clean, corrupted=plain.corrupted, spans=plain.spans, bos="add")
+            (beside,) = tokenise([ids], made)
+            assert (beside.clean, beside.corrupted, beside.spans) == (
+                added.clean,
+                added.corrupted,
+                added.spans,
+            )
+            assert beside.pair.clean == beside.clean, "ids are kept as the model reads them"
+        made.bos_token = AROUND[around][1]
+
+
+def test_a_token_for_the_beginning_that_is_not_there_is_refused_with_the_mend():
+    text, ids = (PromptPair(p, p, (5,), source="f:1", bos="add") for p in ("went to", (5, 6)))
+    for pair in (text, ids):
+        with pytest.raises(
+            PromptError, match=r"^f:1: bos: add, and this tokenizer has no token .*; leave bos out"
+        ):
+            tokenise([pair], tokenizer("byte"))
+    with pytest.raises(
+        PromptError, match=r"^f:1: bos: add, and the model has no tokenizer, .*; write its id at"
+    ):
+        tokenise([ids], None)
+
+
+def test_words_are_known_where_the_tokens_for_the_beginning_and_for_the_unknown_are_one():
+    """As GPT-2's."""
+    made = tokenizer("byte", "the same")
+    made.unk_token = "<s>"
+    try:
+        assert tokenise(FLIP.pairs(made, 0), made)
+    finally:
+        made.unk_token = "<unk>"
+
+
+# --- spans -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80)
+@given(
+    kind=st.sampled_from(KINDS),
+    around=st.sampled_from(list(AROUND)),
+    front=st.sampled_from(["", "<s>", "[CLS]", "</s>"]),
+    words=st.lists(st.sampled_from(NAMES), min_size=2, max_size=4, unique=True),
+    end=st.sampled_from(["", "</s>"]),
+)
+def test_a_span_is_its_words_whatever_stands_around_the_text(kind, around, front, words, end):
+    made = tokenizer(kind, around)
+    text = front + " ".join(words) + end
+    for way in (made, Python(made)):
+        pair = PromptPair(text, text, (9,), spans={word.lower(): word for word in words})
+        (read,) = tokenise([pair], way)
+        for word in words:
+            first, stop = read.spans[word.lower()]
+            assert made.decode(read.clean[first:stop]).strip().lower() == word.lower()

@@ -1,6 +1,7 @@
 """What every generated prompt keeps, for every kind of tokenizer: lengths, answers of one token, seeds."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -258,6 +259,24 @@ def test_ids_name_what_differs_from_the_defaults():
     assert Induction(length=8).id == "induction-8"
     assert GreaterThan.model_validate({"name": "greater_than", "as": "years"}).id == "years"
     assert FileTask(path="some/folder/My pairs.jsonl").id == "my-pairs"
+
+
+@pytest.mark.parametrize("task", GENERATED)
+def test_a_task_asks_for_the_token_for_the_beginning_in_every_prompt(byte_level, task):
+    plain, asked = task(count=3).pairs(byte_level, 0), task(count=3, bos="add").pairs(byte_level, 0)
+    assert [replace(pair, bos="add", source=f"{pair.source}") for pair in plain] == [
+        replace(pair, source=pair.source.replace("-bos", "")) for pair in asked
+    ]
+    assert task(bos="add").id == f"{task().id}-bos"
+
+
+def test_a_task_without_a_wish_for_the_beginning_is_written_as_ever():
+    """What is written out is in run keys."""
+    for task in (Ioi(), FileTask(path="p.jsonl")):
+        assert "bos" not in task.model_dump(mode="json")
+        asked = task.model_copy(update={"bos": "add"})
+        assert asked.model_dump(mode="json") == {**task.model_dump(mode="json"), "bos": "add"}
+        assert type(task)(**asked.model_dump(mode="json", by_alias=True)) == asked
 
 
 def test_every_task_is_listed_once_by_its_name():
