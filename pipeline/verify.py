@@ -1,12 +1,13 @@
 """Whether every file of a run is what was written, down to the last value.
 
 Knows which files a run has, and what each must agree with. Mends nothing and renames nothing: what is found is told,
-with what to type next. JSON has no checksums of its own; it is held against what it was made from.
+with what to type next. Every file that this version writes has a seal over all its bits, but for the log, which is a
+view; files of earlier versions are held against what they were made from.
 """
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,13 @@ from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.items import Item, digest
 from pipeline.store import decisions, failures, faithfulness, prompt_scores, schema
 from pipeline.store.aggregate import aggregate_path
+from pipeline.store.atomic import read_json
 from pipeline.store.content import table_digest
-from pipeline.store.files import DamagedFileError, read_footer, read_parquet
+from pipeline.store.files import DamagedFileError, check_seal, read_footer, read_parquet
 from pipeline.store.place import Place, each, found, place, relative
-from pipeline.store.run_dir import RunDirectory
+from pipeline.store.run_dir import SUCCESS, RunDirectory
 from pipeline.store.scores import graph_table, nodes_table, read_scores
+from pipeline.store.seal import is_whole
 
 _OF_ITEMS = ("scores", "node_scores", "prompt_metrics", "statistics", "prompt_scores")
 _MERGED = ("aggregate", "node_aggregate")
@@ -69,6 +72,10 @@ def verify(address: str | Place) -> Verified:
         reason, _, next_step = words.rpartition("; ")
         return Verified(1, 0, 0, (Damage(file, reason, next_step),))
     outcomes = list(zip(checks, each(folder, _outcome, checks), strict=True))
+    bad = {check.path for check, reason in outcomes if reason is not None}
+    good = {check.path: check for check in checks if check.path not in bad}
+    seals = [replace(check, run=partial(_seal, run, path), item=None) for path, check in good.items()]
+    outcomes += zip(seals, each(folder, _outcome, seals), strict=True)
     mend = f"circuits resume {folder}"
     damaged = [
         Damage(str(relative(check.path, folder)), _where(check, reason), check.next_step or mend)
@@ -106,6 +113,15 @@ def _outcome(check: _Check) -> str | None:
     return None
 
 
+def _seal(run: RunDirectory, path: Place) -> None:
+    """DamagedFileError for a bit in a file that is not what was written. In a run that was planned with seals,
+    every document has one."""
+    if path.suffix in (".parquet", ".safetensors"):
+        check_seal(path)
+    elif run.is_sealed and not is_whole(path.read_bytes()):
+        raise DamagedFileError("a bit in it is not what was written")
+
+
 # --- what planning has written -----------------------------------------------------------------------------
 
 
@@ -114,6 +130,7 @@ def _plan_checks(run: RunDirectory) -> Iterator[_Check]:
     yield _Check(run.path / "manifest.json", partial(_manifest, run), next_step=again)
     yield _Check(run.path / "plan.json", partial(_plan, run), next_step=again)
     yield _Check(run.path / "run.yaml", partial(_config, run), next_step=again)
+    yield _Check(run.path / SUCCESS, partial(_success, run))
     tables = {"graph.parquet": graph_table, "nodes.parquet": nodes_table}
     for name, table in tables.items():
         yield _Check(run.path / name, partial(_made_from_graph, run, run.path / name, table), must_be=True)
@@ -132,6 +149,15 @@ def _manifest(run: RunDirectory) -> None:
 
 def _plan(run: RunDirectory) -> None:
     if not run.items or run.plan.get("run_key", run.manifest["run_key"]) != run.manifest["run_key"]:
+        raise DamagedFileError("it belongs to another run")
+
+
+def _success(run: RunDirectory) -> None:
+    try:
+        facts = read_json(run.path / SUCCESS)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or facts.get("run_key") != run.manifest["run_key"]:
         raise DamagedFileError("it belongs to another run")
 
 
@@ -208,6 +234,8 @@ def _result_checks(run: RunDirectory) -> Iterator[_Check]:
     )
     for path, row in _circuits(run).items():
         yield _Check(path, partial(faithfulness.check_circuit, path, row), must_be=True)
+    page = run.path / "report.html"
+    yield _Check(page, page.stat, next_step=f"circuits report {run.path}")
     again = "remove it; a search that goes on decides the receiver again"
     for path in found(run.path / decisions.FOLDER, "task=*/search=*/receiver-*.json"):
         yield _Check(path, partial(_decision, path), next_step=again)

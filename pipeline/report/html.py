@@ -24,13 +24,14 @@ from pipeline.report.svg import number, percent
 from pipeline.store.atomic import write_atomic
 from pipeline.store.place import Place, place
 from pipeline.store.results import Run
+from pipeline.store.seal import sealed_text
 from pipeline.store.sweeps import pareto
 
 
 def write_report(run: Run, path: str | Place) -> Place:
     """Writes the page of a run to `path` and returns the path. Works on a run with missing items too."""
     path = place(path)
-    write_atomic(path, render(run))
+    write_atomic(path, sealed_text(f"{render(run).rstrip()}\n", "<!-- {} -->"))
     return path
 
 

@@ -8,12 +8,11 @@ died. In a run that this process owns, every write and removal asks `pipeline.st
 """
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +21,7 @@ from uuid import uuid4
 from pipeline.core.documents import parse_json
 from pipeline.store import fence
 from pipeline.store.place import BAD, ObjectPath, Place
+from pipeline.store.seal import sealed_json, without_seal
 
 Content: TypeAlias = bytes | str | Callable[[Path], object]
 
@@ -81,18 +81,19 @@ def _put(path: ObjectPath, content: Content, ask: Callable[[], None]) -> None:
             path.put(file, draft.stat().st_size)
 
 
-def write_json(path: Place, value: Any) -> None:
-    """Writes indented JSON for people, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
+def write_json(path: Place, value: Mapping[str, Any], *, indent: int | None = 1) -> None:
+    """Writes a JSON object atomically, for people too, with a seal over it."""
+    write_atomic(path, sealed_json(value, indent))
 
 
 def read_json(path: Place) -> Any:
-    """What a small JSON file holds. Raises OSError, and ValueError for a large one and whatever is no JSON."""
+    """What a small JSON file holds, without its seal. Raises OSError, and ValueError for a large one and whatever is
+    no JSON."""
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise ValueError(f"over {MOST_BYTES:,} bytes")
-    return parse_json(content.decode("utf-8"))
+    return without_seal(parse_json(content.decode("utf-8")))
 
 
 def make_folder(path: Place) -> None:

@@ -6,12 +6,11 @@ A file is there whole or not at all, and never changes. One that is damaged, or 
 as good as missing: the search decides that receiver again.
 """
 
-import json
 from typing import Any
 
 from pipeline.core.errors import StorageError
 from pipeline.core.items import digest
-from pipeline.store.atomic import read_json, write_atomic
+from pipeline.store.atomic import read_json, write_json
 from pipeline.store.place import Place, each, found
 
 FOLDER = "decisions"
@@ -26,7 +25,7 @@ def write(folder: Place, search: str, receiver: int, step: dict[str, Any]) -> Pl
     """Writes what was decided about a receiver, durably. Raises OSError."""
     record = {"search": search, "receiver": receiver, "sha256": digest(step), "step": step}
     path = folder / f"receiver-{receiver:06d}.json"
-    write_atomic(path, json.dumps(record, allow_nan=False) + "\n")
+    write_json(path, record, indent=None)
     return path
 
 

@@ -3,6 +3,7 @@
 Knows the files of EAP-IG and of the MIB leaderboard, and CSV. Does not know how scores are computed.
 """
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import numpy as np
 from pipeline.core.circuit import Circuit
 from pipeline.core.documents import suggest
 from pipeline.core.errors import CircuitsError
-from pipeline.store.atomic import write_atomic, write_json
+from pipeline.store.atomic import write_atomic
 from pipeline.store.place import Place, place
 from pipeline.store.results import Run
 
@@ -68,7 +69,7 @@ def _write_mib(run: Run, folder: Place, task: str, method: str, top: int | None)
     else:
         circuit = Circuit(scores.graph, np.zeros(scores.graph.n_edges, dtype=bool), np.asarray(scores.score))
     path = folder / method / f"{task}_{_model_name(run)}" / "importances.json"
-    write_json(path, circuit.to_mib_json())
+    write_atomic(path, json.dumps(circuit.to_mib_json(), indent=1) + "\n")
     return path
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.core.errors import StorageError
 from pipeline.core.items import Item
-from pipeline.store.atomic import read_json, remove_tree, write_atomic
+from pipeline.store.atomic import read_json, remove_tree, write_json
 from pipeline.store.place import Place, each, found, relative
 
 PATTERN = "task=*/method=*/shard-*/attempt-*.json"
@@ -19,7 +19,7 @@ def record(run: Place, item: Item, attempt: int, info: Mapping[str, Any]) -> Pla
     """Writes the record of a failed attempt: `info` (traceback, host, device, next step ...) as JSON."""
     path = run / item.failure_folder / f"attempt-{attempt}.json"
     facts = {**item.to_dict(), "name": item.name, "attempt": attempt, **info}
-    write_atomic(path, json.dumps(facts, indent=1, default=str) + "\n")
+    write_json(path, json.loads(json.dumps(facts, default=str)))
     return path
 
 

@@ -81,7 +81,7 @@ def check_circuit(path: Place, row: Mapping[str, Any]) -> None:
     """DamagedFileError for a circuit that is not what its row says, FileNotFoundError for one that is not there."""
     try:
         circuit = read_json(path)
-        edges, sha256 = circuit.pop("edges"), circuit.pop("sha256", None)  # earlier versions wrote none
+        edges, sha256 = circuit.pop("edges"), circuit.pop("sha256", None)  # which earlier versions wrote
         whole = circuit == row and len(edges) == row["n_edges_pruned"]
         whole &= sha256 in (None, digest({**circuit, "edges": edges}))
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -114,8 +114,7 @@ def write(folder: Place, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping
     for row, circuit in rows:
         if circuit.pruned.n_edges <= MOST_EDGES:
             path = _path_of(folder, row)
-            record = {**asdict(row), "edges": _edges(circuit.pruned)}
-            write_json(path, {**record, "sha256": digest(record)})
+            write_json(path, {**asdict(row), "edges": _edges(circuit.pruned)})
             written.add(path)
     for path in set(found(folder / FOLDER, "*.json")) - written:
         remove(path)

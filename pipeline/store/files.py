@@ -3,7 +3,9 @@
 Knows formats, checksums and the `circuits.` keys. Does not know what the columns mean or where files lie.
 
 Pages of Parquet carry checksums; a hash of the values covers what they leave out, and a digest among the
-footer's facts covers these. A tensor file has the same hash and digest in its header.
+footer's facts covers these. A tensor file has the same hash and digest in its header. Both carry a seal over all their
+bytes, which `check_seal` compares. Parquet has no statistics of columns: a reader that filters would believe them
+without looking at the values, whatever has become of them.
 """
 
 import json
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -24,6 +27,7 @@ from pipeline.store.atomic import write_atomic
 from pipeline.store.content import arrays_digest, table_digest
 from pipeline.store.place import Place, as_file, open_input
 from pipeline.store.schema import mismatch
+from pipeline.store.seal import UNSEALED, is_mark, is_whole_file, seal_file, sealed
 
 PREFIX = "circuits."
 ROW_GROUP = 1 << 20
@@ -64,12 +68,14 @@ def write_parts(
             use_dictionary=[name for name, kind in kinds.items() if pa.types.is_dictionary(kind)],
             use_byte_stream_split=[place for name, kind in kinds.items() for place in _floats_of(name, kind)],
             write_page_checksum=True,
+            write_statistics=False,
             store_schema=True,
         ) as writer:
             for table in tables:
                 writer.write_table(table, row_group_size=row_group)
                 rows += table.num_rows
             writer.add_key_value_metadata(_seal({**footer(), "rows": rows, "columns": _columns(columns)}))
+        seal_file(target)
 
     write_atomic(path, write)
 
@@ -155,7 +161,65 @@ def _refuse_bomb(metadata: Any, found: pa.Schema, size: int) -> None:
 def write_tensors(path: Place, tensors: Mapping[str, np.ndarray], footer: Mapping[str, Any]) -> None:
     """Writes named arrays atomically as safetensors, with the facts in its header."""
     arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
-    write_atomic(path, save(arrays, _seal({**footer, "values": arrays_digest(arrays)})))
+    content = save(arrays, _seal({**footer, "values": arrays_digest(arrays)}))
+    write_atomic(path, sealed(_in_order(content)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with the entries of its header sorted: its writer puts them in another order every time."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    facts = header["__metadata__"]
+    header["__metadata__"] = {
+        key: facts[key] for key in sorted(facts, key=lambda key: (facts[key] == UNSEALED, key))
+    }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return content[:8] + text.ljust(size) + content[8 + size :]
+
+
+def check_seal(path: Place) -> None:
+    """DamagedFileError when any bit of a file is not what was written; nothing for one that an earlier version wrote,
+    without a seal. Raises FileNotFoundError.
+
+    Where statistics of columns lie in such a file, they are compared with its values.
+    """
+    with as_file(path) as here:
+        if path.suffix == ".safetensors":
+            with safe_open(here, framework="numpy") as file:
+                has_seal = PREFIX + "seal" in (file.metadata() or {})
+        else:
+            metadata = read_metadata(here)[1]
+            has_seal = (PREFIX + "seal").encode() in metadata.metadata
+        if has_seal and not is_whole_file(here):
+            raise DamagedFileError("a bit in it is not what was written")
+        if not has_seal and path.suffix == ".parquet":
+            _check_statistics(here)
+
+
+def _check_statistics(path: Place) -> None:
+    """DamagedFileError when what the footer says of a column's least and largest value is not so."""
+    with open_input(path) as file, pq.ParquetFile(file) as parquet:
+        for group in range(parquet.metadata.num_row_groups):
+            columns = [
+                parquet.metadata.row_group(group).column(i) for i in range(parquet.metadata.num_columns)
+            ]
+            flat = [one for one in columns if "." not in one.path_in_schema]
+            table = parquet.read_row_group(group, columns=[one.path_in_schema for one in flat])
+            for one in flat:
+                if one.statistics is not None and not _agree(one.statistics, table[one.path_in_schema]):
+                    raise DamagedFileError(
+                        f"its statistics of {one.path_in_schema} are not those of its values"
+                    )
+
+
+def _agree(statistics: Any, column: pa.ChunkedArray) -> bool:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if statistics.has_null_count and statistics.null_count != column.null_count:
+        return False
+    if not statistics.has_min_max:
+        return True
+    return {"min": statistics.min, "max": statistics.max} == pc.min_max(column).as_py()
 
 
 def read_tensor_footer(path: Place) -> Footer:
@@ -190,12 +254,13 @@ def _floats_of(name: str, kind: pa.DataType) -> list[str]:
 
 
 def _seal(footer: Mapping[str, Any]) -> Footer:
-    """Facts as text under their prefix, with a digest over them."""
+    """Facts as text under their prefix, with a digest over them, and last the mark of a file that is to be sealed."""
     facts = {
         key: value if isinstance(value, str) else json.dumps(value, default=_plain)
         for key, value in footer.items()
     }
-    return {PREFIX + key: value for key, value in sorted({**facts, "digest": digest(facts)}.items())}
+    facts["digest"] = digest({**facts, "seal": UNSEALED})
+    return {PREFIX + key: value for key, value in [*sorted(facts.items()), ("seal", UNSEALED)]}
 
 
 def _plain(value: Any) -> Any:
@@ -209,7 +274,11 @@ def _unseal(metadata: Mapping[str, str]) -> Footer:
     facts = {
         key.removeprefix(PREFIX): value for key, value in sorted(metadata.items()) if key.startswith(PREFIX)
     }
-    if facts.pop("digest", None) != digest(facts):
+    known = facts.pop("digest", None)
+    seal = facts.pop("seal", None)  # earlier versions wrote none; the digest tells which it was
+    if (seal is not None and not is_mark(seal)) or known != digest(
+        {**facts, **({"seal": UNSEALED} if seal else {})}
+    ):
         raise DamagedFileError("the facts in its footer are not those that were written")
     return facts
 

@@ -23,6 +23,7 @@ from pipeline.store.place import Place
 from pipeline.store.prompt_scores import SIZES
 from pipeline.store.schema import PROMPTS, SCHEMA_VERSION
 from pipeline.store.scores import graph_table, nodes_table, prompts_of, prompts_table
+from pipeline.store.seal import has_seal, sealed_text, without_seal
 
 MOST_BYTES = 1 << 30  # of a text file; a plan of a million items has a quarter of it
 
@@ -54,7 +55,7 @@ def write_plan(
         if not _holds_facts(path / name, facts):  # a large graph is not written twice
             write_parquet(path / name, table(), facts)
     write_json(path / "plan.json", plan)
-    write_atomic(path / "run.yaml", run_yaml)
+    write_atomic(path / "run.yaml", sealed_text(run_yaml, "# {}"))
     write_json(path / "manifest.json", manifest)
 
 
@@ -96,6 +97,11 @@ class PlannedRun:
         if problem := problem_of(manifest):
             raise RunDirectoryError(f"{path}: {problem}; run the config again into a new directory")
         return manifest
+
+    @cached_property
+    def is_sealed(self) -> bool:
+        """Whether the documents of this run carry seals; those of earlier versions do not."""
+        return has_seal(self._text("manifest.json").encode())
 
     @cached_property
     def plan(self) -> dict[str, Any]:
@@ -170,7 +176,7 @@ class PlannedRun:
 
     def _json(self, name: str) -> dict[str, Any]:
         with contextlib.suppress(ValueError):
-            value = parse_json(self._text(name))
+            value = without_seal(parse_json(self._text(name)))
             if isinstance(value, dict):
                 return value
         raise RunDirectoryError(f"{self.path / name}: is no JSON object; run the config again to rewrite it")
