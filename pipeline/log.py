@@ -1,14 +1,17 @@
 """What a run says of itself, kept in its directory: `log.jsonl`, a line per event, the oldest first.
 
 Knows lines of JSON and how many are kept. Does not know what events mean. A view for people, on any machine that sees
-the directory: nothing is read back by a run, and one goes on when it cannot be written.
+the directory: nothing is read back by a run, and one goes on when it cannot be written. A line ends with a checksum of
+itself, for the file grows and can have none.
 """
 
 import contextlib
 import json
 import os
+import re
 import socket
 import time
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ NAME = "log.jsonl"
 MOST_BYTES = 8 * 2**20  # then the older half goes
 MOST_LINES = 20_000  # of one process, in a store
 PUT_SECONDS = 10.0  # between two puts there
+
+_NO_CRC = "00000000"
+_END = re.compile(r'": "[0-9a-f]{8}"}$')
 
 
 class RunLog:
@@ -37,7 +43,7 @@ class RunLog:
     def write(self, kind: str, text: str, **facts: Any) -> None:
         """A line with the time and who writes it."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "kind": kind, "text": text, **facts}, default=str) + "\n"
+        line = _with_checksum({"time": now, "kind": kind, "text": text, **facts}) + "\n"
         with contextlib.suppress(OSError):
             if isinstance(self._path, ObjectPath):
                 self._put_line(self._path / self._name, line, last=kind == "end")
@@ -65,6 +71,37 @@ def _append(path: Path, line: str) -> None:
         file.write(line.encode())
 
 
+def _with_checksum(event: dict[str, Any]) -> str:
+    text = json.dumps({**event, "crc": _NO_CRC}, default=str)
+    return f"{text[: -len(_NO_CRC) - 2]}{_crc(text)}{text[-2:]}"
+
+
+def _crc(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def is_line_whole(line: str) -> bool:
+    """Whether a line of a log is what was written: a flipped bit leaves the word of its checksum or the digits.
+
+    One that a crash has torn before its checksum counts as whole, and so does one of an earlier version, which wrote
+    none.
+    """
+    try:
+        event = parse_json(line)
+    except ValueError:
+        return "crc" not in line[-20:] and not _END.search(line)
+    if "crc" not in event and not _END.search(line):
+        return True
+    end = -len(_NO_CRC) - 2
+    return line[end:-2] == _crc(f"{line[:end]}{_NO_CRC}{line[-2:]}")
+
+
+def damaged_lines(file: Place) -> list[int]:
+    """The numbers of lines of a log, from 1, that are not what was written."""
+    lines = file.read_bytes().decode("utf-8", errors="replace").split("\n")
+    return [number for number, line in enumerate(lines, 1) if line and not is_line_whole(line)]
+
+
 def read_log(path: Place) -> list[dict[str, Any]]:
     """Every whole line, the oldest first; none where there is no log. RunDirectoryError for one far too large."""
     lines: list[dict[str, Any]] = []
@@ -75,5 +112,5 @@ def read_log(path: Place) -> list[dict[str, Any]]:
             with contextlib.suppress(ValueError):  # torn by a crash
                 value = parse_json(line)
                 if isinstance(value, dict):
-                    lines.append(value)
+                    lines.append({key: one for key, one in value.items() if key != "crc"})
     return lines

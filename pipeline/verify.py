@@ -1,8 +1,8 @@
 """Whether every file of a run is what was written, down to the last value.
 
 Knows which files a run has, and what each must agree with. Mends nothing and renames nothing: what is found is told,
-with what to type next. Every file that this version writes has a seal over all its bits, but for the log, which is a
-view; files of earlier versions are held against what they were made from.
+with what to type next. Every file that this version writes has a seal over all its bits, and every line of the log a
+checksum; files of earlier versions are held against what they were made from.
 """
 
 import json
@@ -15,6 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.core.documents import parse_mapping
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.items import Item, digest
+from pipeline.log import damaged_lines
 from pipeline.store import decisions, failures, faithfulness, prompt_scores, schema
 from pipeline.store.aggregate import aggregate_path
 from pipeline.store.atomic import read_json
@@ -118,7 +119,7 @@ def _seal(run: RunDirectory, path: Place) -> None:
     every document has one."""
     if path.suffix in (".parquet", ".safetensors"):
         check_seal(path)
-    elif run.is_sealed and not is_whole(path.read_bytes()):
+    elif path.suffix != ".jsonl" and run.is_sealed and not is_whole(path.read_bytes()):
         raise DamagedFileError("a bit in it is not what was written")
 
 
@@ -236,6 +237,8 @@ def _result_checks(run: RunDirectory) -> Iterator[_Check]:
         yield _Check(path, partial(faithfulness.check_circuit, path, row), must_be=True)
     page = run.path / "report.html"
     yield _Check(page, page.stat, next_step=f"circuits report {run.path}")
+    for path in found(run.path, "log*.jsonl"):
+        yield _Check(path, partial(_log, path), next_step="remove these lines; nothing reads them but people")
     again = "remove it; a search that goes on decides the receiver again"
     for path in found(run.path / decisions.FOLDER, "task=*/search=*/receiver-*.json"):
         yield _Check(path, partial(_decision, path), next_step=again)
@@ -256,6 +259,11 @@ def _circuits(run: RunDirectory) -> dict[Place, dict[str, Any]]:
         return faithfulness.circuit_rows(run.path)
     except (DamagedFileError, FileNotFoundError):
         return {}
+
+
+def _log(path: Place) -> None:
+    if numbers := damaged_lines(path):
+        raise DamagedFileError(f"line {', '.join(map(str, numbers[:5]))} is not what was written")
 
 
 def _decision(path: Place) -> None:

@@ -185,11 +185,11 @@ def check_seal(path: Place) -> None:
     """
     with as_file(path) as here:
         if path.suffix == ".safetensors":
+            read_tensor_footer(here)
             with safe_open(here, framework="numpy") as file:
-                has_seal = PREFIX + "seal" in (file.metadata() or {})
+                has_seal = PREFIX + "seal" in file.metadata()
         else:
-            metadata = read_metadata(here)[1]
-            has_seal = (PREFIX + "seal").encode() in metadata.metadata
+            has_seal = (PREFIX + "seal").encode() in read_metadata(here)[1].metadata
         if has_seal and not is_whole_file(here):
             raise DamagedFileError("a bit in it is not what was written")
         if not has_seal and path.suffix == ".parquet":

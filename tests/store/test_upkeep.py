@@ -135,19 +135,20 @@ def test_a_whole_run_is_whole(whole, shelf, capsys):
         "circuits",
         "aggregate",
     } <= kinds
-    beside = ("report.html", "log.jsonl")  # made anew, and read by nobody
-    data = [path for path in found(run, "**/*") if path.name[0] not in "._" and path.name not in beside]
+    data = [p for p in found(run, "**/*") if p.name[0] not in "._" or p.name == "_SUCCESS.json"]
     assert verified.files == len(data), "every file is looked at"
     assert main(["verify", str(run)]) == 0
     assert "0 damaged" in capsys.readouterr().out
 
 
 EVERY = [
+    "_SUCCESS.json",
     "aggregate/task=induction/method=eap/merged.parquet",
     "circuits/induction--eap--0.5.json",
     "decisions/*/*/receiver-*.json",
     "faithfulness.parquet",
     "graph.parquet",
+    "log*.jsonl",
     "manifest.json",
     "node_aggregate/**/merged.parquet",
     "node_scores/**/shard-00001.parquet",
@@ -156,6 +157,7 @@ EVERY = [
     "prompt_metrics/**/shard-00000.parquet",
     "prompt_scores/**/shard-00000.parquet",
     "prompts.parquet",
+    "report.html",
     "run.yaml",
     "scores/task=induction/method=eap/shard-00001.parquet",
     "statistics/**/*.safetensors",
