@@ -191,7 +191,9 @@ class PlannedRun:
             return path.read_bytes().decode("utf-8")
         except StorageError:
             raise
-        except (OSError, UnicodeDecodeError):
+        except UnicodeDecodeError:
+            raise RunDirectoryError(f"{path}: is no text; run the config again to rewrite it") from None
+        except OSError:
             raise RunDirectoryError(
                 f"{self.path}: has no readable {name}, so it is no run directory; check the path"
             ) from None

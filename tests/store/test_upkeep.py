@@ -148,7 +148,6 @@ EVERY = [
     "decisions/*/*/receiver-*.json",
     "faithfulness.parquet",
     "graph.parquet",
-    "log*.jsonl",
     "manifest.json",
     "node_aggregate/**/merged.parquet",
     "node_scores/**/shard-00001.parquet",
