@@ -111,12 +111,18 @@ def _refuse_too_many(value: Any, where: str) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """The value of JSON text. ValueError for whatever is none, NaN and infinities, a key given twice, and what is
-    nested too deeply to be read."""
+    """The value of JSON text. ValueError for whatever is none, NaN and infinities, whole numbers of more digits than
+    Python reads, a key given twice, and what is nested too deeply to be read."""
     try:
         return json.loads(text, parse_constant=_no_number, object_pairs_hook=_no_key_twice)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        if "integer string conversion" in str(error):  # Python's own words name a switch of the interpreter
+            raise ValueError("a number of thousands of digits") from None
+        raise
 
 
 def _no_number(word: str) -> None:
@@ -126,8 +132,9 @@ def _no_number(word: str) -> None:
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:100]!r} is given twice")
     return found
 
 

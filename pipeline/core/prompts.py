@@ -6,7 +6,7 @@ Knows what makes a pair usable once it is tokenised. Does not know tokenizers or
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.core.errors import PromptError
 
@@ -25,7 +25,8 @@ class PromptPair:
     Prompts are text or token ids; answers are text pieces or token ids. `source` names where the pair comes
     from ("pronoun.jsonl:12") and is what errors quote. `spans` names pieces of the clean prompt: words that
     occur in it once, or [first, end) in characters; in token ids, [first, end) in tokens. `bos: add` puts the
-    tokenizer's token for the beginning of a text before both prompts that do not begin with it.
+    tokenizer's token for the beginning of a text before both prompts that do not begin with it. `notes` are whatever
+    else its row says of it, for people.
     """
 
     clean: Text
@@ -35,6 +36,7 @@ class PromptPair:
     source: str = ""
     spans: Mapping[str, Piece] = field(default_factory=dict, hash=False)
     bos: Bos = "tokenizer"
+    notes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ PROMPTS = _schema(
     wrong_answer_ids=(_IDS,),
     source=(pa.string(),),
     spans=(_SPANS,),
+    notes=(pa.string(),),  # JSON; the column is there where a file of pairs says more than the fields
 )
 
 

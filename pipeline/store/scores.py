@@ -3,6 +3,7 @@
 Knows the meaning of columns. Does not know where files lie, footers or runs.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
+from pipeline.core.documents import parse_json
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph, Node
 from pipeline.core.prompts import SPAN_NAME, Piece, PromptPair, Text, TokenPair
@@ -188,7 +190,8 @@ def _names(values: Sequence[str | None]) -> pa.DictionaryArray:
 
 
 def prompts_table(prompts: Mapping[str, Sequence[Sequence[TokenPair]]]) -> pa.Table:
-    """A row per prompt from {task: shards of prompts}. What was given as token ids has no text."""
+    """A row per prompt from {task: shards of prompts}. What was given as token ids has no text, and there is no column
+    of notes where no prompt has any."""
     rows = [
         {
             "task": task,
@@ -204,6 +207,7 @@ def prompts_table(prompts: Mapping[str, Sequence[Sequence[TokenPair]]]) -> pa.Ta
             "wrong_answer_ids": list(token.wrong_answers),
             "source": token.pair.source,
             "spans": [_span(token, name) for name in token.spans] or None,
+            "notes": json.dumps(token.pair.notes, ensure_ascii=False) if token.pair.notes else None,
         }
         for task, shards in prompts.items()
         for shard, tokens in enumerate(shards)
@@ -211,7 +215,8 @@ def prompts_table(prompts: Mapping[str, Sequence[Sequence[TokenPair]]]) -> pa.Ta
     ]
     plain = pa.schema([pa.field("task", pa.string()), *list(schema.PROMPTS)[1:]])
     table = pa.Table.from_pylist(rows, schema=plain)
-    return table.set_column(0, "task", table["task"].dictionary_encode()).cast(schema.PROMPTS)
+    table = table.set_column(0, "task", table["task"].dictionary_encode()).cast(schema.PROMPTS)
+    return table if table["notes"].null_count < len(table) else table.drop_columns("notes")
 
 
 def prompts_of(table: pa.Table) -> list[TokenPair]:
@@ -235,9 +240,22 @@ def _prompt(row: dict[str, Any]) -> TokenPair:
         wrong_answers=_answers(row["wrong_answers"], wrong),
         source=row["source"] or "",
         spans={span["name"]: _piece(span) for span in named},
+        notes=_notes(row.get("notes")),
     )
     spans = {span["name"]: (span["first"], span["end"]) for span in named}
     return TokenPair(row["prompt_id"], clean, corrupted, answers, wrong, pair, spans)
+
+
+def _notes(text: str | None) -> dict[str, Any]:
+    try:
+        notes = parse_json(text) if text else {}
+    except ValueError:
+        notes = None
+    if not isinstance(notes, dict):
+        raise RunDirectoryError(
+            "prompts.parquet: the notes of a prompt are no JSON object; plan the run again"
+        )
+    return notes
 
 
 def _span(token: TokenPair, name: str) -> dict[str, Any]:

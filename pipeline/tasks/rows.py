@@ -1,34 +1,110 @@
 """Rows of a table of prompts from JSONL, CSV or Parquet, each with the place that errors name.
 
-Knows file formats. Does not know what the fields mean, but for how CSV writes what is not text.
+Knows file formats, and reads them a row at a time: a file may be larger than memory. Does not know what the fields
+mean, nor how the cells of a CSV file spell what is not text.
+
+A CSV file may use commas, semicolons, tabs or bars, as its first line shows; JSONL and CSV may be gzipped (`.gz`).
 """
 
 import csv
+import gzip
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from pipeline.core.documents import parse_json
 from pipeline.core.errors import PromptError
 from pipeline.core.limits import too_much
+from pipeline.tasks.cells import kind_of
 
 EXPECTED = "clean, corrupted, answers and, where the metric compares, wrong_answers"
 
-MOST_BYTES = 1 << 30  # of a file of text
+MOST_BYTES = 1 << 36  # of a file of text
+MOST_LINE = 1 << 26  # bytes
+MOST_COLUMNS = 1000  # of a table, or fields of a row
+ROWS = 1024  # of Parquet at a time
+SEPARATORS = ",;\t|"
 
 Row = dict[str, Any]
+Bytes: TypeAlias = io.BufferedIOBase
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
+class Reader(Protocol):
+    """Yields ("path:line", row). Raises PromptError where there is no row."""
+
+    def __call__(self, path: Path, file: Bytes) -> Iterator[tuple[str, Row]]: ...
+
+
+class Table:
+    """The rows of a file, read while they are asked for. PromptError for what is no such file."""
+
+    def __init__(self, path: Path) -> None:
+        name = path.name.lower().removesuffix(".gz")
+        suffix = next((one for one in READERS if name.endswith(one)), None)
+        zipped = path.name.lower().endswith(".gz")
+        if suffix is None or (zipped and suffix == ".parquet"):
+            raise PromptError(
+                f"{path}: prompt pairs are read from .jsonl, .csv, .parquet; convert it to one of these"
+            )
+        self.path = path
+        self.spells = suffix in (".csv", ".tsv")  # every cell is text, whatever it means
+        self._zipped = zipped
+        self._reader = READERS[suffix]
+        self._file: Bytes | None = None
+        self._size = 0
+
+    @property
+    def share(self) -> float:
+        """How much of the file has been read, from 0 to 1."""
+        if self._file is None or self._file.closed:
+            return 1.0 if self._size else 0.0
+        return min(1.0, self._file.tell() / max(1, self._size))
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """("path:line", row) of every row."""
+        try:
+            with self.path.open("rb") as self._file:
+                self._size = self.path.stat().st_size
+                if self._size > MOST_BYTES:
+                    raise PromptError(
+                        f"{self.path}: {self._size:,} bytes are more than {MOST_BYTES:,}; cut it into several tasks"
+                    )
+                _refuse_archives(self.path, self._file, self._zipped)
+                yield from self._reader(
+                    self.path, gzip.GzipFile(fileobj=self._file) if self._zipped else self._file
+                )
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise PromptError(f"{self.path}: not a whole gzip file ({error}); write it again") from None
+        except OSError as error:
+            reason = error.strerror or str(error).splitlines()[0]
+            raise PromptError(f"{self.path}: cannot be read ({reason}); check its permissions") from None
+
+
+def _refuse_archives(path: Path, file: Bytes, zipped: bool) -> None:
+    """Says what a file is that has another kind's name."""
+    magic = file.read(4)
+    file.seek(0)
+    if magic[:2] == b"\x1f\x8b" and not zipped:
+        raise PromptError(f"{path}: is gzipped; unpack it, or name it {path.name}.gz")
+    if magic == b"PK\x03\x04":
+        raise PromptError(f"{path}: is a zip archive or a spreadsheet; unpack it, or save it as CSV in UTF-8")
+
+
+# --- JSONL -------------------------------------------------------------------------------------------------
+
+
+def read_jsonl(path: Path, file: Bytes) -> Iterator[tuple[str, Row]]:
     """Rows with "path:line". PromptError for a line that is no JSON object; blank lines are skipped."""
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
+    for number, line in enumerate(_lines(path, file), start=1):
+        if line.isspace():
             continue
         where = f"{path}:{number}"
         try:
-            row = parse_json(line)
+            row = parse_json(line.rstrip())
         except json.JSONDecodeError as error:
             raise PromptError(
                 f"{where}: not valid JSON ({error.msg}, column {error.colno}); write one JSON object per line"
@@ -37,110 +113,131 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
             raise PromptError(f"{where}: not valid JSON ({error}); write one flat object per line") from None
         if not isinstance(row, dict):
             raise PromptError(
-                f"{where}: {kind_of(row)} where an object with the fields {EXPECTED} is expected"
+                f"{where}: {kind_of(row)} where an object with the fields {EXPECTED} is expected; write one object "
+                "per line (in pandas: orient='records', lines=True)"
             )
+        _refuse_too_many(len(row), where)
         yield where, row
 
 
-def read_csv(path: Path) -> Iterator[tuple[str, Row]]:
-    """Rows with "path:line", cells as what they mean. PromptError for whatever is no table of text."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+def _lines(path: Path, file: Bytes) -> Iterator[str]:
+    """Lines of text, without a byte order mark at the beginning."""
+    number = 0
+    while data := file.readline(MOST_LINE + 1):
+        number += 1
+        if len(data) > MOST_LINE:
+            raise PromptError(f"{path}:{number}: a line of over {MOST_LINE:,} bytes; write one pair per line")
+        try:
+            yield data.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = data[error.start]
+            raise PromptError(f"{path}:{number}: {_NO_UTF8.format(byte=byte)}") from None
+
+
+_NO_UTF8 = "not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8"
+
+
+# --- CSV ---------------------------------------------------------------------------------------------------
+
+
+def read_csv(path: Path, file: Bytes) -> Iterator[tuple[str, Row]]:
+    """Rows with "path:line", every cell as text, "" where it is empty. PromptError for whatever is no table."""
+    lines = _lines(path, file)
+    first = next(lines, "")
+    separator, start = _separator(first), 1
+    if named := re.fullmatch(r"sep=(.)\s*", first):  # a line for spreadsheets
+        separator, first = named[1], "\n"
+    reader = csv.reader(_again(first, lines), delimiter=separator, strict=True)
     header: list[str] | None = None
-    start = 1
     try:
         for cells in reader:
             where, start = f"{path}:{start}", reader.line_num + 1
             if not cells:
                 continue
             if header is None:
-                header = [name.strip() for name in cells]
-                _check_header(header, path)
+                header = [name.strip().removeprefix("\ufeff") for name in cells]
+                _check_header(header, where)
                 continue
             if len(cells) != len(header):
                 raise PromptError(
                     f"{where}: {len(cells)} cells where the header has {len(header)}; "
-                    "put double quotes around text with commas"
+                    f"put double quotes around text with {_NAMES.get(separator, 'it')}"
                 )
-            yield where, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)}
+            yield where, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise PromptError(f"{path}:{reader.line_num}: not valid CSV ({error}); mend the quotes") from None
+        raise PromptError(f"{path}:{reader.line_num}: not valid CSV ({error}); {_csv_mend(error)}") from None
 
 
-def _check_header(header: list[str], path: Path) -> None:
-    if twice := {name for name in header if name and header.count(name) > 1}:
-        raise PromptError(f"{path}:1: the column {min(twice)!r} occurs twice; remove one")
-    if "label" in header and not {"answers", "answer", "correct_idx"} & set(header):
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def _separator(first: str) -> str:
+    """What separates the columns, by the first line: what makes a column `clean` of it, else commas."""
+    for separator in SEPARATORS:
+        names = [name.strip(' "\r\n') for name in first.split(separator)]
+        if "clean" in names and len(names) > 1:
+            return separator
+    return max(SEPARATORS, key=first.count) if not first.count(",") else ","
+
+
+def _again(first: str, lines: Iterable[str]) -> Iterator[str]:
+    """Lines as `csv` wants them, also where a carriage return alone ends them."""
+    for text in chain((first,), lines):
+        yield from io.StringIO(text, newline="") if "\r" in text else (text,)
+
+
+def _csv_mend(error: csv.Error) -> str:
+    if "field limit" in str(error):
+        return "close the quotes, or give pairs with cells as long as that in JSONL or Parquet"
+    return "mend the quotes"
+
+
+def _check_header(header: list[str], where: str) -> None:
+    _refuse_too_many(len(header), where)
+    seen: set[str] = set()
+    for name in header:
+        if name in seen and name:
+            raise PromptError(f"{where}: the column {name[:100]!r} occurs twice; remove one")
+        seen.add(name)
+
+
+def _refuse_too_many(n_columns: int, where: str) -> None:
+    if n_columns > MOST_COLUMNS:
         raise PromptError(
-            f"{path}:1: a 'label' column says nothing about tokens; replace it by 'answers' and "
-            "'wrong_answers' (JSON lists of all right and wrong pieces), or use the task greater_than"
+            f"{where}: {n_columns:,} columns are more than {MOST_COLUMNS:,}; keep {EXPECTED}, and what describes a pair"
         )
 
 
-def _cell(name: str, cell: str) -> Any:
-    """A CSV cell's value: a JSON list is a list, spans a JSON object, `*_idx` a token id, an empty cell nothing,
-    the rest text."""
-    if not cell:
-        return None
-    if name == "spans":
-        try:
-            return parse_json(cell)
-        except ValueError:
-            return cell
-    if cell.lstrip().startswith("["):
-        try:
-            value = parse_json(cell)
-        except ValueError:
-            return cell
-        return value if isinstance(value, list) else cell
-    if name.endswith("_idx") and cell.strip().removeprefix("-").isdecimal():
-        return int(cell)
-    return cell
+# --- Parquet -----------------------------------------------------------------------------------------------
 
 
-def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
+def read_parquet(path: Path, file: Bytes) -> Iterator[tuple[str, Row]]:
     """Rows with "path:number", from 1. PromptError for a file that is not Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         # A file opened by us, so that a name such as "task=a/x.parquet" adds no partition columns.
-        with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file) as parquet:
             about = parquet.metadata
+            _refuse_too_many(len(parquet.schema_arrow), f"{path}")
             n_bytes = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
             if problem := too_much({"rows": about.num_rows, "bytes": n_bytes}, path.stat().st_size):
                 raise PromptError(f"{path}: {problem}; write it again")
-            table = parquet.read()
+            for batch in parquet.iter_batches(ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise PromptError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path}:{number}", row
 
 
-def _text(path: Path) -> str:
-    try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise PromptError(
-                f"{path}: {size:,} bytes are more than {MOST_BYTES:,}; cut it into several tasks"
-            )
-        data = path.read_bytes()
-    except OSError as error:
-        raise PromptError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = data[error.start]
-        raise PromptError(f"{path}:{line}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8") from None
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, in words for an error message."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, (str, list)) and not value:
-        return "empty"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"the number {value}"
-    names = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
+READERS: dict[str, Reader] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": read_parquet,
+}

@@ -137,7 +137,6 @@ BAD_LINES = {
     "no answers": (without("answers"), r":2: the field 'answers' is missing"),
     "null": (GOOD | {"clean": None}, r":2: the field 'clean' is missing"),
     "misspelt": (GOOD | {"anwsers": 1}, r":2: unknown field 'anwsers'; did you mean 'answers'\?"),
-    "unknown": (GOOD | {"colour": 1}, r":2: unknown field 'colour'; the fields are clean, corrupted"),
     "both": (GOOD | {"corrupt": "x"}, r":2: both 'corrupted' and 'corrupt' are given; keep one"),
     "number": (GOOD | {"clean": 3}, r":2: 'clean' is the number 3; give text or a list of token ids"),
     "boolean ids": (GOOD | {"clean": [True]}, r":2: 'clean' is a list; give text or a list of token ids"),
