@@ -12,6 +12,7 @@ from pipeline.core.items import digest
 from pipeline.core.text import OneLine
 from pipeline.store.bootstrap import MOST_EDGES
 
+MOST_PROMPTS = 10**9  # of a shard or a pass: more than any memory holds, and still a number
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -45,7 +46,7 @@ class ModelSection(Section):
 class Shards(Section):
     """How a task's prompts are cut."""
 
-    prompts: int = Field(default=100, ge=1, description="prompts per shard")
+    prompts: int = Field(default=100, ge=1, le=MOST_PROMPTS, description="prompts per shard")
 
 
 class Evaluate(Section):
@@ -113,7 +114,7 @@ class Cluster(Section):
         description="model replicas; auto: as many as CPUs, GPUs and memory hold (`circuits plan` says why)",
     )
     gpus_per_worker: float = Field(default=0, ge=0, le=1024, description="whole devices, or a part of one")
-    batch_size: int = Field(default=32, ge=1, description="prompts per pass")
+    batch_size: int = Field(default=32, ge=1, le=MOST_PROMPTS, description="prompts per pass")
     threads: int = Field(
         default=1, ge=1, le=1024, description="CPU threads per worker; more than 1 may change last digits"
     )

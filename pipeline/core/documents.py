@@ -202,11 +202,11 @@ def _complaint(first: Any, data: Any, model: type[BaseModel]) -> str:
     got = _shorten(first["input"])
     match first["type"]:
         case "extra_forbidden":
-            line = f"unknown key {key!r}{suggest(first['loc'][-1], _keys_at(model, tags))}"
+            line = f"unknown key {_shorten(key)}{suggest(first['loc'][-1], _keys_at(model, tags))}"
         case "union_tag_invalid":
             tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
             foreign = "; Python from elsewhere cannot be named here" if ":" in tag else ""
-            line = f"{key}.name: unknown name {tag!r}{foreign}{suggest(tag, known)}"
+            line = f"{key}.name: unknown name {_shorten(tag)}{foreign}{suggest(tag, known)}"
         case "union_tag_not_found":
             line = f"{key}: needs a name, as in {{name: ...}} (got {got})"
         case "missing":
