@@ -19,7 +19,7 @@ from tests.object_store import KEYS, folder_in, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ("tests.unchanged",)
+pytest_plugins = ("tests.cpu", "tests.unchanged")
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ |= VARIABLES  # a command sets them in its process, which here is that of all tests
