@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from flows.environment import VARIABLES
 from pipeline.store.place import ObjectPath, Place
 from tests.object_store import KEYS, folder_in, serving
+from tests.processes import GUARD_SECONDS, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +25,7 @@ pytest_plugins = ("tests.cpu", "tests.unchanged")
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ |= VARIABLES  # a command sets them in its process, which here is that of all tests
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = str(int(GUARD_SECONDS))
 os.environ |= KEYS
 for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
     os.environ.pop(name, None)
@@ -35,10 +38,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every machine and in every run; a time is never asserted.
-settings.register_profile(
+hypothesis_settings.register_profile(
     "circuits", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("circuits")
+hypothesis_settings.load_profile("circuits")
 
 
 def pytest_unconfigure() -> None:
@@ -98,22 +101,37 @@ def ray_session() -> Iterator[None]:
     import ray
 
     # GPUs are declared, not there: Ray only counts them and says which ones an actor sees
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    asked = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False, "log_to_driver": False}
+    # However busy the machine, no part of Ray takes another for dead.
+    patience = {
+        "health_check_timeout_ms": int(1000 * GUARD_SECONDS),
+        "worker_register_timeout_seconds": int(GUARD_SECONDS),
+    }
+
+    def started() -> bool:
+        try:
+            ray.init(address="local", logging_level="ERROR", _system_config=patience, **asked)
+        except Exception as error:
+            if "timed out during startup" not in str(error):  # Ray's own 30 s
+                raise
+            ray.shutdown()
+        return ray.is_initialized()
+
+    wait_for(started)
     yield
     ray.shutdown()
 
 
 @pytest.fixture(scope="session")
 def prefect_session() -> Iterator[None]:
-    """Prefect's API in a temporary database, started once."""
+    """Prefect's API in a temporary database, started once; however busy the machine, it is waited for."""
+    from prefect import settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    patience = {
+        settings.PREFECT_API_REQUEST_TIMEOUT: GUARD_SECONDS,
+        settings.PREFECT_SERVER_DATABASE_TIMEOUT: GUARD_SECONDS,
+        settings.PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT: GUARD_SECONDS,
+    }
+    with settings.temporary_settings(patience), prefect_test_harness(int(GUARD_SECONDS)):
         yield

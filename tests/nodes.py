@@ -52,14 +52,14 @@ class Cluster:
         self.head = self._ray(
             *("--head", f"--port={self.port}", f"--num-cpus={self.head_cpus}", "--include-dashboard=false"),
         )
-        wait_for(lambda: self._joined() > before, 120)
+        wait_for(lambda: self._joined() > before)
         for _ in range(nodes):
             self.add_node()
 
     def add_node(self) -> subprocess.Popen:
         before = self._joined()
         self.nodes.append(self._ray(f"--address={self.address}", "--num-cpus=1"))
-        wait_for(lambda: self._joined() > before, 120)
+        wait_for(lambda: self._joined() > before)
         return self.nodes[-1]
 
     def _joined(self) -> int:
@@ -113,7 +113,7 @@ def _kill(process: subprocess.Popen) -> None:
     for pid in tree:
         _signal(pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not tree & parents().keys(), 30)
+    wait_for(lambda: not tree & parents().keys())
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -8,6 +8,8 @@ import tomllib
 
 import pytest
 
+from tests.processes import GUARD_SECONDS
+
 HEAVY = ("torch", "ray", "prefect", "transformers")
 ALLOWED = {
     "pyproject.toml", "pipeline", "flows", "infra", "tests", "results",
@@ -27,7 +29,7 @@ print(json.dumps(seen))
 
 def heavy_modules_after(*steps):
     command = [sys.executable, "-c", PROBE, json.dumps(HEAVY), json.dumps(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GUARD_SECONDS)
     return json.loads(done.stdout.splitlines()[-1])
 
 

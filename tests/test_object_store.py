@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from contextlib import closing
 
 import pytest
@@ -15,6 +14,7 @@ from pipeline.log import read_log
 from pipeline.store import lock
 from pipeline.store.place import ObjectPath, found, place, relative
 from tests.object_store import KEYS, folder_in
+from tests.processes import wait_to_be_interrupted
 from tests.runs import score_files, toy_config, toy_mapping
 
 CHANGES = {
@@ -139,7 +139,7 @@ def test_the_log_and_a_wish_to_stop_lie_in_the_store_too(there, monkeypatch):
     monkeypatch.setattr("pipeline.control.POLL_SECONDS", 0.01)
     with pytest.raises(KeyboardInterrupt), lock.locked(there.path) as me, closing(Watch(there.path, me)):  # noqa: PT012
         (there.path / ".cancel").write_bytes(b"")
-        time.sleep(60)
+        wait_to_be_interrupted()
     assert not (there.path / ".cancel").exists()
 
 

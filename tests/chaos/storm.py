@@ -17,7 +17,7 @@ import yaml
 
 from pipeline import RunConfig, discover, load_scores, open_run
 from tests.nodes import Cluster
-from tests.processes import parents, wait_for
+from tests.processes import GUARD_SECONDS, parents, wait_for
 from tests.runs import content, score_files, toy_mapping
 
 ITEMS = 200
@@ -106,7 +106,7 @@ class Storm:
     def at_work(self) -> None:
         """Returns when a driver is at work and something has landed since; gives it more to do when all is done."""
         before = len(self.landed())
-        end = time.monotonic() + 120
+        end = time.monotonic() + GUARD_SECONDS
         while time.monotonic() < end:
             self.wake()
             if self.driver is not None and self.driver.poll() == 0:
@@ -152,7 +152,7 @@ class Storm:
             case "kill -9 of the head":
                 self.cluster.kill_head()
                 self.cluster.stop()
-                self.driver.wait(180)
+                self.driver.wait(GUARD_SECONDS)
                 self.cluster.start()
             case "full disk":
                 self.fill_disk()
@@ -209,11 +209,11 @@ class Storm:
         for pid in {pid for _, pid in self.stopped}:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        end = time.monotonic() + 900
+        end = time.monotonic() + GUARD_SECONDS
         while True:
             self.submit()
             assert time.monotonic() < end, (self.folder / "driver.log").read_text()[-3000:]
-            code = self.driver.wait(600)
+            code = self.driver.wait(GUARD_SECONDS)
             if code == 0 and len(open_run(self.run).directory.done(deep=True, rename=False)) == ITEMS:
                 self.rows[-1][1].append(code)
                 return
@@ -254,7 +254,7 @@ class Storm:
             self.driver.wait()
         workers = set(self.cluster.workers())
         self.cluster.stop()
-        wait_for(lambda: not workers & parents().keys(), 30)
+        wait_for(lambda: not workers & parents().keys())
 
 
 def blow(folder: Path, count: int, seed: int) -> str:

@@ -13,6 +13,7 @@ import yaml
 from flows.cli import main
 from pipeline.core.errors import ScoreError
 from pipeline.methods import Eap
+from tests.processes import GUARD_SECONDS
 from tests.runs import score_files, toy_mapping
 
 
@@ -246,7 +247,7 @@ for verb in ("status", "failures", "show", "report", "list"):
 print(*sorted({{"torch", "ray", "prefect", "transformers"}} & set(sys.modules)), file=sys.stderr)
 """
     command = [sys.executable, "-c", probe]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=GUARD_SECONDS)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "\n"
 

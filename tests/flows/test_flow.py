@@ -2,10 +2,12 @@
 
 import json
 import sqlite3
+from contextlib import closing
 
 import pytest
 
 from pipeline import open_run
+from tests.processes import GUARD_SECONDS
 from tests.runs import content
 
 
@@ -17,7 +19,7 @@ def in_prefect(prefect_session, ray_session):
     path = str(PREFECT_API_DATABASE_CONNECTION_URL.value()).partition("///")[2]
 
     def rows(query):
-        with sqlite3.connect(path) as database:
+        with closing(sqlite3.connect(path, GUARD_SECONDS)) as database:
             return database.execute(query).fetchall()
 
     return rows

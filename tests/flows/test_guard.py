@@ -3,11 +3,10 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.processes import parents, wait_for
+from tests.processes import GUARD_SECONDS, parents, wait_for
 
 DRIVER = """
 import os, subprocess, sys, time
@@ -35,17 +34,16 @@ def start(helper, then):
 @pytest.mark.parametrize("helper", [POLITE, DEAF], ids=["polite", "deaf"])
 def test_a_helper_ends_when_its_driver_is_killed(helper):
     driver, pid = start(helper, "time.sleep(600)")
-    time.sleep(0.3)
     assert pid in parents()
     children = {child for child, parent in parents().items() if parent == driver.pid}
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     assert len(children) == 2, "the helper and one guard"
-    wait_for(lambda: not children & parents().keys(), 30)
+    wait_for(lambda: not children & parents().keys())
 
 
 def test_a_driver_that_ends_its_helper_itself_leaves_no_guard():
     driver, pid = start(POLITE, "helper.terminate(); helper.wait()")
-    driver.communicate(timeout=30)
+    driver.communicate(timeout=GUARD_SECONDS)
     assert driver.returncode == 0
     assert pid not in parents()

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 from unittest.mock import MagicMock
 
@@ -21,6 +20,7 @@ from pipeline.log import RunLog, read_log
 from pipeline.methods import Eap
 from pipeline.run import prepare
 from pipeline.store.lock import locked
+from tests.processes import GUARD_SECONDS, wait_to_be_interrupted
 from tests.runs import content
 
 
@@ -171,10 +171,10 @@ def test_nothing_is_cancelled_where_nobody_is_at_work(circuits, poisoned):
 def test_cancelling_interrupts_the_owner_and_waits_until_it_has_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.control.POLL_SECONDS", 0.05)
     said = []
-    canceller = threading.Thread(target=lambda: said.append(cancel(tmp_path)))
+    canceller = threading.Thread(target=lambda: said.append(cancel(tmp_path, GUARD_SECONDS)))
     with pytest.raises(KeyboardInterrupt), locked(tmp_path) as owner, closing(Watch(tmp_path, owner)):  # noqa: PT012
         canceller.start()
-        time.sleep(60)
+        wait_to_be_interrupted()
     canceller.join()
     assert said[0].startswith(f"{tmp_path}: stopped process {os.getpid()} on ")
     assert not (tmp_path / ".cancel").exists()
@@ -204,7 +204,7 @@ def test_a_process_that_has_lost_its_directory_stops(tmp_path, monkeypatch):
     ):
         lock = tmp_path / ".lock"
         lock.write_text(lock.read_text().replace(owner.token, "f" * 32))
-        time.sleep(60)
+        wait_to_be_interrupted()
     assert "taken over by process" in watch.why
 
 
@@ -307,14 +307,14 @@ def test_the_last_of_a_process_leaves_it_deaf():
 
 def test_helpers_that_are_started_under_the_shield_do_not_hear_the_terminal():
     with shielded():
-        helper = subprocess.Popen(
-            [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=-1
-        )
+        command = [sys.executable, "-c", "while True: print(flush=True); input()"]
+        helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert helper.stdout.readline() == b"\n"
     helper.send_signal(signal.SIGINT)
     helper.send_signal(signal.SIGHUP)
-    with pytest.raises(subprocess.TimeoutExpired):
-        helper.wait(0.5)
+    helper.stdin.write(b"\n")
+    helper.stdin.flush()
+    assert helper.stdout.readline() == b"\n", "it goes on"
     helper.terminate()
-    assert helper.wait(20) == -signal.SIGTERM
-    helper.stdout.close()
+    helper.communicate()
+    assert helper.returncode == -signal.SIGTERM

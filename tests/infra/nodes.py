@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import GUARD_SECONDS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = ROOT / "infra" / "ray"
 
@@ -80,7 +82,7 @@ class Nodes:
             )
         self.processes.append(process)
         self.blocks.append(ports)
-        end = time.monotonic() + 120
+        end = time.monotonic() + GUARD_SECONDS
         while "untime started" not in log.read_text():
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(log.read_text()[-2000:])

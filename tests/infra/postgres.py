@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.infra.nodes import answers, free_block
+from tests.processes import GUARD_SECONDS
 
 
 class Postgres:
@@ -35,7 +36,7 @@ class Postgres:
             env={**os.environ, "PGPASSWORD": self.password, "HOME": str(self.folder)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=GUARD_SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -79,7 +80,7 @@ def postgres() -> Iterator[Postgres]:
                 start_new_session=True,
             )
         try:
-            end = time.monotonic() + 60
+            end = time.monotonic() + GUARD_SECONDS
             while not answers(server.port):
                 assert process.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < end
@@ -93,7 +94,7 @@ def postgres() -> Iterator[Postgres]:
                 process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 process.send_signal(3)  # SIGQUIT: at once
-                process.wait(timeout=30)
+                process.wait(GUARD_SECONDS)
 
 
 def _exists(user: str) -> bool:

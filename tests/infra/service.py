@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.infra.nodes import ROOT, bin_on_path, free_block
+from tests.processes import GUARD_SECONDS
 
 
 class Service:
@@ -44,7 +45,7 @@ class Service:
             )
 
     def wait_for(self, condition) -> None:
-        end = time.monotonic() + 240
+        end = time.monotonic() + GUARD_SECONDS
         while not condition():
             assert time.monotonic() < end, "nothing came of what was waited for"
             assert all(process.poll() is None for process in self.processes), self.logs()
@@ -58,7 +59,7 @@ class Service:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(timeout=30)
+                process.wait(GUARD_SECONDS)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -71,7 +72,7 @@ def submit(service, *argv, **env):
         env=service.bare | {"PREFECT_HOME": str(service.folder / "client")} | env,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=GUARD_SECONDS,
         check=False,
     )
     return done.returncode, json.loads(done.stdout or "null"), done.stderr

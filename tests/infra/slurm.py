@@ -15,6 +15,7 @@ import pytest
 
 from tests.infra.machines import booted, processes, two_networks, within
 from tests.infra.nodes import bin_on_path
+from tests.processes import GUARD_SECONDS
 
 ADDRESSES = ("10.78.0.1", "10.78.0.2")
 HOSTS = ("n1", "n2")
@@ -69,12 +70,12 @@ class Slurm:
             for option in ("socket", "pid-file", "log-file", "seed-file")
         ]
         self._daemon("munged", "--foreground", "--force", f"--key-file={key}", *files)
-        self.wait_for((self.folder / "munge.socket").exists, 20)
+        self.wait_for((self.folder / "munge.socket").exists)
         one, two = self.networks
         self._daemon(*within(one, "unshare", "--uts", "bash", "-c", "hostname n1 && exec slurmctld -D"))
         self._daemon(*booted(one, "n1", "slurmd", "-D"))
         self._daemon(*booted(two, "n2", "slurmd", "-D"))
-        self.wait_for(lambda: self.type("sinfo", "-h", "-t", "idle", "-o", "%D") == "2", 60)
+        self.wait_for(lambda: self.type("sinfo", "-h", "-t", "idle", "-o", "%D") == "2")
 
     def _daemon(self, *words: str) -> None:
         with (self.folder / f"daemon-{len(self.daemons)}.out").open("w") as log:
@@ -86,7 +87,13 @@ class Slurm:
         """What a command says on the first machine; empty when it fails."""
         command = within(self.networks[0], *words)
         done = subprocess.run(
-            command, env=self.env, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+            command,
+            env=self.env,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=GUARD_SECONDS,
+            check=False,
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -100,8 +107,8 @@ class Slurm:
         everything = {pid: title for network in self.networks for pid, title in processes(network).items()}
         return {pid: title for pid, title in everything.items() if not title.startswith(OWN)}
 
-    def wait_for(self, condition, seconds: float) -> None:
-        end = time.monotonic() + seconds
+    def wait_for(self, condition) -> None:
+        end = time.monotonic() + GUARD_SECONDS
         while not condition():
             assert time.monotonic() < end, f"nothing came of what was waited for: {self.said()}"
             time.sleep(0.2)

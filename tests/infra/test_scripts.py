@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from tests.infra.nodes import ROOT, SCRIPTS, bin_on_path
+from tests.processes import GUARD_SECONDS
 
 
 def refused(script, token, **env):
@@ -15,7 +16,7 @@ def refused(script, token, **env):
         env=bin_on_path() | {"RAY_AUTH_TOKEN_PATH": str(token)} | env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=GUARD_SECONDS,
         check=False,
     )
     assert done.returncode == 2, done
@@ -60,7 +61,7 @@ def test_prefect_does_not_start_without_a_password_that_is_its_owners_alone(scri
             env=bin_on_path() | {"CIRCUITS_PREFECT_PASSWORD": str(password)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=GUARD_SECONDS,
             check=False,
         )
         assert done.returncode == 2, done
@@ -85,7 +86,7 @@ def test_an_option_on_the_command_line_takes_the_place_of_the_scripts_own(token,
             | {"PATH": f"{stub.parent}:{os.environ['PATH']}", "CIRCUITS_PREFECT_PASSWORD": str(token)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=GUARD_SECONDS,
             check=True,
         )
         return done.stdout.splitlines()[-1]

@@ -13,6 +13,7 @@ from flows.cli import main
 from pipeline import open_run
 from tests.infra.nodes import answers, listening
 from tests.infra.service import Service, submit
+from tests.processes import GUARD_SECONDS
 from tests.runs import content, toy_mapping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
@@ -80,7 +81,7 @@ def test_the_server_listens_on_loopback_and_refuses_who_has_no_password(service)
     for port in ours - {
         service.port
     }:  # where a worker tells its flow runs to end, to each by a token of its own
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as knock:
+        with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS) as knock:
             knock.sendall(b"0" * 32 + b"\n")
             assert knock.recv(100) == b""
 
@@ -89,7 +90,7 @@ def test_the_server_listens_on_loopback_and_refuses_who_has_no_password(service)
             f"{service.url}{path}", data=body, headers={"content-type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=GUARD_SECONDS) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code
@@ -117,4 +118,4 @@ def test_the_servers_streams_close_at_who_has_no_password(service, path):
     with connect(url, subprotocols=["prefect"]) as stream:
         stream.send(json.dumps({"type": "auth", "token": None}))
         with pytest.raises(websockets.ConnectionClosed, match="Auth required"):
-            stream.recv(timeout=20)
+            stream.recv(timeout=GUARD_SECONDS)

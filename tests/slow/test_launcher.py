@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import yaml
 from pipeline import open_run
 from tests.infra.machines import booted, two_networks, within
 from tests.infra.nodes import ROOT, bin_on_path
+from tests.processes import GUARD_SECONDS, wait_for
 from tests.runs import toy_mapping
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
@@ -78,7 +78,7 @@ class Fleet:
                 self.services.append(
                     subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
                 )
-            wait_for(lambda log=log: "listening" in Path(log.name).read_text(), 30)
+            wait_for(lambda log=log: "listening" in Path(log.name).read_text())
 
     def type(self, *words: object) -> subprocess.CompletedProcess[str]:
         env = bin_on_path() | {"HOME": str(self.home), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -87,7 +87,7 @@ class Fleet:
             env=env,
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=GUARD_SECONDS,
             check=False,
         )
 
@@ -102,13 +102,6 @@ class Fleet:
             service.wait()
         for left in Path("/tmp/ray").glob(f"cluster-circuits-{os.getpid()}.*"):  # what `ray up` remembers
             left.unlink()
-
-
-def wait_for(condition, seconds):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing came of what was waited for"
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +130,7 @@ def test_a_launched_cluster_has_its_workers_and_runs_what_is_submitted(fleet, tm
         )
         return fleet.on(HEAD, f'{in_environment} python -c "{code}"').stdout.split()[-1:]
 
-    wait_for(lambda: alive() == ["2"], 240)
+    wait_for(lambda: alive() == ["2"])
     for address in (HEAD, WORKER):
         assert fleet.on(address, "stat -c %a ~/.ray/auth_token").stdout.strip() == "600"
     config = tmp_path / "config.yaml"

@@ -10,6 +10,7 @@ import yaml
 from pipeline import open_run
 from tests.infra.machines import two_networks
 from tests.infra.nodes import Nodes
+from tests.processes import GUARD_SECONDS
 from tests.runs import toy_mapping
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
@@ -37,7 +38,9 @@ def cluster(machines, tmp_path_factory):
 
 def inside(machine, cluster, *words):
     command = ["ip", "netns", "exec", machine, sys.executable, *map(str, words)]
-    return subprocess.run(command, env=cluster.env, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(
+        command, env=cluster.env, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False
+    )
 
 
 KNOCK = "import socket, sys; sys.exit(socket.socket().connect_ex((sys.argv[1], int(sys.argv[2]))))"

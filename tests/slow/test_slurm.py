@@ -75,10 +75,10 @@ def test_a_job_that_is_ended_leaves_nothing_behind_and_goes_on(cluster, submit, 
         return list((tmp_path / "results").glob("toy-*"))
 
     stopped = submit()
-    cluster.wait_for(lambda: any(len(score_files(run)) >= 3 for run in runs()), 400)
+    cluster.wait_for(lambda: any(len(score_files(run)) >= 3 for run in runs()))
     end(cluster, stopped)
-    cluster.wait_for(lambda: cluster.state(stopped) in OVER, 200)
-    cluster.wait_for(lambda: not cluster.of_jobs(), 60)
+    cluster.wait_for(lambda: cluster.state(stopped) in OVER)
+    cluster.wait_for(lambda: not cluster.of_jobs())
     (run,) = runs()
     said = (tmp_path / f"slurm-{stopped}.out").read_text()
     assert not list(tmp_path.glob(".circuits-*")), "the token has to go"
@@ -90,7 +90,7 @@ def test_a_job_that_is_ended_leaves_nothing_behind_and_goes_on(cluster, submit, 
     assert not open_run(run).status()["complete"], "stopped too late to show anything"
 
     again = submit()
-    cluster.wait_for(lambda: cluster.state(again) in OVER, 600)
+    cluster.wait_for(lambda: cluster.state(again) in OVER)
 
     said = (tmp_path / f"slurm-{again}.out").read_text()
     assert cluster.state(again) == "COMPLETED", said
@@ -98,5 +98,5 @@ def test_a_job_that_is_ended_leaves_nothing_behind_and_goes_on(cluster, submit, 
     assert len(items_of(said)) == items - done
     for host in HOSTS:
         assert "untime started" in (tmp_path / f"slurm-{again}-{host}.out").read_text()
-    cluster.wait_for(lambda: not cluster.of_jobs(), 60)
+    cluster.wait_for(lambda: not cluster.of_jobs())
     assert not list(tmp_path.glob(".circuits-*"))

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from contextlib import closing
@@ -16,6 +15,7 @@ import yaml
 from flows.cli import main
 from pipeline import open_run
 from tests.infra.nodes import Nodes, listening
+from tests.processes import GUARD_SECONDS, wait_for
 from tests.runs import PAIR, content, score_files, toy_mapping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
@@ -36,15 +36,6 @@ def cluster(tmp_path_factory):
         nodes.stop()
 
 
-def wait_for(condition, seconds=400.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    pytest.fail(f"nothing came within {seconds} s of what was waited for")
-
-
 def submit(cluster, *argv):
     """`circuits submit ... --json` as a person on another machine types it: (exit code, data, stderr)."""
     words = [
@@ -57,7 +48,9 @@ def submit(cluster, *argv):
         "--address",
         cluster.address,
     ]
-    done = subprocess.run(words, env=cluster.env, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        words, env=cluster.env, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False
+    )
     return done.returncode, json.loads(done.stdout or "null"), done.stderr
 
 
@@ -103,7 +96,7 @@ def test_what_cannot_run_there_is_told_in_one_line(cluster, tmp_path):
     (tmp_path / "wrong").write_text("0" * 64)
     words = [sys.executable, "-m", "flows.cli", "submit", str(nowhere), "--address", cluster.address]
     env = cluster.env | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "refuses the token" in line
@@ -126,7 +119,7 @@ def test_a_run_goes_on_when_one_node_is_lost_and_another_comes(cluster, tmp_path
     assert len(score_files(run)) < 32, "lost too late to show anything"
     cluster.start_worker("--num-cpus=2")
 
-    wait_for((run / "_SUCCESS.json").exists, 400)
+    wait_for((run / "_SUCCESS.json").exists)
 
     assert main(["run", str(config), "--local", "--run-dir", str(tmp_path / "alone")]) == 0
     assert content(run / "aggregate") == content(tmp_path / "alone" / "aggregate")
@@ -181,7 +174,7 @@ def over_http(host, port):
     found = set()
     for path in ("/api/jobs/", "/metrics", "/api/version"):
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=GUARD_SECONDS) as answer:
                 found.add(answer.status)
         except urllib.error.HTTPError as error:
             found.add(error.code)
@@ -198,7 +191,7 @@ def over_grpc(host, port):
     with closing(grpc.insecure_channel(f"{host}:{port}")) as channel:
         for method in METHODS:
             try:
-                channel.unary_unary(method)(b"", timeout=10)
+                channel.unary_unary(method)(b"", timeout=GUARD_SECONDS)
             except grpc.RpcError as error:
                 codes.add(error.code().name)
             else:
@@ -210,7 +203,7 @@ def health(host, port):
     """What a health check comes back with: a byte for "serving" where there is one."""
     with closing(grpc.insecure_channel(f"{host}:{port}")) as channel:
         try:
-            return channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
+            return channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=GUARD_SECONDS)
         except grpc.RpcError:
             return b""
 
@@ -254,5 +247,5 @@ def test_no_port_of_the_cluster_answers_who_has_no_token(cluster, capsys):
 
 def test_the_dashboard_listens_on_loopback_alone(cluster):
     assert listening()[cluster.dashboard] == {"0100007F"}
-    with urllib.request.urlopen(cluster.address, timeout=20) as page:
+    with urllib.request.urlopen(cluster.address, timeout=GUARD_SECONDS) as page:
         assert len(page.read()) < 1000, "more than an empty page"

@@ -13,7 +13,7 @@ from pipeline import open_run
 from pipeline.store.place import place
 from tests.infra.nodes import Nodes
 from tests.object_store import KEYS, folder_in, serving
-from tests.processes import wait_for
+from tests.processes import GUARD_SECONDS, wait_for
 from tests.runs import score_files, toy_mapping
 from tests.slow.survival import assert_like_undisturbed, contents
 
@@ -41,7 +41,7 @@ def submitted(nodes, *argv):
         nodes.address,
     ]
     env = nodes.env | KEYS
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False)
     return done.returncode, json.loads(done.stdout or "null"), done.stderr
 
 
@@ -57,7 +57,7 @@ def what_the_cluster_knows(nodes, job):
     found = ""
     for path in (f"/api/jobs/{job}", f"/api/jobs/{job}/logs", "/api/jobs/"):
         request = urllib.request.Request(nodes.address + path, headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=GUARD_SECONDS) as answer:
             found += answer.read().decode()
     return found
 
@@ -77,7 +77,7 @@ def test_a_run_in_a_store_is_submitted_cancelled_and_resumed_and_no_key_travels(
         assert code == 0, err
         (address,) = (entry["run"] for entry in data["runs"])
         run = place(address)
-        wait_for(lambda: len(score_files(run)) >= 2, 300)
+        wait_for(lambda: len(score_files(run)) >= 2)
         assert main(["status", address]) == 3
         assert open_run(address).status()["running"]
         assert main(["cancel", address]) == 0

@@ -8,6 +8,7 @@ import pytest
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.placement import Need
 from pipeline.workers.local import LocalPool
+from tests.processes import GUARD_SECONDS
 from tests.workers.trivial import Deed, Opener, read
 
 
@@ -163,7 +164,7 @@ def test_more_than_the_machine_has_is_refused_instead_of_waited_for(ray_pool, op
 
 
 def test_workers_of_several_gpus_see_their_own_and_a_cpu_worker_sees_none(ray_pool, opener):
-    jobs = [Deed(f"j{i}", shard=i, script=("sleep",)) for i in range(4)]
+    jobs = [Deed(f"j{i}", shard=i, script=("meet another",)) for i in range(4)]
     outcomes = list(ray_pool(opener, workers=2, need=Need(gpus=2)).run(jobs))
     seen = {outcome.worker: outcome.result["CUDA_VISIBLE_DEVICES"] for outcome in outcomes}
     assert sorted(seen.values()) == ["0,1", "2,3"]
@@ -182,17 +183,43 @@ def test_a_straggler_is_begun_elsewhere_too_and_counts_once_and_as_no_failure(
     assert [line[:2] for line in read(tmp_path) if line[0] == "late/9"] == [["late/9", "1"]] * 2
 
 
-def test_a_worker_that_a_signal_has_stopped_costs_nothing_where_another_is_idle(ray_pool, opener, soon):
+def test_a_worker_that_a_signal_has_stopped_costs_nothing_where_another_is_idle(
+    ray_pool, opener, soon, monkeypatch
+):
     pool = ray_pool(opener, workers=2)
     jobs = [Deed(f"j/{i}", shard=i) for i in range(4)]
     jobs.append(Deed("late/9", shard=9, script=("stop unless repeated",)))
+    monkeypatch.setattr(
+        "pipeline.workers.seats.STOPPED_SECONDS", GUARD_SECONDS
+    )  # however late the other starts
     outcomes = list(pool.run(jobs, attempts=1))
     assert sorted(o.job.name for o in outcomes) == sorted(job.name for job in jobs)
     assert all(o.failure is None for o in outcomes)
     assert [o.failure for o in pool.run([Deed("next/0")])] == [None], "the pool goes on"
 
 
-def test_a_copy_that_fails_does_not_count_while_the_first_goes_on(ray_pool, opener, tmp_path, soon):
+@pytest.fixture
+def told(monkeypatch, tmp_path):
+    """A file says that the pool has heard of a failure and has given its workers what there is to do since."""
+    from pipeline.workers.seats import Seats
+
+    failures = []
+
+    def hear(self, seat, real=Seats.hear):
+        heard = real(self, seat)
+        failures.extend([heard[1]] if heard[1] else [])
+        return heard
+
+    def wait(self, real=Seats.wait):
+        if failures:
+            (tmp_path / "heard").touch()
+        return real(self)
+
+    monkeypatch.setattr(Seats, "hear", hear)
+    monkeypatch.setattr(Seats, "wait", wait)
+
+
+def test_a_copy_that_fails_does_not_count_while_the_first_goes_on(ray_pool, opener, tmp_path, soon, told):
     jobs = [Deed(f"j/{i}", shard=i) for i in range(4)]
     jobs.append(Deed("late/9", shard=9, script=("fail when repeated",)))
     outcomes = list(ray_pool(opener, workers=2).run(jobs, attempts=1))

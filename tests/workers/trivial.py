@@ -2,11 +2,11 @@
 
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import ScoreError
+from tests.processes import wait_for
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,25 @@ class Diary:
                 raise OSError(28, "No space left on device")
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "sleep":
-                time.sleep(0.3)
+            case "meet another":
+                wait_for(lambda: len({line[2] for line in read(self.folder)}) > 1)
             case "hang unless repeated":
-                if sum(line[0] == job.name for line in read(self.folder)) == 1:
-                    time.sleep(600)
+                if self._begun(job) == 1:
+                    wait_for(lambda: False)
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "stop unless repeated":
-                if sum(line[0] == job.name for line in read(self.folder)) == 1:
+                if self._begun(job) == 1:
                     os.kill(os.getpid(), signal.SIGSTOP)
             case "fail when repeated":
-                if sum(line[0] == job.name for line in read(self.folder)) > 1:
+                if self._begun(job) > 1:
                     raise ZeroDivisionError("the copy")
-                time.sleep(5)
+                wait_for((self.folder / "heard").exists)
         return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+
+    def _begun(self, job: Deed) -> int:
+        """How often, this time included."""
+        return sum(line[0] == job.name for line in read(self.folder))
 
 
 class Opener:
