@@ -28,7 +28,12 @@ GUARD_SECONDS = (
 )
 
 # Set while a library is imported, or by pytest itself.
-ENVIRONMENT = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY",
+    "PYTEST_CURRENT_TEST",
+    "RAY_CLIENT_MODE",
+    "TORCHINDUCTOR_CACHE_DIR",
+}
 # Threads that a library starts at its first use and keeps for the life of the process, and pytest-timeout's.
 LIBRARY_THREADS = ("pytest_timeout",)
 KERNEL = ("SigBlk", "SigIgn", "Umask")  # lines of /proc/thread-self/status
@@ -93,9 +98,9 @@ def state() -> State:
     found: State = {
         "working directory": os.getcwd(),  # noqa: PTH109 - once before and after every test
         "locale": locale.setlocale(locale.LC_ALL),
-        "sys.path": tuple(sys.path),
+        "sys.path": tuple(path for path in sys.path if "site-packages" not in path),
         "sys.argv": tuple(sys.argv),
-        "sys.excepthook": _outside_of_typer(sys.excepthook),
+        "sys.excepthook": _of_tests(sys.excepthook),
         "sys.unraisablehook": sys.unraisablehook,
         "threading.excepthook": threading.excepthook,
         "recursion limit": sys.getrecursionlimit(),
@@ -166,9 +171,9 @@ def _may(key: str, value: Any) -> bool:
     return False
 
 
-def _outside_of_typer(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Typer sets a hook whenever an app is called, which hands everything on but what typer itself raises."""
-    return sys.__excepthook__ if hook.__module__.startswith("typer") else hook
+def _of_tests(hook: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The hook unless it is a library's: Ray sets one when it is imported, and typer whenever an app is called."""
+    return hook if hook.__module__.startswith("tests") else None
 
 
 def _is_library(thread: threading.Thread) -> bool:
