@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from pipeline.engine.attention import EXACT, FAST, RECORDER, Recorder, own_attention
 from pipeline.engine.batch import Batch
 from pipeline.models.adapters import Block, Parts
+from pipeline.models.lengths import each_prompt_alone
 
 
 @contextmanager
@@ -92,9 +93,13 @@ def _keep_output(values: dict[str, Any], name: str) -> Any:
 
 
 def run_base(model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch) -> Tensor:
-    """The stock decoder without its unembedding: hidden states after the final norm."""
+    """The stock decoder without its unembedding: hidden states after the final norm. Every prompt is treated as it is
+    alone, whatever the lengths of its neighbours."""
     mask = batch.attention_mask
     if mask.is_floating_point():
         mask = mask.to(model.dtype).clamp(min=torch.finfo(model.dtype).min)
-    outputs = parts.base(input_ids=ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
+    with each_prompt_alone(parts.rotary_by_length):
+        outputs = parts.base(
+            input_ids=ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        )
     return outputs.last_hidden_state

@@ -5,9 +5,16 @@ two random prompts, one of them left-padded, with every edge kept but those from
 another prompt's: all nodes are then recomputed from new inputs, and the answer is known from a stock run of
 the other prompt, alone and without padding. And what a recorded run reads must be the sum of what was written, which
 logits alone cannot tell: the final norm hides a factor.
+
+Where the config says that the model changes beyond some length, the check is run a second time across it, with as
+few tokens: one prompt sits at positions beyond the limit of the rotary embedding and the other below, in one batch;
+and a window, which counts tokens and not positions, is narrowed while both models run, since masks are made from
+the config in every forward pass. A window that a model takes from elsewhere would not be seen here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,52 +29,100 @@ from pipeline.engine.circuit_run import run_circuit, written_by_none
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.senders import SenderValues
 from pipeline.models.dense import device_of
+from pipeline.models.lengths import rope_limit
 
 # Relative to the largest logit; float64 is limited by norms and softmax that models compute in float32.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 1e-2}
 _LENGTH = 8
+_WINDOW = 3
 
 
 @dataclass(frozen=True)
 class Expected:
     """Two pairs of random prompts (`ids` [side, prompt, pos], `real` [prompt, pos]), the stock logits at the end of
-    the corrupted ones, and the largest stock logit of all."""
+    the corrupted ones, and the largest stock logit of all. `positions` are other ones than those counted from the
+    first token, `window` is another one than the config's."""
 
     ids: Int[Tensor, "side prompt pos"]
     real: Bool[Tensor, "prompt pos"]
     logits: Float[Tensor, "prompt vocab"]
     scale: float
+    positions: Int[Tensor, "prompt pos"] | None = None
+    window: int | None = None
 
 
 @torch.no_grad()
-def stock_logits(hf: Any, seed: int = 0) -> Expected:
-    """What the stock model says of the check's prompts, each alone and without padding: padding must not matter."""
+def stock_logits(hf: Any, seed: int = 0) -> tuple[Expected, ...]:
+    """What the stock model says of the check's prompts, each alone and without padding: padding must not matter.
+
+    A second time where the model changes with the length of a prompt.
+    """
     config = hf.config
     length = min(_LENGTH, getattr(config, "max_position_embeddings", _LENGTH))
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, config.vocab_size, (2, 2, length), generator=generator)
+    ids = torch.randint(0, config.vocab_size, (2, 2, length), generator=torch.Generator().manual_seed(seed))
     real = torch.ones(2, length, dtype=torch.bool)
     real[1, : length // 3] = False
+    plain = _expected(hf, ids, real)
+    limit, window = rope_limit(config), getattr(config, "sliding_window", None)
+    if limit is None and window is None:
+        return (plain,)
+    window = None if window is None else min(window, _WINDOW)
+    if limit is None:
+        return plain, _expected(hf, ids, real, window=window)
+    real = real.clone()
+    real[1, : max(0, length - limit)] = False  # stays below
+    positions = (real.long().cumsum(1) - 1).clamp(min=0)
+    positions[0] += max(0, limit + 1 - length)
+    return plain, _expected(hf, ids, real, positions, window)
+
+
+def _expected(
+    hf: Any, ids: Tensor, real: Tensor, positions: Tensor | None = None, window: int | None = None
+) -> Expected:
     device = device_of(hf.get_input_embeddings())
-    found = [
-        hf(input_ids=ids[side, row, real[row]][None].to(device), use_cache=False).logits[0].double().cpu()
-        for side in (0, 1)
-        for row in (0, 1)
-    ]
+
+    def run(side: int, row: int) -> Tensor:
+        at = None if positions is None else positions[row, real[row]][None].to(device)
+        out = hf(input_ids=ids[side, row, real[row]][None].to(device), position_ids=at, use_cache=False)
+        logits: Tensor = out.logits[0].double().cpu()
+        return logits
+
+    with _windowed(hf, window):
+        short, long = ([run(side, row) for side in (0, 1)] for row in (1, 0))  # some remember longer ones
     # The largest of all positions and prompts: at one position all logits can cancel to nothing.
-    scale = max(float(logits.abs().max()) for logits in found)
-    return Expected(ids, real, torch.stack([found[2][-1], found[3][-1]]), max(scale, 1e-12))
+    scale = max(float(logits.abs().max()) for logits in (*short, *long))
+    return Expected(ids, real, torch.stack([long[1][-1], short[1][-1]]), max(scale, 1e-12), positions, window)
+
+
+@contextmanager
+def _windowed(hf: Any, window: int | None) -> Iterator[None]:
+    """While open, the model's windows are of that size; None leaves them."""
+    if window is None:
+        yield
+        return
+    before = hf.config.sliding_window
+    try:
+        hf.config.sliding_window = window
+        yield
+    finally:
+        hf.config.sliding_window = before
 
 
 @torch.no_grad()
-def relative_error(model: PatchableModel, expected: Expected | None = None) -> float:
+def relative_error(model: PatchableModel, expected: Sequence[Expected] | None = None) -> float:
     """Largest difference between recomputed and stock logits at the answer, over the largest stock logit; or between
     what is read in a recorded run and the sum of what was written, over the largest number read, if that is more."""
-    expected = expected or stock_logits(model.hf)
+    return max(_error(model, case) for case in expected or stock_logits(model.hf))
+
+
+def _error(model: PatchableModel, expected: Expected) -> float:
     answers = torch.zeros(2, dtype=torch.long)
     clean, corrupted = expected.ids
     batch = from_ids(clean, corrupted, answers, attention_mask=expected.real, device=model.device)
-    run, other = model.capture(batch, "clean"), model.capture(batch, "corrupted")
+    if expected.positions is not None:
+        batch = replace(batch, position_ids=expected.positions.to(model.device))
+    with _windowed(model.hf, expected.window):
+        run, other = model.capture(batch, "clean"), model.capture(batch, "corrupted")
     kept = model.graph.edge_senders != 0
     executor = model.executor(run, batch.answer_pos)
     hidden = run_circuit(model.parts, model.graph, executor, run, SenderValues.of(other), np.asarray(kept))
@@ -99,7 +154,7 @@ def _residual_error(model: PatchableModel, run: Capture, real: Bool[Tensor, "pro
     return max(errors) / largest
 
 
-def check_model(model: PatchableModel, expected: Expected) -> None:
+def check_model(model: PatchableModel, expected: Sequence[Expected]) -> None:
     """Raises ModelError when what is recomputed differs from the stock run by more than the dtype allows."""
     error = relative_error(model, expected)
     allowed = _TOLERANCE[model.hf.dtype]

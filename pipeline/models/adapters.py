@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from pipeline.core.errors import ModelError
 from pipeline.models.dense import Dense, Gathered, Port, Projections, device_of, is_offloaded
 from pipeline.models.families import Family, family_of
+from pipeline.models.lengths import rotary_by_length
 from pipeline.models.rotary import gptj_rotary, gptj_tables
 
 __all__ = ["Block", "Parts", "Port", "find_parts"]
@@ -150,6 +151,11 @@ class Parts:
     def norm_device(self) -> torch.device:
         """Where the final norm computes."""
         return device_of(self.final_norm)
+
+    @cached_property
+    def rotary_by_length(self) -> tuple[nn.Module, ...]:
+        """Rotary modules that look at the longest prompt of a call (`pipeline.models.lengths`)."""
+        return rotary_by_length(self.base)
 
     @cached_property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, eager_mask
 
 from pipeline import load_model
 from pipeline.core.errors import ModelError
+from pipeline.engine.attention import EXACT
 from pipeline.engine.patchable import patchable
-from pipeline.engine.selfcheck import relative_error
+from pipeline.engine.selfcheck import relative_error, stock_logits
 from tests.oracles import models
 from tests.oracles.float64 import float64_throughout
 
@@ -49,6 +51,67 @@ def test_what_lies_inside_of_a_module_that_is_called_whole_is_taken_over(place):
 def test_the_error_of_a_supported_model_is_rounding(kind, kv):
     with float64_throughout():
         assert relative_error(patchable(models.build(kind), kv=kv)) <= 1e-10
+
+
+# --- lengths at which a model changes ---------------------------------------------------------------------
+
+LONG = {
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10.0,
+        "short_factor": [1.0, 1.3],
+        "long_factor": [2.0, 5.0],
+        "partial_rotary_factor": 1.0,
+    },
+    "original_max_position_embeddings": 4096,
+    "max_position_embeddings": 8192,
+}
+DYNAMIC = {
+    "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10.0, "factor": 4.0},
+    "max_position_embeddings": 4096,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("phi3", LONG | {"sliding_window": None}),
+        ("phi3", LONG | {"sliding_window": 2048}),
+        ("phi3", LONG | {"original_max_position_embeddings": 3}),
+        ("llama", DYNAMIC),
+        ("llama", DYNAMIC | {"max_position_embeddings": 6}),
+        ("gemma2", {"sliding_window": 4096}),
+    ],
+)
+def test_a_model_is_checked_beyond_the_length_at_which_it_changes_with_few_tokens(kind, changed):
+    with float64_throughout():
+        stock = models.build(kind, changed=changed)
+        longest = []
+        stock.model.register_forward_pre_hook(
+            lambda _module, _args, kwargs: longest.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        )
+        window = getattr(stock.config, "sliding_window", None)
+        model = patchable(stock)
+        assert len(stock_logits(stock)) == 2
+        assert relative_error(model) <= 1e-10
+        assert max(longest) <= 8
+        assert getattr(stock.config, "sliding_window", None) == window
+
+
+def test_a_rotary_embedding_that_changes_unseen_is_refused(monkeypatch):
+    monkeypatch.setattr("pipeline.models.adapters.rotary_by_length", lambda _base: ())
+    with pytest.raises(ModelError, match="self-check"):
+        patchable(models.build("phi3", changed=LONG))
+
+
+def test_a_far_window_that_is_not_recorded_is_refused(monkeypatch):
+    def windowless(*args, **kwargs):
+        return eager_mask(*args, **kwargs | {"mask_function": causal_mask_function})
+
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, EXACT, windowless)
+    patchable(models.build("mistral", changed={"sliding_window": None}))
+    with pytest.raises(ModelError, match="self-check"):
+        patchable(models.build("mistral", changed={"sliding_window": 4096}))
 
 
 def test_no_hook_or_setting_remains_after_an_exception():

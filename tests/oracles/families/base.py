@@ -128,10 +128,10 @@ class Family:
         """x in float32 where the stock model computes so, else as it is."""
         return x.type(torch.float32) if self.float32 else x
 
-    def angles(self, positions: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [b, T, frequencies] of positions times inverse wavelengths, in float32."""
+    def angles(self, positions: Tensor, inverse: Tensor, size: float = 1.0) -> tuple[Tensor, Tensor]:
+        """cos and sin [b, T, frequencies] of positions times inverse wavelengths, times `size`, in float32."""
         angles = positions[..., None].float() * inverse
-        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        return (angles.cos() * size).to(self.dtype), (angles.sin() * size).to(self.dtype)
 
 
 def inverse_wavelengths(theta: float, rotated: int) -> Tensor:

@@ -30,7 +30,7 @@ class Cohere(Llama):
         return torch.stack([self._normed(part, gain[o]) for o, part in zip(owner, y, strict=True)])
 
     def rotate(self, layer: int, y: Tensor, positions: Tensor) -> Tensor:
-        cos, sin = self.angles(positions, self.inverse(self.rope(layer)))
+        cos, sin = self.tables(layer, positions)
         return rotated_pairs(self.narrow(y).to(y.dtype), cos, sin)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:

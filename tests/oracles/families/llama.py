@@ -12,7 +12,7 @@ from tests.oracles.families.base import ACTIVATIONS, Family, inverse_wavelengths
 
 
 class Llama(Family):
-    """Llama with or without the rotary scaling of Llama 3; Mistral, by its window; Qwen 2, by its biases."""
+    """Llama with or without a rotary scaling; Mistral, by its window; Qwen 2, by its biases."""
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         return self.weights["model.embed_tokens.weight"][ids]
@@ -28,16 +28,36 @@ class Llama(Family):
         return self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
 
     def rotate(self, layer: int, y: Tensor, positions: Tensor) -> Tensor:
-        return rotated_halves(y, *self.angles(positions, self.inverse(self.rope(layer))))
+        return rotated_halves(y, *self.tables(layer, positions))
+
+    def tables(self, layer: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [b, T, frequencies], of every prompt as it would be alone."""
+        rope, lengths = self.rope(layer), (positions.amax(1) + 1).tolist()
+        inverse = torch.stack([self.inverse(rope, length) for length in lengths])[:, None]
+        return self.angles(positions, inverse, self.rotary_size(rope))
 
     def rope(self, layer: int) -> dict:
         return self.config.rope_parameters
 
-    def inverse(self, rope: dict) -> Tensor:
-        """Inverse wavelengths / 2 pi, scaled as the config says."""
-        inverse = inverse_wavelengths(
-            rope["rope_theta"], int(self.d_head * rope.get("partial_rotary_factor", 1))
-        )
+    def rotary_size(self, rope: dict) -> float:
+        """What cos and sin are multiplied by."""
+        if rope["rope_type"] != "longrope":
+            return 1.0
+        original = rope["original_max_position_embeddings"]
+        return math.sqrt(1 + math.log(self.config.max_position_embeddings / original) / math.log(original))
+
+    def inverse(self, rope: dict, length: int) -> Tensor:
+        """Inverse wavelengths / 2 pi in a prompt of this length, scaled as the config says."""
+        rotated, theta = int(self.d_head * rope.get("partial_rotary_factor", 1)), rope["rope_theta"]
+        if rope["rope_type"] == "dynamic" and length > (limit := self.config.max_position_embeddings):
+            stretch = rope["factor"] * length / limit - (rope["factor"] - 1)
+            return inverse_wavelengths(theta * stretch ** (rotated / (rotated - 2)), rotated)
+        inverse = inverse_wavelengths(theta, rotated)
+        if rope["rope_type"] == "dynamic":
+            return inverse
+        if rope["rope_type"] == "longrope":
+            is_long = length > rope["original_max_position_embeddings"]
+            return 1 / (torch.tensor(rope["long_factor" if is_long else "short_factor"]) / inverse)
         if rope["rope_type"] == "default":
             return inverse
         if rope["rope_type"] == "linear":
