@@ -114,7 +114,9 @@ class Reader:
 
     def _prompt(self, text: Text, where: str) -> Encoded:
         if not isinstance(text, str):
-            return Encoded(tuple(self._in_vocabulary(token, where) for token in text), 0)
+            for token in (min(text, default=0), max(text, default=0)):
+                self._in_vocabulary(token, where)
+            return Encoded(tuple(map(int, text)), 0)
         if self.tokenizer is None:
             raise PromptError(f"{where}: the model has no tokenizer; give the prompts as lists of token ids")
         encoded = self._encoded(text, where)
@@ -161,15 +163,18 @@ class Reader:
         return int(token)
 
     def _encoded(self, text: str, where: str) -> Encoded:
-        try:
-            self._read([text])
-        except PromptError as error:
-            raise PromptError(f"{where}: {error}") from None
+        if text not in self.known:
+            try:
+                self._read([text])
+            except PromptError as error:
+                raise PromptError(f"{where}: {error}") from None
         return self.known[text]
 
     def _read(self, texts: Iterable[str], *, places: bool = False) -> None:
         """Texts that a tokenizer cannot read are left out where there are several: one by one, they have a line."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if not new:
+            return
         try:
             self.known.update(zip(new, encode_all(self.tokenizer, new, places=places), strict=True))
         except PromptError:
