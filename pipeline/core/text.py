@@ -18,6 +18,12 @@ def printable(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 letters."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
 def _one_line(value: str) -> str:
     if _UNSEEN.search(value):
         raise ValueError("holds a line break or another character that is not seen; leave it out")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.core.errors import PromptError
+from pipeline.core.text import first_line
 
 Range = tuple[int, int]  # from the first to the one after the last
 
@@ -59,13 +60,21 @@ def encode_all(tokenizer: Any, texts: Sequence[str], *, places: bool = False) ->
         return read(tokenizer, texts, places)
     except PromptError:
         raise
-    except Exception as error:  # noqa: BLE001 - tokenizers raise anything, plain Exception among it
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         if len(texts) > 1:
             return [encode_all(tokenizer, [text], places=places)[0] for text in texts]
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
         raise PromptError(
-            f"the tokenizer cannot read {texts[0][:60]!r} ({reason}); use words that it knows, or give token ids"
+            f"the tokenizer cannot read {texts[0][:60]!r} ({first_line(error)[:100]}); use words that it knows, or "
+            "give token ids"
         ) from None
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an error of a tokenizer is its own: any Exception, and what Rust code raises where it gives up, which is
+    none. Not that someone wants the process to stop."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _is_plainly_fast(tokenizer: Any) -> bool:

@@ -5,7 +5,6 @@ local folder is identified by the hash of its files, a hub name by the commit it
 in place makes another run.
 """
 
-import hashlib
 import logging
 import os
 from dataclasses import dataclass
@@ -14,7 +13,16 @@ from typing import Any
 
 from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph, KvGrouping
+from pipeline.core.text import first_line
+from pipeline.models.encoding import is_failure
 from pipeline.models.families import family_of
+from pipeline.models.folder import (
+    hash_folder,
+    refuse_kernels,
+    refuse_layers_without_weights,
+    refuse_weights_elsewhere,
+    refuse_what_is_no_plain_model,
+)
 from pipeline.models.placement import check_device_map
 from pipeline.models.toy import toy_path
 
@@ -59,10 +67,12 @@ def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = F
         )
     config = _load_config(name, path, revision, trust_remote_code)
     family_of(config)
+    refuse_what_is_no_plain_model(name, config)
     if not trust_remote_code:
-        _refuse_kernels(name, config)
+        refuse_kernels(name, config)
     if is_local:
-        fingerprint = _hash_folder(Path(path))
+        refuse_weights_elsewhere(name, Path(path))
+        fingerprint = hash_folder(Path(path))
         return ResolvedModel(name, path, "local", fingerprint, config, is_local, trust_remote_code)
     commit = getattr(config, "_commit_hash", None) or revision
     return ResolvedModel(name, path, commit, commit, config, is_local, trust_remote_code)
@@ -77,7 +87,7 @@ def graph_of(config: Any, kv: KvGrouping = "query_head") -> Graph:
     try:
         return Graph(config.num_hidden_layers, n_heads, n_kv, parallel, kv, d_model=config.hidden_size)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"the model's config.json describes no transformer ({_first_line(error)})") from None
+        raise ModelError(f"the model's config.json describes no transformer ({first_line(error)})") from None
 
 
 def context_length(config: Any) -> int | None:
@@ -95,10 +105,34 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
         return AutoTokenizer.from_pretrained(
             resolved.path, revision=_revision(resolved), trust_remote_code=resolved.trust_remote_code
         )
-    except Exception as error:  # noqa: BLE001 - on damaged files tokenizers raise anything, plain Exception among it
+    except BaseException as error:  # on damaged files tokenizers raise anything, plain Exception among it
+        if not is_failure(error):
+            raise
         raise ModelError(
-            f"model {resolved.name!r}: its tokenizer does not load ({_first_line(error)})"
+            f"model {resolved.name!r}: its tokenizer does not load ({first_line(error)})"
         ) from None
+
+
+def check_weights(resolved: ResolvedModel) -> None:
+    """Raises ModelError unless the weights are those that config.json describes: each there, in its shape.
+
+    Told from names and shapes, as transformers reads them; no weight is read and no memory taken.
+    """
+    if resolved.is_local:
+        refuse_layers_without_weights(resolved.name, Path(resolved.path), resolved.config.num_hidden_layers)
+    _, found = _from_pretrained(resolved, device_map="meta", ignore_mismatched_sizes=True)
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"model {resolved.name!r} lacks {len(missing)} of its weights, such as {missing[0]}: give a folder with "
+            "all of them, saved from the model with its language-model head"
+        )
+    if other := sorted(found["mismatched_keys"]):
+        weight, has, wants = other[0]
+        raise ModelError(
+            f"model {resolved.name!r} does not load: {len(other)} of its weights have another shape than its "
+            f"config.json says, such as {weight}, {list(has)} and not {list(wants)}; give the config.json that was "
+            "saved with them"
+        )
 
 
 def load_weights(
@@ -107,16 +141,22 @@ def load_weights(
     """The stock model in evaluation mode, weights frozen, placed by accelerate as `device_map` says.
 
     Raises ModelError for a device that is not there, when the model does not load, or when weights are missing
-    (transformers would draw them at random).
+    (transformers would draw them at random, in as much memory as config.json asks for).
     """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
-
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)}")
     device_map = check_device_map(resolved.name, device_map)
+    check_weights(resolved)
+    model, _ = _from_pretrained(resolved, dtype=dtype, device_map=device_map, max_memory=max_memory)
+    return model.requires_grad_(requires_grad=False).eval()
+
+
+def _from_pretrained(resolved: ResolvedModel, *, dtype: str = "float32", **how: Any) -> tuple[Any, Any]:
+    """The model and what transformers found on the way; ModelError when it does not load."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     _quiet()
     try:
@@ -124,20 +164,14 @@ def load_weights(
             resolved.path,
             revision=_revision(resolved),
             dtype=getattr(torch, dtype),
-            device_map=device_map,
-            max_memory=max_memory,
             trust_remote_code=resolved.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            **how,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"model {resolved.name!r} does not load: {_first_line(error)}") from None
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"model {resolved.name!r} lacks {len(missing)} of its weights, such as {missing[0]}: give a folder with "
-            "all of them, saved from the model with its language-model head"
-        )
-    return model.requires_grad_(requires_grad=False).eval()
+    except Exception as error:  # noqa: BLE001 - a config.json of nonsense makes it raise anything
+        raise ModelError(f"model {resolved.name!r} does not load: {first_line(error)}") from None
+    return model, found
 
 
 def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -> Any:
@@ -153,26 +187,12 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
             ) from None
         if Path(path).is_dir():
             raise ModelError(
-                f"model folder {name!r}: its config.json does not load ({_first_line(error)}); save the model again"
+                f"model folder {name!r}: its config.json does not load ({first_line(error)}); save the model again"
             ) from None
         raise ModelError(
             f"model {name!r} is unknown: no such folder, and not found on the hub or not reachable "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from None
-
-
-def _refuse_kernels(name: str, config: Any) -> None:
-    """Raises ModelError for a config that names attention or experts to be fetched from somewhere: compiled code."""
-    own = {
-        "attn_implementation": (None, "eager", "sdpa", "flex_attention"),
-        "experts_implementation": (None, "eager", "batched_mm", "grouped_mm"),
-    }
-    for key, known in own.items():
-        if (found := getattr(config, f"_{key}", None)) not in known:
-            raise ModelError(
-                f"model {name!r}: its config.json asks for {key} {str(found)[:80]!r}, which runs code from elsewhere; "
-                "remove that key from it"
-            )
 
 
 def _quiet() -> None:
@@ -183,18 +203,3 @@ def _quiet() -> None:
 
 def _revision(resolved: ResolvedModel) -> str:
     return "main" if resolved.is_local else resolved.revision
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
-def _hash_folder(folder: Path) -> str:
-    """sha256 over names and contents of the files that make a model: weights, config, tokenizer."""
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in {".json", ".safetensors", ".txt", ".model", ".py", ".jinja"}:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.name}:{digest}\n".encode())
-    return total.hexdigest()

@@ -7,6 +7,7 @@ tokenizers the answer encoded alone has another first piece, and the wrong token
 Tokenizers of whole words have no token for "storeMary": there an answer may do without the space before it.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,13 +83,15 @@ class Reader:
             for answer in (*pair.answers, *pair.wrong_answers)
             if isinstance(answer, str)
         ]
-        reader._read(placed, places=True)
-        reader._read([*prompts, *(prompt + answer for prompt, answer in followed)])
-        reader._read(
-            f"{prompt} {answer}"
-            for prompt, answer in followed
-            if reader._follows(prompt, prompt + answer) is None and reader._lacks_space(prompt, answer)
-        )
+        # Texts that the tokenizer cannot read are met again one by one, where they have a line.
+        with contextlib.suppress(PromptError):
+            reader._read(placed, places=True)
+            reader._read([*prompts, *(prompt + answer for prompt, answer in followed)])
+            reader._read(
+                f"{prompt} {answer}"
+                for prompt, answer in followed
+                if reader._follows(prompt, prompt + answer) is None and reader._lacks_space(prompt, answer)
+            )
         return reader
 
     def tokens(self, index: int, pair: PromptPair) -> TokenPair:
@@ -171,15 +174,9 @@ class Reader:
         return self.known[text]
 
     def _read(self, texts: Iterable[str], *, places: bool = False) -> None:
-        """Texts that a tokenizer cannot read are left out where there are several: one by one, they have a line."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
-        if not new:
-            return
-        try:
+        if new:
             self.known.update(zip(new, encode_all(self.tokenizer, new, places=places), strict=True))
-        except PromptError:
-            if len(new) == 1:
-                raise
 
     # --- answers -----------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from pipeline.core.prompts import TokenPair
 from pipeline.metrics import METRICS
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.tokens import tokenise
+from pipeline.models.trial import try_folder
 from pipeline.planning.plan import Plan
 from pipeline.store.bootstrap import MOST_EDGES
 
@@ -29,6 +30,7 @@ def make_plan(config: RunConfig) -> Plan:
             f"aggregate.bootstrap: {graph.n_edges:,} edges are more than {MOST_EDGES:,}; set "
             "aggregate.bootstrap_top: 10000 for so many of the strongest"
         )
+    try_folder(model)
     tokenizer = load_tokenizer(model)
     needs_wrong = any(METRICS[name].needs_wrong for name in config.metrics)
     tokens = {}
