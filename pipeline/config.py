@@ -6,6 +6,7 @@ other files; the fields of the sections are in `pipeline.sections`.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,13 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True, width=110)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "RunConfig":
+        """A copy with other values, which knows nothing of what was derived from the old ones."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in _DERIVED:
+            copy.__dict__.pop(name, None)
+        return copy
+
     def anchored(self) -> "RunConfig":
         """This config with absolute paths: a run is resumed from any folder."""
         name = self.model.name
@@ -121,13 +129,13 @@ class RunConfig(Section):
 
     # --- ids ---------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def task_ids(self) -> dict[str, Task]:
         """Every task by its id in this run, with that id written into `as`."""
         ids = _unique_ids(self.tasks, "tasks")
         return {id_: task.model_copy(update={"as_": id_}) for id_, task in zip(ids, self.tasks, strict=True)}
 
-    @property
+    @cached_property
     def method_ids(self) -> dict[str, Method]:
         """Every method by its id in this run, with id, metric and ablation written out."""
         methods = [method for entry in self.methods for method in entry.expanded()]
@@ -150,19 +158,19 @@ class RunConfig(Section):
 
         return tuple(id_ for id_ in methods if rest(id_) == rest(method))
 
-    @property
+    @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that this run uses; the baseline holds them."""
         used = {method.metric for method in self.method_ids.values()}
         return tuple(name for name in METRICS if name in used)
 
-    @property
+    @cached_property
     def ablations(self) -> tuple[str, ...]:
         """Names of the ablations that this run uses."""
         used = {method.ablation for method in self.method_ids.values()}
         return tuple(name for name in ABLATIONS if name in used)
 
-    @property
+    @cached_property
     def prompt_scores(self) -> dict[str, str]:
         """The methods whose scores are kept prompt by prompt, by id, with the type of the numbers."""
         wanted = self.store.prompt_scores
@@ -275,6 +283,9 @@ class RunConfig(Section):
             raise ConfigError(
                 "aggregate.bootstrap: draws from every prompt's scores; set store.prompt_scores: true too"
             )
+
+
+_DERIVED = [name for name, value in vars(RunConfig).items() if isinstance(value, cached_property)]
 
 
 def _known(key: str, name: str, known: Mapping[str, Any], what: str = "") -> None:

@@ -22,6 +22,7 @@ from pipeline.store.atomic import read_json
 from pipeline.store.content import table_digest
 from pipeline.store.files import DamagedFileError, check_seal, read_footer, read_parquet
 from pipeline.store.place import Place, each, found, place, relative
+from pipeline.store.prompts import read_prompts
 from pipeline.store.run_dir import SUCCESS, RunDirectory
 from pipeline.store.scores import graph_table, nodes_table, read_scores
 from pipeline.store.seal import is_whole
@@ -136,7 +137,7 @@ def _plan_checks(run: RunDirectory) -> Iterator[_Check]:
     for name, table in tables.items():
         yield _Check(run.path / name, partial(_made_from_graph, run, run.path / name, table), must_be=True)
     prompts = run.path / "prompts.parquet"
-    yield _Check(prompts, lambda: _of_run(run, prompts, read_parquet(prompts, schema.PROMPTS)), must_be=True)
+    yield _Check(prompts, lambda: _of_run(run, prompts, list(map(len, read_prompts(prompts)))), must_be=True)
 
 
 def _manifest(run: RunDirectory) -> None:

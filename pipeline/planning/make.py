@@ -3,25 +3,35 @@
 Knows models' files and tasks. Does not know items, keys or costs; reads no weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from pipeline.ablations import ABLATIONS
 from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError, PromptError
-from pipeline.core.prompts import TokenPair
+from pipeline.core.prompts import PromptPair
 from pipeline.metrics import METRICS
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
-from pipeline.models.tokens import tokenise
+from pipeline.models.tokens import tokenised
 from pipeline.models.trial import try_folder
 from pipeline.planning.plan import Plan
+from pipeline.planning.prompts import TaskPrompts
 from pipeline.store.bootstrap import MOST_EDGES
+from pipeline.tasks import Task
+
+OnProgress = Callable[[str, int, float], None]  # task, prompts so far, how much of its file or count that is
 
 
-def make_plan(config: RunConfig) -> Plan:
+def _unseen(task: str, prompts: int, share: float) -> None:
+    """Shows nothing."""
+
+
+def make_plan(config: RunConfig, on_progress: OnProgress = _unseen) -> Plan:
     """The plan of a config: finds the model, writes and tokenises the prompts, checks what can be checked.
 
-    Raises ModelError, PromptError or ConfigError; reads no weights.
+    `on_progress` hears of every thousand or so prompts. Raises ModelError, PromptError or ConfigError; reads no
+    weights.
     """
     model = resolve_model(config.model.name, config.model.revision, config.model.trust_remote_code)
     graph = graph_of(model.config, config.model.kv)
@@ -33,18 +43,23 @@ def make_plan(config: RunConfig) -> Plan:
     try_folder(model)
     tokenizer = load_tokenizer(model)
     needs_wrong = any(METRICS[name].needs_wrong for name in config.metrics)
+    read = sorted({method.span for method in config.method_ids.values() if method.span})
     tokens = {}
     for id_, task in config.task_ids.items():
-        pairs = task.pairs(tokenizer, config.seed)
-        if not pairs:
-            raise PromptError(f"task {id_}: has no prompts; give it at least one pair")
-        tokens[id_] = tokenise(
-            pairs,
-            tokenizer,
-            max_length=context_length(model.config),
-            vocab_size=model.config.vocab_size,
-            needs_wrong=needs_wrong,
+        pairs = _told(task, id_, tokenizer, config.seed, on_progress)
+        tokens[id_] = TaskPrompts(
+            tokenised(
+                pairs,
+                tokenizer,
+                max_length=context_length(model.config),
+                vocab_size=model.config.vocab_size,
+                needs_wrong=needs_wrong,
+            ),
+            config.shards.prompts,
+            read,
         )
+        if not tokens[id_]:
+            raise PromptError(f"task {id_}: has no prompts; give it at least one pair")
     for name in config.ablations:
         if ABLATIONS[name].positional:
             _require_one_length(name, tokens)
@@ -54,10 +69,19 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(config, model, graph, tokens)
 
 
-def _require_spans(config: RunConfig, tokens: Mapping[str, list[TokenPair]]) -> None:
+def _told(task: Task, id_: str, tokenizer: Any, seed: int, on_progress: OnProgress) -> Iterator[PromptPair]:
+    """The pairs of a task as they come; what was taken is told."""
+    taken = 0
+    for pairs, share in task.portions(tokenizer, seed):
+        yield from pairs
+        taken += len(pairs)
+        on_progress(id_, taken, share)
+
+
+def _require_spans(config: RunConfig, tokens: Mapping[str, TaskPrompts]) -> None:
     for id_, method in config.method_ids.items():
         for task, pairs in tokens.items():
-            known = list(dict.fromkeys(name for pair in pairs for name in pair.spans))
+            known = pairs.span_names
             if method.span is None or method.span in known:
                 continue
             none = "; its prompts name none: give them 'spans', or use positions: all or last"
@@ -67,19 +91,19 @@ def _require_spans(config: RunConfig, tokens: Mapping[str, list[TokenPair]]) -> 
             )
 
 
-def _require_one_length(ablation: str, tokens: Mapping[str, list[TokenPair]]) -> None:
+def _require_one_length(ablation: str, tokens: Mapping[str, TaskPrompts]) -> None:
     for task, pairs in tokens.items():
-        lengths = {pair.length for pair in pairs}
-        if len(lengths) > 1:
+        shortest, longest = pairs.lengths.min(), pairs.lengths.max()
+        if shortest < longest:
             raise ConfigError(
-                f"task {task}: has prompts of {min(lengths)} to {max(lengths)} tokens and {ablation} needs "
+                f"task {task}: has prompts of {shortest} to {longest} tokens and {ablation} needs "
                 "one length; use ablation: mean, or prompts of one length"
             )
 
 
-def _require_difference(tokens: Mapping[str, list[TokenPair]]) -> None:
+def _require_difference(tokens: Mapping[str, TaskPrompts]) -> None:
     for task, pairs in tokens.items():
-        if all(pair.clean == pair.corrupted for pair in pairs):
+        if not pairs.differs:
             raise PromptError(
                 f"task {task}: clean and corrupted are the same tokens in every prompt, so every score would be 0; "
                 "change what matters in 'corrupted', or use another ablation"

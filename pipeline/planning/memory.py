@@ -3,12 +3,14 @@
 Knows the model's footprint and the lengths of prompts. Does not know items or results.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from jaxtyping import Int
+
 from pipeline.config import RunConfig
-from pipeline.core.prompts import TokenPair, bucket_by_length
 from pipeline.models.footprint import PROCESS_BYTES, Footprint
 from pipeline.placement import Need
 
@@ -19,7 +21,7 @@ class Memory:
 
     config: RunConfig
     footprint: Footprint
-    tokens: Mapping[str, Sequence[TokenPair]]
+    lengths: Mapping[str, Int[np.ndarray, "_prompt"]]  # of every task's prompts, in tokens
     n_edges: int
     kept: int
 
@@ -44,7 +46,7 @@ class Memory:
         """What a worker holds at least, on its devices where it has any: the model, a batch under work, tables of
         scores."""
         config, footprint = self.config, self.footprint
-        longest = max((token.length for tokens in self.tokens.values() for token in tokens), default=0)
+        longest = max((int(lengths.max(initial=0)) for lengths in self.lengths.values()), default=0)
         batch = config.cluster.batch_size
         # a shard's rows, and the same in the order of its prompts
         by_prompt = 2 * 8 * self.kept * self.n_edges
@@ -67,8 +69,12 @@ class Memory:
             return {}
         size = self.config.cluster.batch_size
         return {
-            task: self.footprint.searched(
-                [(len(batch), batch[-1].length) for batch in bucket_by_length(tokens, size)]
-            )
-            for task, tokens in self.tokens.items()
+            task: self.footprint.searched(_batches(np.sort(lengths), size))
+            for task, lengths in self.lengths.items()
         }
+
+
+def _batches(ordered: Int[np.ndarray, " prompt"], size: int) -> list[tuple[int, int]]:
+    """How many prompts every batch has, and how long the longest is, where similar lengths stand together."""
+    ends = [min(start + size, len(ordered)) for start in range(0, len(ordered), size)]
+    return [(end - start, int(ordered[end - 1])) for start, end in zip([0, *ends], ends, strict=False)]

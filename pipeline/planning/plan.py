@@ -3,25 +3,43 @@
 Knows config, prompts in tokens, the graph, and each method's cost. Does not know weights, workers or results.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
 from pipeline.core.graph import Graph
-from pipeline.core.items import Item, Kind, digest, shard_ranges
+from pipeline.core.items import Item, Kind, digest
 from pipeline.core.prompts import TokenPair
 from pipeline.methods import Cost, Method
 from pipeline.models.footprint import Footprint
 from pipeline.models.load import ResolvedModel
 from pipeline.placement import Need
 from pipeline.planning.memory import Memory
+from pipeline.planning.prompts import TaskPrompts
 from pipeline.store.place import Place, place
 from pipeline.store.prompt_scores import n_bytes
 from pipeline.store.run_dir import RunDirectory
 from pipeline.store.schema import SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Work:
+    """Items taken together: how many, the prompts that they read, what they cost and keep of every prompt."""
+
+    items: int = 0
+    prompts: int = 0
+    cost: Cost = field(default_factory=Cost)
+    prompt_score_bytes: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.items + other.items,
+            self.prompts + other.prompts,
+            self.cost + other.cost,
+            self.prompt_score_bytes + other.prompt_score_bytes,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +49,7 @@ class Plan:
     config: RunConfig
     model: ResolvedModel
     graph: Graph
-    tokens: dict[str, list[TokenPair]]
+    tokens: dict[str, TaskPrompts]
 
     @cached_property
     def methods(self) -> dict[str, Method]:
@@ -48,7 +66,7 @@ class Plan:
         if any(needs_statistics(name) for name in self.config.ablations):
             items += [Item("statistics", task, None, 0) for task in self.tokens]
         for task, tokens in self.tokens.items():
-            for shard in range(len(shard_ranges(len(tokens), self.config.shards.prompts))):
+            for shard in range(tokens.n_shards):
                 items.append(Item("baseline", task, None, shard))
                 for id_, method in self.methods.items():
                     kind: Kind = "scores" if method.level == "edge" else "node_scores"
@@ -64,11 +82,19 @@ class Plan:
 
     def prompts(self, item: Item) -> list[TokenPair]:
         """The prompts that an item reads: its shard's, or the whole task's (statistics, pooled methods)."""
+        places = self._places(item)
+        return self.tokens[item.task][places.start : places.stop]
+
+    def n_prompts(self, item: Item) -> int:
+        """How many prompts an item reads."""
+        return len(self._places(item))
+
+    def _reads_all(self, item: Item) -> bool:
+        return item.kind == "statistics" or self.is_pooled(item)
+
+    def _places(self, item: Item) -> range:
         tokens = self.tokens[item.task]
-        if item.kind == "statistics" or self.is_pooled(item):
-            return tokens
-        shard = shard_ranges(len(tokens), self.config.shards.prompts)[item.shard]
-        return tokens[shard.start : shard.stop]
+        return range(len(tokens)) if self._reads_all(item) else tokens.of_shard(item.shard)
 
     # --- identity ----------------------------------------------------------------------------------------
 
@@ -81,14 +107,16 @@ class Plan:
             id_: {
                 "attention": task.attention,
                 "prompts": len(self.tokens[id_]),
-                "sha256": self._task_digest[id_],
+                "sha256": self.tokens[id_].digest,
             }
             for id_, task in self.config.task_ids.items()
         }
-        if self._span_digest:  # of those that are read: naming others makes no other run
-            identity["spans"] = {
-                f"{task}/{name}": {"sha256": d} for (task, name), d in self._span_digest.items()
-            }
+        if spans := {  # of those that are read: naming others makes no other run
+            f"{task}/{name}": {"sha256": found}
+            for task, tokens in self.tokens.items()
+            for name, found in tokens.span_digests.items()
+        }:
+            identity["spans"] = spans
         return identity | {"schema_version": SCHEMA_VERSION}
 
     @cached_property
@@ -115,12 +143,12 @@ class Plan:
         return self.item_keys[item]
 
     def _item_identity(self, item: Item) -> dict[str, Any]:
-        whole = self.identity
+        whole, tokens, all_ = self.identity, self.tokens[item.task], self._reads_all(item)
         identity = {
             "item": item.to_dict(),
             "model": whole["model"],
             "attention": whole["tasks"][item.task]["attention"],
-            "prompts": digest([_plain(token) for token in self.prompts(item)]),
+            "prompts": tokens.digest if all_ else tokens.shard_digests[item.shard],
             "seed": whole["seed"],
             "schema_version": SCHEMA_VERSION,
         }
@@ -130,41 +158,41 @@ class Plan:
             return identity | {"metrics": self.config.metrics}
         method = whole["methods"][item.method]
         if needs_statistics(method["ablation"]):  # the means come from the prompts of the other shards too
-            identity |= {"task": self._task_digest[item.task]}
+            identity |= {"task": tokens.digest}
         if span := self.methods[item.method].span:
-            identity |= {"spans": digest([prompt.spans.get(span) for prompt in self.prompts(item)])}
+            found = tokens.span_digests[span] if all_ else tokens.span_shard_digests[span][item.shard]
+            identity |= {"spans": found}
         return identity | {"method": method}
-
-    @cached_property
-    def _task_digest(self) -> dict[str, str]:
-        return {task: digest([_plain(token) for token in tokens]) for task, tokens in self.tokens.items()}
-
-    @cached_property
-    def _span_digest(self) -> dict[tuple[str, str], str]:
-        """Where the spans lie that a method reads, by task and name."""
-        names = sorted({method.span for method in self.methods.values() if method.span})
-        return {
-            (task, name): digest([token.spans.get(name) for token in tokens])
-            for task, tokens in self.tokens.items()
-            for name in names
-        }
 
     # --- costs -------------------------------------------------------------------------------------------
 
     def cost(self, item: Item) -> Cost:
         """The work in an item, counted in prompts, and the rows that it writes."""
-        prompts = self.prompts(item)
+        n = self.n_prompts(item)
         if item.kind == "statistics":
-            return Cost(forward_passes=len(prompts))
+            return Cost(forward_passes=n)
         if item.method is None:
-            return Cost(forward_passes=2 * len(prompts), rows=len(prompts) * len(self.config.metrics))
-        method = self.methods[item.method]
-        read = [prompt.length for prompt in prompts if method.span is None or method.span in prompt.spans]
-        return method.cost(self.graph, read)
+            return Cost(forward_passes=2 * n, rows=n * len(self.config.metrics))
+        method, tokens, places = self.methods[item.method], self.tokens[item.task], self._places(item)
+        read = tokens.lengths[places.start : places.stop]
+        if method.span is not None:
+            read = read[tokens.has_span(method.span)[places.start : places.stop]]
+        return method.cost(self.graph, read.tolist())
+
+    @cached_property
+    def work(self) -> dict[tuple[str, str], Work]:
+        """By task, and method (or statistics, baseline), what all its items together are."""
+        found: dict[tuple[str, str], Work] = {}
+        nothing = Work()
+        for item in self.items:
+            key = item.task, item.method or item.kind
+            one = Work(1, self.n_prompts(item), self.cost(item), self.prompt_score_bytes(item))
+            found[key] = found.get(key, nothing) + one
+        return found
 
     @cached_property
     def total(self) -> Cost:
-        return sum((self.cost(item) for item in self.items), start=Cost())
+        return sum((work.cost for work in self.work.values()), start=Cost())
 
     @property
     def rows(self) -> int:
@@ -173,11 +201,11 @@ class Plan:
     @cached_property
     def memory(self) -> Memory:
         """What one worker holds."""
-        kept = max(
-            (len(self.prompts(i)) for i in self.items if i.method in self.config.prompt_scores), default=0
-        )
+        longest = max((len(tokens.of_shard(0)) for tokens in self.tokens.values()), default=0)
+        kept = longest if self.config.prompt_scores else 0
         footprint = Footprint(self.model.config, self.graph, self.config.model.dtype)
-        return Memory(self.config, footprint, self.tokens, self.graph.n_edges, kept)
+        lengths = {task: tokens.lengths for task, tokens in self.tokens.items()}
+        return Memory(self.config, footprint, lengths, self.graph.n_edges, kept)
 
     @property
     def memory_bytes(self) -> int:
@@ -192,7 +220,7 @@ class Plan:
     def prompt_score_bytes(self, item: Item) -> int:
         """The size of every prompt's scores beside an item's own, before compression; 0 where none are kept."""
         kind = self.config.prompt_scores.get(item.method or "")
-        return 0 if kind is None else n_bytes(len(self.prompts(item)), self.graph.n_edges, kind)
+        return 0 if kind is None else n_bytes(self.n_prompts(item), self.graph.n_edges, kind)
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -208,7 +236,7 @@ class Plan:
             "memory_bytes": self.memory_bytes,
             "search_bytes": self.memory.searched,
             "prompt_scores": self.config.prompt_scores,
-            "prompt_score_bytes": sum(map(self.prompt_score_bytes, self.items)),
+            "prompt_score_bytes": sum(work.prompt_score_bytes for work in self.work.values()),
             "items": items,
         }
 
@@ -248,20 +276,6 @@ class Plan:
             manifest=self.manifest(),
             plan=self.to_dict(),
             graph=self.graph,
-            prompts=self._sharded_prompts(),
+            prompts=self.tokens,
             extend=extend,
         )
-
-    def _sharded_prompts(self) -> Mapping[str, list[list[TokenPair]]]:
-        size = self.config.shards.prompts
-        return {
-            task: [tokens[shard.start : shard.stop] for shard in shard_ranges(len(tokens), size)]
-            for task, tokens in self.tokens.items()
-        }
-
-
-def _plain(token: TokenPair) -> list[Any]:
-    """A prompt as it is rendered, in tokens and in words, without where it came from."""
-    pair = token.pair
-    ids = [token.clean, token.corrupted, token.answers, token.wrong_answers]
-    return [*ids, pair.clean, pair.corrupted, pair.answers, pair.wrong_answers]

@@ -6,7 +6,6 @@ Knows a plan and each method's cost. Does not know how a table is shown.
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.core.items import Item
 from pipeline.methods import Cost
 from pipeline.methods.base import captures
 from pipeline.planning.plan import Plan
@@ -14,24 +13,18 @@ from pipeline.planning.plan import Plan
 
 def work_table(plan: Plan) -> list[dict[str, Any]]:
     """What `circuits plan` prints: a row per task and method (or statistics, baseline) with counts."""
-    grouped: dict[tuple[str, str], list[Item]] = {}
-    for item in plan.items:
-        grouped.setdefault((item.task, item.method or item.kind), []).append(item)
-    rows = []
-    for (task, method), items in sorted(grouped.items(), key=lambda pair: _table_order(plan, pair[0])):
-        cost = sum((plan.cost(item) for item in items), start=Cost())
-        rows.append(
-            {
-                "task": task,
-                "method": method,
-                "items": len(items),
-                "prompts": sum(len(plan.prompts(item)) for item in items),
-                "edges": plan.graph.n_edges,
-                **asdict(cost),
-                "prompt_score_bytes": sum(map(plan.prompt_score_bytes, items)),
-            }
-        )
-    return rows
+    return [
+        {
+            "task": task,
+            "method": method,
+            "items": work.items,
+            "prompts": work.prompts,
+            "edges": plan.graph.n_edges,
+            **asdict(work.cost),
+            "prompt_score_bytes": work.prompt_score_bytes,
+        }
+        for (task, method), work in sorted(plan.work.items(), key=lambda pair: _table_order(plan, pair[0]))
+    ]
 
 
 def evaluation(plan: Plan) -> dict[str, Cost]:

@@ -4,7 +4,7 @@ Knows these files, their order, and how they are read back. Does not know items 
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -21,8 +21,9 @@ from pipeline.store.files import DamagedFileError, read_footer, read_parquet, wr
 from pipeline.store.manifest import problem_of
 from pipeline.store.place import Place
 from pipeline.store.prompt_scores import SIZES
-from pipeline.store.schema import PROMPTS, SCHEMA_VERSION
-from pipeline.store.scores import graph_table, nodes_table, prompts_of, prompts_table
+from pipeline.store.prompts import Prompts, parts_of, read_prompts, write_prompts
+from pipeline.store.schema import SCHEMA_VERSION
+from pipeline.store.scores import graph_table, nodes_table, prompts_of
 from pipeline.store.seal import has_seal, sealed_text, without_seal
 
 MOST_BYTES = 1 << 30  # of a text file; a plan of a million items has a quarter of it
@@ -37,7 +38,7 @@ def write_plan(
     manifest: dict[str, Any],
     plan: dict[str, Any],
     graph: Graph,
-    prompts: Mapping[str, Sequence[Sequence[TokenPair]]],
+    prompts: Prompts,
 ) -> None:
     """Everything that planning writes; the manifest last, so that a directory with one is complete. The plan comes
     before the config: where an extension is killed between the two and the manifest, it tells what was meant."""
@@ -46,14 +47,14 @@ def write_plan(
         "run_key": manifest["run_key"],
         "graph_fingerprint": graph.fingerprint,
     }
-    tables: dict[str, Callable[[], pa.Table]] = {
-        "graph.parquet": lambda: graph_table(graph),
-        "nodes.parquet": lambda: nodes_table(graph),
-        "prompts.parquet": lambda: prompts_table(prompts),
+    writers: dict[str, Callable[[Place], None]] = {
+        "graph.parquet": lambda target: write_parquet(target, graph_table(graph), facts),
+        "nodes.parquet": lambda target: write_parquet(target, nodes_table(graph), facts),
+        "prompts.parquet": lambda target: write_prompts(target, prompts, facts),
     }
-    for name, table in tables.items():
+    for name, write in writers.items():
         if not _holds_facts(path / name, facts):  # a large graph is not written twice
-            write_parquet(path / name, table(), facts)
+            write(path / name)
     write_json(path / "plan.json", plan)
     write_atomic(path / "run.yaml", sealed_text(run_yaml, "# {}"))
     write_json(path / "manifest.json", manifest)
@@ -71,8 +72,12 @@ def strangers(path: Place) -> str:
 def _holds_facts(path: Place, facts: Mapping[str, Any]) -> bool:
     """Whether a good file with these facts in its footer is there."""
     try:
-        read_parquet(path)
         footer = read_footer(path)
+        if path.name == "prompts.parquet":
+            for _ in read_prompts(path):
+                pass
+        else:
+            read_parquet(path)
     except (DamagedFileError, FileNotFoundError):
         return False
     return all(footer.get(key) == str(value) for key, value in facts.items())
@@ -151,11 +156,12 @@ class PlannedRun:
 
     def prompts(self, task: str, shard: int | None = None) -> list[TokenPair]:
         """The prompts of a shard, or of the whole task; needs no tokenizer."""
-        table = self._prompts
-        chosen = pc.equal(table["task"], task)
-        if shard is not None:
-            chosen = pc.and_(chosen, pc.equal(table["shard"], shard))
-        tokens = prompts_of(table.filter(chosen))
+        tokens = []
+        for table in [self._prompts] if self._prompts is not None else self._parts(task, shard):
+            chosen = pc.equal(table["task"], task)
+            if shard is not None:
+                chosen = pc.and_(chosen, pc.equal(table["shard"], shard))
+            tokens += prompts_of(table.filter(chosen))
         if not tokens:
             raise RunDirectoryError(
                 f"{self.path}: has no prompts for task {task}, shard {shard}; plan the run again"
@@ -163,10 +169,22 @@ class PlannedRun:
         return tokens
 
     @cached_property
-    def _prompts(self) -> pa.Table:
+    def _prompts(self) -> pa.Table | None:
+        """The table of prompts, None where it is kept in parts because it is large."""
+        with self._readable() as path:
+            if parts_of(read_footer(path)) is not None:
+                return None
+            return next(read_prompts(path))
+
+    def _parts(self, task: str, shard: int | None) -> list[pa.Table]:
+        with self._readable() as path:
+            return list(read_prompts(path, task, shard))
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[Place]:
         path = self.path / "prompts.parquet"
         try:
-            return read_parquet(path, PROMPTS)
+            yield path
         except StorageError:
             raise
         except (DamagedFileError, OSError) as error:

@@ -8,7 +8,7 @@ Where every prompt's scores are asked for, their file is written before the item
 that an item without it is not done.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ import pyarrow as pa
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, canonical_json
-from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store import failures, prompt_scores, schema
 from pipeline.store.atomic import remove, set_aside, sweep_temporaries, write_json
@@ -40,6 +39,7 @@ from pipeline.store.lock import Hold, holding
 from pipeline.store.packs import Pack, Packs
 from pipeline.store.place import Place, each, place
 from pipeline.store.planned import PlannedRun, strangers, write_plan
+from pipeline.store.prompts import Prompts
 from pipeline.store.scores import check_scores, edge_table, node_table
 
 Payload: TypeAlias = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
@@ -61,10 +61,10 @@ class RunDirectory(PlannedRun):
         manifest: dict[str, Any],
         plan: dict[str, Any],
         graph: Graph,
-        prompts: Mapping[str, Sequence[Sequence[TokenPair]]],
+        prompts: Prompts,
         extend: bool = False,
     ) -> "RunDirectory":
-        """The directory with everything that planning knows in it; `prompts` are {task: its shards}.
+        """The directory with everything that planning knows in it; `prompts` are {task: all of them, or its shards}.
 
         One that exists is taken when its run key is the same, when it was extended to more than this plan, or
         when `extend` and only tasks and methods are added; else RunDirectoryError names what differs.

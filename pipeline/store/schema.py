@@ -124,6 +124,8 @@ PROMPTS = _schema(
     notes=(pa.string(),),  # JSON; the column is there where a file of pairs says more than the fields
 )
 
+PROMPT_ROWS = PROMPTS.remove(0)  # of one task
+
 
 def mismatch(found: pa.Schema, expected: pa.Schema) -> str | None:
     """What is wrong with a file's columns, or None. A nullable column may be missing, others may be there."""

@@ -4,7 +4,7 @@ Knows the meaning of columns. Does not know where files lie, footers or runs.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -192,31 +192,45 @@ def _names(values: Sequence[str | None]) -> pa.DictionaryArray:
 def prompts_table(prompts: Mapping[str, Sequence[Sequence[TokenPair]]]) -> pa.Table:
     """A row per prompt from {task: shards of prompts}. What was given as token ids has no text, and there is no column
     of notes where no prompt has any."""
-    rows = [
-        {
-            "task": task,
-            "shard": shard,
-            "prompt_id": token.prompt_id,
-            "clean": _words(token.pair.clean),
-            "corrupted": _words(token.pair.corrupted),
-            "answers": [_words(answer) for answer in token.pair.answers],
-            "wrong_answers": [_words(answer) for answer in token.pair.wrong_answers],
-            "clean_ids": list(token.clean),
-            "corrupted_ids": list(token.corrupted),
-            "answer_ids": list(token.answers),
-            "wrong_answer_ids": list(token.wrong_answers),
-            "source": token.pair.source,
-            "spans": [_span(token, name) for name in token.spans] or None,
-            "notes": json.dumps(token.pair.notes, ensure_ascii=False) if token.pair.notes else None,
-        }
+    return joined(
+        (task, prompt_rows(tokens, [shard] * len(tokens)))
         for task, shards in prompts.items()
         for shard, tokens in enumerate(shards)
-        for token in tokens
-    ]
-    plain = pa.schema([pa.field("task", pa.string()), *list(schema.PROMPTS)[1:]])
-    table = pa.Table.from_pylist(rows, schema=plain)
-    table = table.set_column(0, "task", table["task"].dictionary_encode()).cast(schema.PROMPTS)
+    )
+
+
+def joined(parts: Iterable[tuple[str, pa.Table]]) -> pa.Table:
+    """One table of what is in the file from (task, rows of its prompts)."""
+    tasks, tables = [], []
+    for task, rows in parts:
+        tasks.append(pa.repeat(pa.scalar(task), len(rows)))
+        tables.append(rows)
+    rows = pa.concat_tables(tables) if tables else schema.PROMPT_ROWS.empty_table()
+    names = pa.chunked_array(tasks, pa.string()).dictionary_encode()
+    table = rows.add_column(0, "task", names).cast(schema.PROMPTS).combine_chunks()
     return table if table["notes"].null_count < len(table) else table.drop_columns("notes")
+
+
+def prompt_rows(tokens: Sequence[TokenPair], shards: Sequence[int]) -> pa.Table:
+    """A row per prompt, with its shard, without the name of their task."""
+    pairs = [token.pair for token in tokens]
+    columns = [
+        list(shards),
+        [token.prompt_id for token in tokens],
+        [_words(pair.clean) for pair in pairs],
+        [_words(pair.corrupted) for pair in pairs],
+        [[_words(answer) for answer in pair.answers] for pair in pairs],
+        [[_words(answer) for answer in pair.wrong_answers] for pair in pairs],
+        [token.clean for token in tokens],
+        [token.corrupted for token in tokens],
+        [token.answers for token in tokens],
+        [token.wrong_answers for token in tokens],
+        [pair.source for pair in pairs],
+        [[_span(token, name) for name in token.spans] or None if token.spans else None for token in tokens],
+        [json.dumps(pair.notes, ensure_ascii=False) if pair.notes else None for pair in pairs],
+    ]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema.PROMPT_ROWS, strict=True)]
+    return pa.table(arrays, schema=schema.PROMPT_ROWS)
 
 
 def prompts_of(table: pa.Table) -> list[TokenPair]:

@@ -6,7 +6,7 @@ Knows parameters, ids and seeds. Does not know models, shards or runs; a tokeniz
 import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any, Literal
 
@@ -52,6 +52,14 @@ class Task(BaseModel):
     @abstractmethod
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         """The prompt pairs, in order; `seed` is the run's. Raises `PromptError`."""
+
+    def portions(
+        self, tokenizer: Any, seed: int, size: int = 1024
+    ) -> Iterator[tuple[list[PromptPair], float]]:
+        """The same, `size` at a time, and with each portion the share of all that has come."""
+        pairs = self.pairs(tokenizer, seed)
+        for start in range(0, len(pairs), size):
+            yield pairs[start : start + size], min(1.0, (start + size) / len(pairs))
 
 
 class GeneratedTask(Task):

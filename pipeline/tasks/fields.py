@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import Bos, Piece, PromptPair, Text
+from pipeline.core.text import printable
 from pipeline.tasks.cells import (
     GAPS,
     GAPS_AMONG_IDS,
@@ -95,6 +96,8 @@ def layout_of(names: Sequence[str], corrupted_field: str, where: str) -> Layout:
             or INDEX_COLUMNS.fullmatch(name)
         ):
             continue
+        if printable(name) != name:
+            raise PromptError(f"{where}: unknown field {name[:100]!r}; name it with letters, or remove it")
         if near := _meant_by(name, have):
             raise PromptError(
                 f"{where}: unknown field {name[:100]!r}; did you mean {near!r}? Rename or remove it"
