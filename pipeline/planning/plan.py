@@ -3,6 +3,7 @@
 Knows config, prompts in tokens, the graph, and each method's cost. Does not know weights, workers or results.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -62,19 +63,20 @@ class Plan:
     def items(self) -> list[Item]:
         """All items in the order of execution: statistics; then, shard by shard, baseline and methods; then what
         looks at whole tasks."""
-        items = []
+        return list(self._each_item())
+
+    def _each_item(self) -> Iterator[Item]:
         if any(needs_statistics(name) for name in self.config.ablations):
-            items += [Item("statistics", task, None, 0) for task in self.tokens]
+            yield from (Item("statistics", task, None, 0) for task in self.tokens)
+        sharded = {id_: method for id_, method in self.methods.items() if not method.pooled}
         for task, tokens in self.tokens.items():
             for shard in range(tokens.n_shards):
-                items.append(Item("baseline", task, None, shard))
-                for id_, method in self.methods.items():
+                yield Item("baseline", task, None, shard)
+                for id_, method in sharded.items():
                     kind: Kind = "scores" if method.level == "edge" else "node_scores"
-                    if not method.pooled:
-                        items.append(Item(kind, task, id_, shard))
+                    yield Item(kind, task, id_, shard)
         for task in self.tokens:
-            items += [Item("scores", task, id_, 0) for id_, method in self.methods.items() if method.pooled]
-        return items
+            yield from (Item("scores", task, id_, 0) for id_ in self.methods if id_ not in sharded)
 
     def is_pooled(self, item: Item) -> bool:
         """Whether an item is of all prompts of its task."""
@@ -184,7 +186,7 @@ class Plan:
         """By task, and method (or statistics, baseline), what all its items together are."""
         found: dict[tuple[str, str], Work] = {}
         nothing = Work()
-        for item in self.items:
+        for item in self._each_item():  # of millions of prompts there are too many to be kept for this
             key = item.task, item.method or item.kind
             one = Work(1, self.n_prompts(item), self.cost(item), self.prompt_score_bytes(item))
             found[key] = found.get(key, nothing) + one

@@ -5,6 +5,7 @@ which say how to decode them; this hash is over what came out. It is there to fi
 per column, which costs little beside reading.
 """
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,31 +15,49 @@ import pyarrow as pa
 
 from pipeline.core.items import canonical_json, digest
 
+_AT_ONCE = 4096  # values whose text is made together
+
 
 def table_digest(table: pa.Table) -> str:
     """A hash over names, types, nulls and values of all columns, in order."""
-    parts = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    found = hashlib.sha256(b"[")
+    for number, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
         array = column.combine_chunks()
-        parts.append([name, str(array.type), len(array), array.null_count, *_checksums(array)])
-    return digest(parts)
+        short, long = _checksums(array)
+        entry = canonical_json([name, str(array.type), len(array), array.null_count, *short])
+        found.update(b"," * bool(number) + entry[:-1].encode())
+        if long is not None:
+            _add_list(found, long)
+        found.update(b"]")
+    found.update(b"]")
+    return found.hexdigest()
 
 
-def _checksums(array: pa.Array) -> list[Any]:
-    """Of where the nulls are, and of the values between them."""
+def _add_list(found: Any, array: pa.Array) -> None:
+    """Adds the JSON list of an array as the next of a list, without holding all of its text."""
+    found.update(b",[")
+    for start in range(0, len(array), _AT_ONCE):
+        text = canonical_json(array.slice(start, _AT_ONCE).to_pylist())[1:-1]
+        found.update(b"," * bool(start) + text.encode())
+    found.update(b"]")
+
+
+def _checksums(array: pa.Array) -> tuple[list[Any], pa.Array | None]:
+    """Of where the nulls are, and of the values between them; values that are hashed themselves apart."""
     if array.null_count == len(array):
-        return []
+        return [], None
     nulls = _crc(np.packbits(array.is_null().to_numpy(zero_copy_only=False))) if array.null_count else 0
     if pa.types.is_dictionary(array.type):
-        return [nulls, *_of_names(array)]
+        return [nulls, *_of_names(array)], None
     if pa.types.is_primitive(array.type):
         if array.null_count:  # what lies under a null is anything
             array = array.fill_null(pa.scalar(0).cast(array.type))
-        return [nulls, _crc(array.to_numpy(zero_copy_only=False))]
+        return [nulls, _crc(array.to_numpy(zero_copy_only=False))], None
     if pa.types.is_fixed_size_list(array.type) and not array.null_count:
         inner = array.flatten()
-        return [nulls, inner.null_count, *_checksums(inner)]
-    return [nulls, array.to_pylist()]  # text and lists, which only small tables have
+        short, long = _checksums(inner)
+        return [nulls, inner.null_count, *short], long
+    return [nulls], array  # text and lists
 
 
 def _of_names(array: pa.DictionaryArray) -> list[Any]:

@@ -28,8 +28,8 @@ from pipeline.store.files import (
 from pipeline.store.place import Place
 from pipeline.store.scores import joined, prompts_table
 
-WHOLE = 1 << 17
-PART = 1 << 16
+WHOLE = 1 << 16
+PART = 1 << 15
 
 Part = tuple[str, int, int, str]  # task, first and last shard, digest of the values
 

@@ -6,13 +6,14 @@ The first are kept in memory; from `IN_MEMORY` on all of them lie in a file with
 """
 
 import tempfile
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-IN_MEMORY = 1 << 25  # bytes
+IN_MEMORY = 1 << 24  # bytes
 
 
 class Spill:
@@ -44,7 +45,8 @@ class Spill:
                 self._writer.write_batch(batch)
 
     def _move(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="circuits-")  # noqa: SIM115 - closed with the last reader
+        self._file = tempfile.TemporaryFile(prefix="circuits-")  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         self._writer = pa.ipc.new_file(self._file, self._columns, options=options)
         for batch in self._batches:
