@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ Statistics = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Ablation:
-    """A kind of ablation; `positional` means exist only for prompts of one length."""
+    """A kind of ablation, and what an ablated sender writes under it; `positional` means exist only for prompts of one
+    length."""
 
     name: str
+    writes: str
     needs_statistics: bool = False
     positional: bool = False
 
@@ -39,10 +42,15 @@ class Ablation:
 ABLATIONS: dict[str, Ablation] = {
     ablation.name: ablation
     for ablation in (
-        Ablation("corrupted"),
-        Ablation("zero"),
-        Ablation("mean", needs_statistics=True),
-        Ablation("mean_positional", needs_statistics=True, positional=True),
+        Ablation("corrupted", "what it writes for the corrupted prompt"),
+        Ablation("zero", "nothing"),
+        Ablation("mean", "its mean over all positions of the corrupted prompts", needs_statistics=True),
+        Ablation(
+            "mean_positional",
+            "its mean over the corrupted prompts at that position; prompts of one length",
+            needs_statistics=True,
+            positional=True,
+        ),
     )
 }
 
@@ -50,7 +58,7 @@ ABLATIONS: dict[str, Ablation] = {
 def get_ablation(name: str) -> Ablation:
     """The ablation of that name; ConfigError with the known names otherwise."""
     if name not in ABLATIONS:
-        raise ConfigError(f"unknown ablation {name!r}; known ablations: {', '.join(ABLATIONS)}")
+        raise ConfigError(f"unknown ablation {name!r}{suggest(name, ABLATIONS)}")
     return ABLATIONS[name]
 
 

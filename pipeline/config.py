@@ -7,6 +7,7 @@ other files; the fields of the sections are in `pipeline.sections`.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from pipeline.ablations import ABLATIONS
 from pipeline.core.documents import apply_overrides, explain, read_yaml, suggest
 from pipeline.core.errors import ConfigError
 from pipeline.core.items import RESERVED_IDS, digest, is_id
+from pipeline.core.showing import names
 from pipeline.core.text import OneLine
 from pipeline.methods import Method, MethodConfig
 from pipeline.metrics import METRICS
 from pipeline.sections import Aggregate, Cluster, Evaluate, Failures, ModelSection, Section, Shards, Store
+from pipeline.spelling import written_out
 from pipeline.store.place import Place, place
 from pipeline.tasks import FileTask, Task, TaskConfig
 
@@ -52,16 +55,30 @@ class RunConfig(Section):
         default="results", min_length=1, description="folder that holds the run directories"
     )
 
+    def __repr__(self) -> str:
+        tasks, methods = (
+            [entry.as_ or entry.name for entry in entries] for entries in (self.tasks, self.methods)
+        )
+        return f"RunConfig({self.name}: {self.model.name}, tasks {names(tasks)}, methods {names(methods)})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.to_yaml())}</pre>"
+
     # --- in and out --------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, path: str | Place, overrides: Sequence[str] = ()) -> "RunConfig":
         """The config in a YAML file with `--set` overrides applied; ConfigError names file and key."""
-        return cls.from_mapping(apply_overrides(read_yaml(place(path)), overrides), where=str(path))
+        mapping = written_out(read_yaml(place(path)))  # an override reaches into what was short before
+        return cls.from_mapping(apply_overrides(mapping, overrides), where=str(path))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "config") -> "RunConfig":
-        """The config in plain data; every error is one ConfigError that starts with `where`."""
+        """The config in plain data, with shorthands and other spellings understood (`pipeline.spelling`); every error
+        is one ConfigError that starts with `where`."""
+        mapping = written_out(mapping)
         try:
             return cls.model_validate(mapping)
         except ValidationError as error:
@@ -121,11 +138,14 @@ class RunConfig(Section):
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON Schema of a config file, for editors."""
-        return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **cls.model_json_schema(by_alias=True),
-        }
+        """The JSON Schema of a config file, for editors; of shorthands it admits names in place of sections."""
+        schema = cls.model_json_schema(by_alias=True)
+        word = {"type": "string", "description": "its name alone"}
+        fields = schema["properties"]
+        fields["model"] = {"anyOf": [fields["model"], word]}
+        for key in ("tasks", "methods"):
+            fields[key]["items"] = {"anyOf": [fields[key]["items"], word]}
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
     # --- ids ---------------------------------------------------------------------------------------------
 

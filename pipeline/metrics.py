@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,5 +81,5 @@ METRICS: dict[str, Metric] = {
 def get_metric(name: str) -> Metric:
     """The metric of that name; ConfigError with the known names otherwise."""
     if name not in METRICS:
-        raise ConfigError(f"unknown metric {name!r}; known metrics: {', '.join(METRICS)}")
+        raise ConfigError(f"unknown metric {name!r}{suggest(name, METRICS)}")
     return METRICS[name]

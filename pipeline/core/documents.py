@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.core.errors import ConfigError, StorageError
+from pipeline.core.spelling import meant
 
 MAX_BYTES = 500_000
 MAX_VALUES = 100_000  # counted after aliases are followed: ten short lines of them can stand for billions
@@ -57,13 +58,18 @@ def read_yaml(path: str | Source) -> dict[str, Any]:
             raise _too_large(str(path))
         text = content.decode("utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; check the path of the config") from None
+        raise ConfigError(f"{path}: no such file{looked_in(path)}; check the path of the config") from None
     except StorageError:
         raise
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file") from None
     return parse_mapping(text, str(path))
+
+
+def looked_in(path: object) -> str:
+    """` in /the/folder` for a path that is relative to the folder of the process; nothing for any other."""
+    return "" if not isinstance(path, str | Path) or Path(path).is_absolute() else f" in {Path.cwd()}"
 
 
 def parse_mapping(text: str, where: str) -> dict[str, Any]:
@@ -171,9 +177,10 @@ def _place(holder: Any, part: str, where: str, path: str) -> str | int:
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where something known is close, and what is known."""
+    """`; did you mean 'x'?` where something known is close or called so elsewhere, and what is known."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
+    also = meant(name, known)
+    close = [also] if also else difflib.get_close_matches(str(name), known, n=1)
     return (f"; did you mean {close[0]!r}?" if close else ";") + f" known: {', '.join(known)}"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.documents import looked_in, suggest
 from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph, KvGrouping
 from pipeline.core.text import first_line
@@ -59,7 +60,7 @@ def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = F
         )
     if not is_local and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
         raise ModelError(
-            f"model {name!r}: no such folder; give an existing folder or a hub name such as 'gpt2'"
+            f"model {name!r}: no such folder{looked_in(name)}; give an existing folder or a hub name such as 'gpt2'"
         )
     if is_local and (Path(path) / "adapter_config.json").exists():
         raise ModelError(
@@ -144,7 +145,7 @@ def load_weights(
     (transformers would draw them at random, in as much memory as config.json asks for).
     """
     if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is unknown; one of {', '.join(DTYPES)}")
+        raise ModelError(f"dtype {dtype!r} is unknown{suggest(dtype, DTYPES)}")
     device_map = check_device_map(resolved.name, device_map)
     check_weights(resolved)
     model, _ = _from_pretrained(resolved, dtype=dtype, device_map=device_map, max_memory=max_memory)
@@ -190,7 +191,7 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
                 f"model folder {name!r}: its config.json does not load ({first_line(error)}); save the model again"
             ) from None
         raise ModelError(
-            f"model {name!r} is unknown: no such folder, and not found on the hub or not reachable "
+            f"model {name!r} is unknown: no such folder{looked_in(name)}, and not found on the hub or not reachable "
             f"({first_line(error)})"
         ) from None
 

@@ -1,0 +1,24 @@
+"""How things look at a prompt and in a notebook: one line that says what they are, and a table where there is one.
+
+Knows text and frames. Does not know what is shown.
+"""
+
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+SHOWN = 10  # rows of a table, and names in a line
+
+
+def names(values: Iterable[object]) -> str:
+    """The values in brackets, the first ten and how many more."""
+    texts = [str(value) for value in values]
+    more = f", and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
+    return f"[{', '.join(texts[:SHOWN])}{more}]"
+
+
+def page(title: object, frame: Any) -> str:
+    """HTML of a title and the first rows of a frame."""
+    return (
+        f"<p>{escape(str(title))}</p>{frame.head(SHOWN).to_html(index=False, float_format='{:.4g}'.format)}"
+    )
