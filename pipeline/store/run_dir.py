@@ -36,6 +36,7 @@ from pipeline.store.files import (
 from pipeline.store.identity import difference, holds
 from pipeline.store.links import refuse_ways_out
 from pipeline.store.lock import Hold, holding
+from pipeline.store.nearby import refuse_what_is_no_run
 from pipeline.store.packs import Pack, Packs
 from pipeline.store.place import Place, each, place
 from pipeline.store.planned import PlannedRun, strangers, write_plan
@@ -97,8 +98,7 @@ class RunDirectory(PlannedRun):
     def open(path: str | Place) -> "RunDirectory":
         """An existing run; RunDirectoryError when there is none, or one that this version cannot read."""
         run = RunDirectory(place(path))
-        if not run.path.is_dir():
-            raise RunDirectoryError(f"{path}: no such run directory; `circuits run CONFIG` makes one")
+        refuse_what_is_no_run(run.path)
         refuse_ways_out(run.path)
         _ = run.manifest  # says what is wrong with it
         return run
