@@ -78,8 +78,8 @@ def reproduce(
 
 
 def _said(line: dict[str, Any]) -> str:
-    from flows.progress import line as words
     from pipeline.session import Event
+    from pipeline.telling import line as words
 
     when = str(line.get("time", ""))[:19].replace("T", " ")
     if "total" in line:

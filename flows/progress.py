@@ -6,44 +6,32 @@ Knows events of `pipeline.run`. Everything goes to stderr, so that stdout holds 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pipeline.core.text import printable
 from pipeline.session import Event, OnEvent
+from pipeline.telling import STEPS, line
 
-STEPS = {
-    "aggregate": "merging the shards",
-    "evaluate": "evaluating circuits",
-    "report": "writing the report",
-}
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+BAR = 10  # letters of a bar at least
 
 
 @contextmanager
-def shown(stream: TextIO | None = None) -> Iterator[OnEvent]:
-    """A listener for events, with a live bar if the stream is a terminal."""
+def shown(stream: TextIO | None = None, *, quiet: bool = False) -> Iterator[OnEvent]:
+    """A listener for events, with a live bar if the stream is a terminal; a quiet one tells of failures alone."""
     stream = stream or sys.stderr
+    if quiet:
+        yield lambda event: _print(event, stream) if event.kind == "failed" else None
+        return
     if not stream.isatty():
         yield lambda event: _print(event, stream)
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
 
-    console = Console(file=stream)
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with bar_on(Console(file=stream)) as progress:
         bar = progress.add_task("starting", total=None)
 
         def on_event(event: Event) -> None:
@@ -55,28 +43,33 @@ def shown(stream: TextIO | None = None) -> Iterator[OnEvent]:
         yield on_event
 
 
-def line(event: Event) -> str:
-    """An event in one line, whatever a message in it holds."""
-    return printable(_words(event))
+def bar_on(console: "Console") -> "Progress":
+    """A bar with count and time in one line of the console; what is said beside them gets the room that is left."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.table import Column
 
+    def whole() -> Column:
+        return Column(no_wrap=True)
 
-def _words(event: Event) -> str:
-    width = len(str(event.total))
-    match event.kind:
-        case "begin":
-            return f"{event.total - event.done} of {event.total} items to do in {event.text}"
-        case "item":
-            return f"[{event.done:{width}}/{event.total}] {event.text} {event.seconds:.2f} s"
-        case "circuits":
-            return f"evaluated {event.text} {event.seconds:.2f} s"
-        case "retry":
-            return f"again: {event.text}"
-        case "failed":
-            return f"FAILED: {event.text}"
-        case "step":
-            return STEPS.get(event.text, event.text)
-        case _:
-            return event.text
+    columns = (
+        SpinnerColumn(table_column=whole()),
+        BarColumn(bar_width=20, table_column=Column(no_wrap=True, min_width=BAR)),
+        MofNCompleteColumn(table_column=whole()),
+        TimeElapsedColumn(table_column=whole()),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+    )
+    return Progress(*columns, console=console, transient=True, expand=True)
 
 
 def _print(event: Event, stream: TextIO) -> None:

@@ -29,15 +29,23 @@ def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
         directory = RunDirectory.open(path)
         mine = [item for item in plan.items if directory.item_keys.get(item) == plan.item_key(item)]
         done = len(directory.done(mine, rename=False, kept=plan.config.prompt_scores))
+    facts, evaluation = plan.to_dict(), evaluation_table(plan)
     return {
-        **plan.to_dict(),
+        **facts,
+        "totals": _sum([facts["totals"], *evaluation]),
         "path": str(path),
         "done": done,
         "workers": _workers(plan),
         "graph": plan.graph.describe(),
         "rows": work_table(plan),
-        "evaluation": evaluation_table(plan),
+        "evaluation": evaluation,
     }
+
+
+def _sum(parts: list[Facts]) -> Facts:
+    """What is to do in all, with the evaluation; bounds add up to a bound."""
+    first = parts[0]
+    return {name: type(first[name])(sum(part[name] for part in parts)) for name in first}
 
 
 def _workers(plan: Plan) -> str:
@@ -56,16 +64,14 @@ def _workers(plan: Plan) -> str:
 def print_plan(facts: Facts) -> None:
     """Counts per task and method, and where the run lies."""
     table = table_of(
-        "task", "method", "#items", "#prompts", "#edges", "#forward", "#backward", "#evaluations", "#rows"
+        "task", "method", "#items", "#prompts", "#edges", "#forward", "#backward", "#evals", "#rows"
     )
     for row in facts["rows"]:
         table.add_row(row["task"], row["method"], *_work(row, row["prompts"], row["edges"]))
     for row in facts["evaluation"]:
         table.add_row(row["task"], row["method"], *_work({**row, "items": ""}, row["prompts"], row["edges"]))
-    parts = [facts["totals"], *facts["evaluation"]]
-    totals = {name: sum(part[name] for part in parts) for name in facts["totals"]}
     table.add_section()
-    table.add_row("total", "", *_work({**totals, "items": len(facts["items"])}, "", ""))
+    table.add_row("total", "", *_work({**facts["totals"], "items": len(facts["items"])}, "", ""))
     show(table)
     say(f"graph: {facts['graph']}")
     say(f"memory of a worker: about {size(facts['memory_bytes'])}")
@@ -82,7 +88,7 @@ def print_plan(facts: Facts) -> None:
         if without := sorted({row["method"] for row in facts["rows"]} - {*kept, *RESERVED_IDS}):
             say(f"no scores by prompt: of {', '.join(without)}")
     say(f"run: {facts['path']}, {facts['done']} of {len(facts['items'])} items done")
-    say("passes are counted in prompts; evaluations are runs of a patched part of the model")
+    say("passes are counted in prompts; evals (evaluations) are runs of a patched part of the model")
 
 
 def _work(row: Facts, prompts: Any, edges: Any) -> list[str]:

@@ -27,6 +27,7 @@ from pipeline.store.bootstrap import Bootstrap
 from pipeline.store.place import Place, place, remedy
 from pipeline.store.results import Run, open_run
 from pipeline.store.run_dir import RunDirectory
+from pipeline.telling import telling
 from pipeline.workers.jobs import Opener, Outcome, Pool, failure_kind
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def prepare(
     that items had failed for good. Raises a CircuitsError before anything is computed.
     """
     if extend is not None:
+        RunDirectory.open(extend)  # says what is wrong with it, as to every verb
         config = RunConfig.load(place(extend) / "run.yaml").extended_by(config)
     plan = make_plan(config)
     path = place(extend or run_dir or plan.path)
@@ -203,14 +205,17 @@ def discover(
     config: RunConfig,
     *,
     local: bool = False,
-    on_event: OnEvent = ignore,
+    on_event: OnEvent | None = None,
+    quiet: bool = False,
     run_dir: str | Place | None = None,
     extend: str | Place | None = None,
 ) -> Run:
     """Runs what the config asks for, or continues it, and returns the run, also when items have failed.
 
-    On Ray, or with `local` in this process. Prefect plays no part here; `flows` shows the same steps in it.
+    On Ray, or with `local` in this process. How far it is goes to stderr, a line now and then, unless `quiet`; or to
+    `on_event`. Prefect plays no part here; `flows` shows the same steps in it.
     """
+    on_event = on_event or (ignore if quiet else telling())
     with closing(prepare(config, run_dir, extend)) as session:
         if not settle(session):
             with closing(open_pool(session, local=local)) as pool:
