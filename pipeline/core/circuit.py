@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float
 
 from pipeline.core.errors import CircuitsError
 from pipeline.core.graph import Edge, Graph
 from pipeline.core.scores import EdgeScores, rank_order
+from pipeline.core.showing import page
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,21 @@ class Circuit:
     def __post_init__(self) -> None:
         if self.mask.shape != (self.graph.n_edges,) or self.mask.dtype != np.bool_:
             raise ValueError(f"a circuit needs one boolean for each of {self.graph.n_edges} edges")
+
+    def __repr__(self) -> str:
+        sizes = f"{self.n_edges:,} of {self.graph.n_edges:,} edges"
+        return f"Circuit({sizes}, {self.pruned.n_edges:,} without dangling nodes)"
+
+    def _repr_html_(self) -> str:
+        return page(self, self.to_frame())
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per edge of the circuit, the strongest first: edge_id edge score."""
+        score = np.full(len(self.mask), np.nan) if self.score is None else self.score
+        ids = np.flatnonzero(self.mask)
+        ids = ids[rank_order(score[ids])]
+        edges = [self.graph.edge_name(int(i)) for i in ids]
+        return pd.DataFrame({"edge_id": ids, "edge": edges, "score": score[ids]})
 
     @staticmethod
     def from_scores(

@@ -77,6 +77,9 @@ class Graph:
     kv: KvGrouping = "query_head"
     d_model: int | None = field(default=None, compare=False)  # for export only: no edge depends on it
 
+    def __repr__(self) -> str:
+        return f"Graph({self.describe()})"
+
     def __post_init__(self) -> None:
         if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1 or self.n_heads % self.n_kv_heads:
             raise ValueError(f"{self.n_heads} query heads cannot share {self.n_kv_heads} key-value heads")

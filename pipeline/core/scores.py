@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from pipeline.core.errors import CircuitsError, ScoreError
 from pipeline.core.graph import Graph
+from pipeline.core.showing import SHOWN, page
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Moments:
     n: Int[np.ndarray, " entry"]
     mean: Float[np.ndarray, " entry"]
     std: Float[np.ndarray, " entry"]
+
+    def __repr__(self) -> str:
+        return f"Moments({_sizes(self.n, self.mean, 'entries')})"
 
     @staticmethod
     def of(values: Float[np.ndarray, "prompt entry"]) -> "Moments":
@@ -77,6 +81,20 @@ class EdgeScores:
             raise ValueError(f"scores of length {len(self.score)} for {self.graph.n_edges} edges")
         if bad := int((~np.isfinite(self.score) & (self.n_prompts > 0)).sum()):
             raise ScoreError(f"{bad} of {len(self.score)} edge scores are not finite")
+
+    def __repr__(self) -> str:
+        return f"EdgeScores({_sizes(self.n_prompts, self.score, 'edges')}{self._more})"
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()
+        return page(self, frame.iloc[rank_order(self.score)[:SHOWN]].dropna(axis=1, how="all"))
+
+    @property
+    def _more(self) -> str:
+        """What there is beside scores, in words."""
+        kept = "" if self.kept is None else f", {int(self.kept.sum()):,} kept"
+        rows = "" if self.per_prompt is None else ", with every prompt's"
+        return (f", at {self.span}" if self.span else "") + kept + rows
 
     @staticmethod
     def from_moments(graph: Graph, moments: Moments, **fields: Any) -> "EdgeScores":
@@ -141,6 +159,13 @@ class NodeScores:
         if not np.isfinite(self.score).all():
             raise ScoreError(f"{int((~np.isfinite(self.score)).sum())} node scores are not finite")
 
+    def __repr__(self) -> str:
+        return f"NodeScores({_sizes(self.n_prompts, self.score, 'rows')})"
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()
+        return page(self, frame.iloc[rank_order(self.score)[:SHOWN]].dropna(axis=1, how="all"))
+
     @staticmethod
     def empty(graph: Graph) -> "NodeScores":
         """No rows: nothing was measured."""
@@ -164,6 +189,13 @@ class NodeScores:
                 "n_prompts": self.n_prompts.astype(np.int32),
             }
         )
+
+
+def _sizes(n_prompts: Int[np.ndarray, " row"], score: Float[np.ndarray, " row"], what: str) -> str:
+    """How many rows of how many prompts, and how many of them were measured."""
+    measured = int((~np.isnan(score)).sum())
+    of = "" if measured == len(score) else f" of {len(score):,}"
+    return f"{measured:,}{of} {what}, {int(n_prompts.max(initial=0)):,} prompts"
 
 
 def rank_order(score: Float[np.ndarray, " edge"], rank: str = "absolute") -> Int[np.ndarray, " edge"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import TokenPair, span_name_problem
+from pipeline.core.showing import names
 
 Attention = Literal["causal", "bidirectional"]
 
@@ -37,6 +38,11 @@ class Batch:
     wrong_answers: Int[Tensor, "prompt wrong"]
     mask_4d: Float[Tensor, "prompt one pos pos"] | None = None
     spans: Mapping[str, Bool[Tensor, "prompt pos"]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        spans = f", spans {names(self.spans)}" if self.spans else ""
+        own = "" if self.mask_4d is None else ", a mask of its own"
+        return f"Batch({self.n_prompts:,} prompts, {self.length} tokens, on {self.clean.device}{spans}{own})"
 
     @property
     def n_prompts(self) -> int:

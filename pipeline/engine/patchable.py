@@ -52,6 +52,11 @@ class PatchableModel:
     tokenizer: Any = None
     counters: Counters = field(default_factory=Counters)
 
+    def __repr__(self) -> str:
+        dtype = str(self.hf.dtype).removeprefix("torch.")
+        name = getattr(self.config, "name_or_path", "") or getattr(self.config, "model_type", "")
+        return f"PatchableModel({name}: {self.graph.describe()}, {dtype}, on {', '.join(self.devices)})"
+
     @property
     def config(self) -> Any:
         """The transformers config."""

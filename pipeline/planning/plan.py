@@ -13,6 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, Kind, digest
 from pipeline.core.prompts import TokenPair
+from pipeline.core.showing import names
 from pipeline.methods import Cost, Method
 from pipeline.models.footprint import Footprint
 from pipeline.models.load import ResolvedModel
@@ -77,6 +78,9 @@ class Plan:
                     yield Item(kind, task, id_, shard)
         for task in self.tokens:
             yield from (Item("scores", task, id_, 0) for id_ in self.methods if id_ not in sharded)
+
+    def __repr__(self) -> str:
+        return f"Plan({self.run_id}: {len(self.items):,} items, {names(self.tokens)} x {names(self.methods)})"
 
     def is_pooled(self, item: Item) -> bool:
         """Whether an item is of all prompts of its task."""

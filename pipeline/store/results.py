@@ -15,6 +15,7 @@ from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import TokenPair
 from pipeline.core.scores import EdgeScores
+from pipeline.core.showing import page
 from pipeline.store import schema, sweeps
 from pipeline.store.aggregate import aggregate_path
 from pipeline.store.faithfulness import FILE, SCHEMA
@@ -56,6 +57,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        what = f"{self.path}: {self.manifest['model']['name']}, {self.graph.describe()}"
+        frame = pd.DataFrame(self.status()["rows"])
+        return page(what, frame[["task", "method", "items", "done", "failed"]])
 
     # --- facts -------------------------------------------------------------------------------------------
 
