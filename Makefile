@@ -29,8 +29,9 @@ help: ## list the commands
 $(VENV)/.installed: $(CONSTRAINTS) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Python 3.11 is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c $(CONSTRAINTS) setuptools
-	$(BIN)/pip install --quiet -c $(CONSTRAINTS) --no-build-isolation torch==2.13.0 -e '.[dev]'
+	@echo "installing $$(grep -c == $(CONSTRAINTS)) packages into $(VENV): minutes, many more on a busy machine or a slow line"
+	$(BIN)/pip install -c $(CONSTRAINTS) setuptools
+	$(BIN)/pip install --progress-bar on -c $(CONSTRAINTS) --no-build-isolation torch==2.13.0 -e '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed ## find a known circuit in a small bundled model (CPU, minutes, no downloads)

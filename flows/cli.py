@@ -30,7 +30,6 @@ app = typer.Typer(
     name="circuits",
     help="Finds circuits in transformer language models: plan, run, read.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -46,6 +45,23 @@ class Format(StrEnum):
     csv = "csv"
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        import pipeline
+
+        print(f"circuits {pipeline.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def circuits(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Finds circuits in transformer language models: plan, run, read."""
+
+
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run", show_default=False)]
 RunFolder = Annotated[str, typer.Argument(help="run directory, or its s3:// address", show_default=False)]
 Overrides = Annotated[
@@ -55,6 +71,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="data as JSON on stdout")]
 RunDir = Annotated[str | None, typer.Option("--run-dir", help="where the run lies, instead of by name")]
 Extend = Annotated[str | None, typer.Option("--extend", help="a run that gets these tasks and methods too")]
 Local = Annotated[bool, typer.Option("--local", help="in this process: no Ray, no Prefect")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress: failures and how it ended")]
 TaskId = Annotated[str | None, typer.Option("--task", help="only this task")]
 MethodId = Annotated[str | None, typer.Option("--method", help="only this method")]
 
@@ -77,6 +94,7 @@ def run(
     run_dir: RunDir = None,
     extend: Extend = None,
     local: Local = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a config, or continue its run: only what is missing is computed."""
@@ -85,7 +103,7 @@ def run(
 
     if run_dir is not None and extend is not None:
         raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
-    _conduct(prepare(RunConfig.load(config, set_), run_dir, extend), local, as_json)
+    _conduct(prepare(RunConfig.load(config, set_), run_dir, extend), local, quiet, as_json)
 
 
 @app.command()
@@ -94,6 +112,7 @@ def resume(
     failed: Annotated[bool, typer.Option("--failed", help="also what had failed for good")] = False,
     set_: Overrides = [],  # noqa: B006
     local: Local = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a run from its directory alone."""
@@ -102,7 +121,7 @@ def resume(
     from pipeline.store.results import open_run
 
     config = RunConfig.resumed(open_run(folder).path, set_)
-    _conduct(prepare(config, folder, retry_failed=failed), local, as_json)
+    _conduct(prepare(config, folder, retry_failed=failed), local, quiet, as_json)
 
 
 @app.command()
@@ -204,7 +223,7 @@ def schema() -> None:
 # --- running -----------------------------------------------------------------------------------------------
 
 
-def _conduct(session: Any, local: bool, as_json: bool) -> None:
+def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
     """Does what is left of a session, and ends with the exit code that its state means."""
     from flows import tables
     from flows.progress import shown
@@ -214,7 +233,7 @@ def _conduct(session: Any, local: bool, as_json: bool) -> None:
         already = settle(session)
         if not already:
             # Whatever a library prints must not get into the data on stdout.
-            with contextlib.redirect_stdout(sys.stderr), shown() as on_event:
+            with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as on_event:
                 _compute(session, on_event, local)
         facts = tables.run_facts(session, already)
     _emit(facts, as_json, tables.print_run)

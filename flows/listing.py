@@ -3,11 +3,13 @@
 Knows the lists of methods, tasks, metrics, ablations and models. Loads without torch, Ray and Prefect.
 """
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from flows.writing import count, say, show, table_of
+from flows.writing import count, say, show, table_of, wrapped
 from pipeline.ablations import ABLATIONS
+from pipeline.core.documents import looked_in
 from pipeline.core.errors import RunDirectoryError
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
@@ -24,21 +26,35 @@ def known_names() -> Facts:
     """Everything that a config may name."""
     return {
         "methods": [
-            {"name": cls.model_fields["name"].default, "scores": cls.level, "parameters": _parameters(cls)}
+            {
+                "name": cls.model_fields["name"].default,
+                "does": _sentence(cls),
+                "scores": cls.level,
+                "parameters": _parameters(cls),
+            }
             for cls in METHODS
         ],
         "tasks": [
-            {"name": cls.model_fields["name"].default, "parameters": _parameters(cls)} for cls in TASKS
+            {
+                "name": cls.model_fields["name"].default,
+                "does": _sentence(cls),
+                "parameters": _parameters(cls),
+            }
+            for cls in TASKS
         ],
         "metrics": [
             {
                 "name": m.name,
+                "does": _sentence(m.compute),
                 "better": "higher" if m.higher_is_better else "lower",
                 "gradient": m.has_gradient,
             }
             for m in METRICS.values()
         ],
-        "ablations": [{"name": a.name, "means": a.needs_statistics} for a in ABLATIONS.values()],
+        "ablations": [
+            {"name": a.name, "does": f"An ablated sender writes {a.writes}.", "means": a.needs_statistics}
+            for a in ABLATIONS.values()
+        ],
         "models": {
             "architectures": [name for family in FAMILIES for name in family.model_types],
             "bundled": list(FOLDERS),
@@ -47,28 +63,30 @@ def known_names() -> Facts:
 
 
 def print_known_names(facts: Facts) -> None:
-    """Methods and tasks with their parameters, and the other names."""
-    for section in ("methods", "tasks"):
-        table = table_of(section, "parameters")
+    """Every name with what it does, methods and tasks with their parameters, and models."""
+    for section in ("methods", "tasks", "metrics", "ablations"):
+        table = table_of(section, "")
         for row in facts[section]:
-            table.add_row(
-                row["name"], ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
-            )
+            words = row["does"]
+            if section == "metrics":
+                words += f" Better is {row['better']}; {'with' if row['gradient'] else 'without'} a gradient."
+            table.add_row(row["name"], words)
+            if parameters := row.get("parameters"):
+                table.add_row("", ", ".join(f"{key}={value}" for key, value in parameters.items()))
         show(table)
-    table = table_of("metrics", "better", "gradient")
-    for row in facts["metrics"]:
-        table.add_row(row["name"], row["better"], "yes" if row["gradient"] else "no")
-    show(table)
-    say("ablations: " + ", ".join(row["name"] for row in facts["ablations"]))
-    say("architectures: " + ", ".join(facts["models"]["architectures"]))
-    say("bundled models: " + ", ".join(facts["models"]["bundled"]))
+    for what in ("architectures", "bundled"):
+        names = ", ".join(facts["models"][what])
+        for line in wrapped(f"{what}{' models' if what == 'bundled' else ''}: {names}"):
+            say(line)
 
 
 def runs_in(address: str) -> Facts:
     """The runs that lie in a folder."""
     folder = place(address)
     if not folder.is_dir():
-        raise RunDirectoryError(f"{folder}: no such folder; runs lie in the config's output folder")
+        raise RunDirectoryError(
+            f"{folder}: no such folder{looked_in(folder)}; runs lie in the config's output folder"
+        )
     runs: list[Facts] = []
     paths: Iterable[Place] = folder.iterdir()
     for path in sorted(paths, key=str):
@@ -93,6 +111,12 @@ def print_runs(facts: Facts) -> None:
         state = "complete" if row["complete"] else row["running"] or "incomplete"
         table.add_row(row["run"], *(count(row[key]) for key in ("items", "done", "failed")), state)
     show(table)
+
+
+def _sentence(documented: Any) -> str:
+    """What a docstring says first, on one line."""
+    first = (inspect.getdoc(documented) or "").partition("\n\n")[0]
+    return " ".join(first.split())
 
 
 def _parameters(cls: type[Any]) -> Facts:

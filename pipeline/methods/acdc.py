@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 
 class Acdc(Method):
-    """Exact ACDC at one threshold, over all prompts of a shard."""
+    """Removes edges one after the other, each that costs less than `threshold` once those before it are gone: what
+    it keeps is the circuit."""
 
     scores_prompts: ClassVar[bool] = False
     swept: ClassVar[str | None] = "threshold"

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 
 class Eap(EdgeMethod):
-    """Difference times gradient at the clean prompt."""
+    """Edge attribution patching: what a sender changes by, times the gradient of its reader at the clean prompt; a
+    first-order estimate."""
 
     name: Literal["eap"] = "eap"
     positions: Positions = Field(default="all", description=POSITIONS)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 class EapIg(EdgeMethod):
-    """Difference times gradient, averaged along the path between ablated and clean input."""
+    """As eap, with the gradient averaged at `steps` points between ablated and clean input: closer, `steps` times the
+    work."""
 
     name: Literal["eap_ig"] = "eap_ig"
     steps: int = Field(default=5, ge=1, le=10_000, description="points on the path")

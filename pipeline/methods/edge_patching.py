@@ -36,7 +36,7 @@ Direction = Literal["noising", "denoising"]
 
 
 class EdgePatching(EdgeMethod):
-    """The exact effect of each edge alone."""
+    """The exact effect of each edge alone, a run of a part of the model per edge: estimates are checked against it."""
 
     name: Literal["edge_patching"] = "edge_patching"
     direction: Direction = Field(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class NodePatching(NodeMethod):
-    """The exact effect of each node's output, at all positions together or one by one."""
+    """Activation patching: the exact effect of each node's output, at all positions together or one by one."""
 
     name: Literal["node_patching"] = "node_patching"
     direction: Direction = Field(

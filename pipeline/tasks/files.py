@@ -33,7 +33,8 @@ _LAYOUTS = 1000  # that are remembered
 
 
 class FileTask(Task):
-    """Prompt pairs from a file; `limit` takes the first, `corrupted_field` another column of corruptions."""
+    """Prompt pairs from a JSONL, CSV or Parquet file; `limit` takes the first, `corrupted_field` another column
+    of corruptions."""
 
     name: Literal["file"] = "file"
     path: OneLine

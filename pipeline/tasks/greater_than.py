@@ -36,9 +36,9 @@ class Splitting:
 
 
 class GreaterThan(GeneratedTask):
-    """`count` prompts "The {noun} lasted from the year XXYY to the year XX".
+    """`count` prompts "The {noun} lasted from the year XXYY to the year XX"; answers are all endings above YY.
 
-    Answers are all endings above YY, wrong answers all up to YY, as token ids; the corrupted prompt has 01.
+    Wrong answers are all up to YY, as token ids; the corrupted prompt has 01.
     Centuries are 11 to 17. How a year is split follows the tokenizer, the first way that fits:
     17|32 (GPT-2 and others; years that it writes as one token are left out of prompts and of answers, where
     the authors keep them in the answers), "17 32" as two words, or 173|2 (digits; the answer is the last one,

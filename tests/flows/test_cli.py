@@ -1,15 +1,18 @@
 """The verbs: what they print where, and what their exit codes mean. Computing happens in this process."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 
+import pipeline
 from flows.cli import main
 from pipeline.core.errors import ScoreError
 from pipeline.methods import Eap
@@ -43,18 +46,21 @@ def test_plan_counts_without_making_anything(circuits, config_file, tmp_path):
         ("eap", 3, 12),
         ("acdc", 3, 12),
     ]
-    assert said.data["totals"]["rows"] == sum(row["rows"] for row in said.data["rows"])
     (evaluation,) = said.data[
         "evaluation"
     ]  # 12 prompts: no circuit of eap's metric and acdc's, 3 and 1 circuits
     assert (evaluation["method"], evaluation["evaluations"]) == ("faithfulness", 12 * (2 + 3 + 1))
+    for what in ("forward_passes", "evaluations", "rows"):
+        parts = [*said.data["rows"], evaluation]
+        assert said.data["totals"][what] == sum(part[what] for part in parts)
+    assert said.data["totals"]["evaluations_at_most"] is True
     assert not (tmp_path / "results").exists()
 
 
 def test_plan_prints_a_table_for_people(circuits, config_file):
     said = circuits("plan", config_file())
     assert said.code == 0
-    assert "evaluations" in said.out
+    assert "evals (evaluations)" in said.out
     assert " faithfulness " in said.out
     assert "memory of a worker" in said.out
     assert "0 of 9 items done" in said.out
@@ -90,6 +96,58 @@ def test_overrides_change_any_field(circuits, config_file):
     )
     assert {row["method"] for row in said.data["rows"]} == {"baseline", "eap_ig-3", "acdc"}
     assert len(said.data["items"]) == 6
+
+
+def test_quiet_says_how_it_ended_and_nothing_before(circuits, config_file):
+    said = circuits("run", config_file(), "--local", "--quiet")
+    assert said.code == 0
+    assert said.err == ""
+    assert said.out.startswith("complete: 9 items in ")
+
+
+def test_the_version_is_that_of_the_package(circuits):
+    assert circuits("--version").out == f"circuits {version('circuits-pipeline')}\n"
+    assert pipeline.__version__ == version("circuits-pipeline")
+
+
+@pytest.mark.parametrize(
+    ("shell", "variables"),
+    [
+        ("bash", {"COMP_WORDS": "circuits sta", "COMP_CWORD": "1"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "circuits sta"}),
+    ],
+)
+def test_a_shell_completes_verbs(circuits, monkeypatch, shell, variables):
+    monkeypatch.setenv("_CIRCUITS_COMPLETE", f"complete_{shell}")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    said = circuits()
+    assert "status" in said.out
+    assert "resume" not in said.out
+
+
+@pytest.mark.parametrize("columns", ["60", "80", None])
+def test_every_table_fits_the_terminal_and_80_letters_where_there_is_none(
+    circuits, config_file, finished, monkeypatch, columns
+):
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    config = config_file(tasks=[{"name": "induction", "count": 4000}], methods=[{"name": "edge_patching"}])
+    calls = [
+        ["plan", config],
+        ["show", finished],
+        ["show", "--pareto", finished],
+        ["status", finished],
+        ["list"],
+    ]
+    for call in [*calls, ["list", finished.parent]]:
+        said = circuits(*call)
+        assert said.code == 0
+        of_tables = [line for line in said.out.splitlines() if re.search(r"^$|─|  ", line)]
+        assert len(of_tables) > 2
+        assert max(map(len, of_tables)) <= int(columns or 80), call
 
 
 def test_json_is_all_that_is_on_stdout(circuits, config_file):
@@ -209,7 +267,11 @@ def test_list_names_what_a_config_may_name(circuits):
     assert {"eap", "eap_ig", "acdc", "edge_patching", "node_patching"} <= {m["name"] for m in data["methods"]}
     assert {"ioi", "induction", "greater_than", "file"} <= {task["name"] for task in data["tasks"]}
     assert "logit_diff" in {metric["name"] for metric in data["metrics"]}
-    assert circuits("list").code == 0
+    for section in ("methods", "tasks", "metrics", "ablations"):
+        assert all(len(entry["does"].split()) > 2 for entry in data[section])
+    said = circuits("list")
+    assert said.code == 0
+    assert all(entry["does"].split()[0] in said.out for entry in data["methods"])
 
 
 def test_list_names_the_runs_in_a_folder(circuits, finished, tmp_path):
@@ -229,6 +291,33 @@ def test_schema_admits_the_demo_and_names_every_section(circuits, root):
 def test_extend_and_run_dir_exclude_each_other(circuits, config_file, finished):
     said = circuits("run", config_file(), "--extend", finished, "--run-dir", finished)
     assert said.code == 2
+
+
+def test_the_same_mistake_has_the_same_code_in_every_verb(circuits, config_file, finished, tmp_path):
+    """What is typed and means nothing is 2, what is not there is 1."""
+    nowhere, config = tmp_path / "nowhere", config_file()
+    for call in (
+        "status",
+        "show",
+        "resume",
+        "verify",
+        "gc",
+        "logs",
+        "cancel",
+        "list",
+        f"run {config} --extend",
+    ):
+        said = circuits(*call.split(), nowhere)
+        assert said.code == 1, call
+        assert str(nowhere) in said.err
+    for call in (["show"], ["show", "--pareto"], ["export", "--format", "csv"]):
+        for what in ("task", "method"):
+            said = circuits(*call, finished, f"--{what}", "eapp")
+            assert said.code == 1, call
+            assert f"this run has no {what} 'eapp'" in said.err
+    for verb in ("plan", "run", "submit"):
+        assert circuits(verb, nowhere).code == 2
+        assert circuits(verb, config, "--set", "methods.9=eap").code == 2
 
 
 def test_extend_adds_a_method_to_a_run(circuits, config_file, run):
