@@ -5,6 +5,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := infra/constraints.txt
@@ -17,9 +18,11 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS := 1
 export PREFECT_HOME := $(CURDIR)/$(VENV)/prefect
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start many processes, which read what the first has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test test-slow chaos check bench clean
+.PHONY: help demo picture test test-order test-slow chaos check bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,13 +44,16 @@ picture: $(VENV)/.installed ## the demo, and its circuit drawn for the README
 	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.demo results/reference/planted.svg
 
 test: $(VENV)/.installed ## the fast tests
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(JOBS) --dist loadscope $(ARGS)
+
+test-order: $(VENV)/.installed ## the fast tests in a random order: SEED=0
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --random-order \
+	  --random-order-seed=$(SEED) $(ARGS)
 
 test-slow: $(VENV)/.installed ## tests that kill processes or take long
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n $(JOBS) --dist loadscope $(ARGS)
 
 FAULTS ?= 100
-SEED ?= 0
 chaos: $(VENV)/.installed ## random faults against a run on a local cluster: FAULTS=100 SEED=0 (Linux, root)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.chaos $(FAULTS) $(SEED)
 

@@ -21,7 +21,7 @@ from tests.processes import GUARD_SECONDS, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ("tests.cpu", "tests.unchanged")
+pytest_plugins = ("tests.cpu", "tests.diagonal", "tests.distribution", "tests.unchanged")
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ |= VARIABLES  # a command sets them in its process, which here is that of all tests
@@ -46,15 +46,6 @@ hypothesis_settings.load_profile("circuits")
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(_prefect_home, ignore_errors=True)
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that may start Ray or Prefect share one process, and with it the session fixtures."""
-    starts = {"ray_session", "prefect_session", "ray_pool"}
-    for item in items:
-        if starts & set(getattr(item, "fixturenames", ())) or "workers" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("orchestration"))
 
 
 @pytest.fixture(scope="session")

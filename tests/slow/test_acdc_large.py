@@ -20,7 +20,7 @@ from tests.oracles import metrics
 from tests.oracles.acdc import visits
 from tests.oracles.dense import Dense
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PROMPTS = ioi_like(4)
 TOLERANCE = 1e-9

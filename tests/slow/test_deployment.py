@@ -16,7 +16,7 @@ from tests.infra.service import Service, submit
 from tests.processes import GUARD_SECONDS
 from tests.runs import content, toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

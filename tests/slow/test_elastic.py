@@ -13,7 +13,7 @@ from tests.nodes import cluster
 from tests.processes import wait_for
 from tests.runs import content, score_files, toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("finds processes in /proc", allow_module_level=True)

@@ -15,7 +15,7 @@ from tests.infra.nodes import ROOT, bin_on_path
 from tests.processes import GUARD_SECONDS, wait_for
 from tests.runs import toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 HEAD, WORKER = "10.79.0.1", "10.79.0.2"
 SSHD = "/usr/sbin/sshd"

@@ -13,7 +13,7 @@ from tests.infra.nodes import Nodes
 from tests.processes import GUARD_SECONDS
 from tests.runs import toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 

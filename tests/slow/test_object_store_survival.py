@@ -12,7 +12,7 @@ from tests.processes import wait_for
 from tests.runs import score_files, toy_mapping
 from tests.slow.survival import assert_like_undisturbed, kill_and_go_on
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("finds workers in /proc", allow_module_level=True)

@@ -11,7 +11,7 @@ from tests.infra.postgres import postgres
 from tests.infra.service import Service, submit
 from tests.runs import toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

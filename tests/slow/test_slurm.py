@@ -10,7 +10,7 @@ from tests.infra.nodes import ROOT
 from tests.infra.slurm import HOSTS, slurm
 from tests.runs import items_of, score_files, toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1500), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SCRIPT = ROOT / "infra" / "slurm" / "circuits.sbatch"
 SMALL = ("--gpus-per-node=0", "--cpus-per-task=2")

@@ -12,7 +12,7 @@ from pipeline.log import read_log
 from tests.processes import busy_workers, descendants, parents, title, wait_for
 from tests.runs import items_of, score_files
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("slow")]
+pytestmark = pytest.mark.slow
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("finds processes in /proc", allow_module_level=True)

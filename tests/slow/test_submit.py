@@ -18,7 +18,7 @@ from tests.infra.nodes import Nodes, listening
 from tests.processes import GUARD_SECONDS, wait_for
 from tests.runs import PAIR, content, score_files, toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = pytest.mark.slow
 
 if not Path("/proc/net/tcp").exists():
     pytest.skip("reads listeners in /proc", allow_module_level=True)

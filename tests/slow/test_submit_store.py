@@ -17,7 +17,7 @@ from tests.processes import GUARD_SECONDS, wait_for
 from tests.runs import score_files, toy_mapping
 from tests.slow.survival import assert_like_undisturbed, contents
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SECRETS = (KEYS["AWS_ACCESS_KEY_ID"], KEYS["AWS_SECRET_ACCESS_KEY"])
 

@@ -16,7 +16,7 @@ from tests.processes import busy_workers, wait_for
 from tests.runs import content, items_of, score_files, toy_mapping
 from tests.slow.survival import assert_like_undisturbed, kill_and_go_on
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("slow")]
+pytestmark = pytest.mark.slow
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("finds workers in /proc", allow_module_level=True)
