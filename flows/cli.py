@@ -116,12 +116,9 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue a run from its directory alone."""
-    from pipeline.config import RunConfig
-    from pipeline.run import prepare
-    from pipeline.store.results import open_run
+    from pipeline.run import resume as go_on
 
-    config = RunConfig.resumed(open_run(folder).path, set_)
-    _conduct(prepare(config, folder, retry_failed=failed), local, quiet, as_json)
+    _conduct(go_on(folder, set_, retry_failed=failed), local, quiet, as_json)
 
 
 @app.command()

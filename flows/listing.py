@@ -4,19 +4,19 @@ Knows the lists of methods, tasks, metrics, ablations and models. Loads without 
 """
 
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 from flows.writing import count, say, show, table_of, wrapped
 from pipeline.ablations import ABLATIONS
 from pipeline.core.documents import looked_in
-from pipeline.core.errors import RunDirectoryError
+from pipeline.core.errors import CircuitsError, RunDirectoryError, StorageError
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.models.families import FAMILIES
 from pipeline.models.toy import FOLDERS
-from pipeline.store.place import Place, place
+from pipeline.store.place import place
 from pipeline.store.results import open_run
+from pipeline.store.upkeep import runs_in as listed
 from pipeline.tasks import TASKS
 
 Facts = dict[str, Any]
@@ -88,13 +88,12 @@ def runs_in(address: str) -> Facts:
             f"{folder}: no such folder{looked_in(folder)}; runs lie in the config's output folder"
         )
     runs: list[Facts] = []
-    paths: Iterable[Place] = folder.iterdir()
-    for path in sorted(paths, key=str):
-        if not (path / "manifest.json").is_file():
-            continue
+    for path in listed(folder):
         try:
             facts = open_run(path).status()
-        except RunDirectoryError as error:
+        except StorageError:
+            raise
+        except (CircuitsError, OSError) as error:
             runs.append({"run": path.name, "error": str(error)})
             continue
         runs.append({key: facts[key] for key in ("run", "items", "done", "failed", "complete", "running")})
@@ -106,7 +105,7 @@ def print_runs(facts: Facts) -> None:
     table = table_of("run", "#items", "#done", "#failed", "state")
     for row in facts["runs"]:
         if "error" in row:
-            table.add_row(row["run"], "", "", "", "cannot be read")
+            table.add_row(row["run"], "", "", "", f"cannot be read: {row['error']}")
             continue
         state = "complete" if row["complete"] else row["running"] or "incomplete"
         table.add_row(row["run"], *(count(row[key]) for key in ("items", "done", "failed")), state)

@@ -203,6 +203,7 @@ def print_show(facts: Facts) -> None:
             f"{result['task']} / {result['method']}: {result['metric']}, {result['ablation']}, "
             f"{result['n_prompts']} prompts in {result['n_shards']} shards"
             + (f", bootstrap of {count(result['bootstrap'])} samples" if result["bootstrap"] else "")
+            + (f", PARTIAL: {count(len(result['missing']))} items missing" if result["missing"] else "")
         )
         what = "edge" if result["level"] == "edge" else "node"
         columns = (what, *(("span",) if what == "node" else ()))

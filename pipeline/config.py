@@ -124,7 +124,8 @@ class RunConfig(Section):
         return copy
 
     def anchored(self) -> "RunConfig":
-        """This config with absolute paths: a run is resumed from any folder."""
+        """This config with absolute paths: a run is resumed from any folder. Where something lies is written down, and
+        is no part of what a run is."""
         name = self.model.name
         if Path(name).is_dir():
             name = str(Path(name).absolute())
@@ -203,14 +204,15 @@ class RunConfig(Section):
     def identity(self) -> dict[str, Any]:
         """What the scores depend on, as plain data: not where it runs or what it is called.
 
-        The model's name and revision are left to planning, which knows the commit or the hash of the files.
+        The model's name and revision are left to planning, which knows the commit or the hash of the files, and so are
+        the paths of prompts, whose contents it knows.
         """
         model: dict[str, Any] = {"dtype": self.model.dtype, "kv": self.model.kv}
         if self.model.trust_remote_code:  # only then: keys of runs without foreign code are what they were
             model["trust_remote_code"] = True
         return {
             "model": model,
-            "tasks": {id_: _parameters(task) for id_, task in self.task_ids.items()},
+            "tasks": {id_: _contents(task) for id_, task in self.task_ids.items()},
             "methods": {id_: _parameters(method) for id_, method in self.method_ids.items()},
             "metric": self.metric,
             "ablation": self.ablation,
@@ -221,7 +223,8 @@ class RunConfig(Section):
     def extended_by(self, other: "RunConfig") -> "RunConfig":
         """This config with the tasks and methods of `other` that it lacks.
 
-        ConfigError when the rest of the identity differs, or when an id stands for different parameters.
+        ConfigError when the rest of the identity differs, or when an id stands for different parameters. A file of
+        prompts may have moved: it is looked for where `other` says, and planning compares what is in it.
         """
         mine, theirs = self.identity(), other.identity()
         for key in ("metric", "ablation", "shards", "seed", "model"):
@@ -235,9 +238,10 @@ class RunConfig(Section):
                     )
         new_tasks = [task for id_, task in other.task_ids.items() if id_ not in self.task_ids]
         new_methods = [m for id_, m in other.method_ids.items() if id_ not in self.method_ids]
+        known = {id_: task for id_, task in other.task_ids.items() if id_ in self.task_ids}
         # ids are written out, so that no entry changes its name because of a new neighbour
         entries = {
-            "tasks": (*self.task_ids.values(), *new_tasks),
+            "tasks": (*({**self.task_ids, **known}.values()), *new_tasks),
             "methods": (*self.method_ids.values(), *new_methods),
         }
         rest = {key: getattr(other, key) for key in RunConfig.model_fields if key not in entries}
@@ -316,6 +320,14 @@ def _known(key: str, name: str, known: Mapping[str, Any], what: str = "") -> Non
 def _without(method: Method) -> str:
     """Why a method has no scores of single prompts."""
     return "it scores nodes" if method.level == "node" else "it decides over all prompts of a shard together"
+
+
+def _contents(task: Task) -> dict[str, Any]:
+    """What a task asks: its parameters, but for where its prompts lie."""
+    parameters = _parameters(task)
+    if isinstance(task, FileTask):
+        del parameters["path"]
+    return parameters
 
 
 def _parameters(entry: Task | Method) -> dict[str, Any]:

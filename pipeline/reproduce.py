@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
 from pipeline.core.errors import RunDirectoryError
-from pipeline.planning import make_plan
+from pipeline.planning import make_plan, recorded_prompts
 from pipeline.pooled import search_alone
 from pipeline.run import settings_of
 from pipeline.store.place import Place
@@ -32,10 +32,11 @@ def reproduce(path: str | Place, name: str, overrides: Sequence[str] = ()) -> st
             f"{path}: has no item {name!r}{suggest(name, items)}; see: circuits failures {path}"
         )
     item = items[name]
-    plan = make_plan(RunConfig.resumed(directory.path, overrides))
+    config = RunConfig.resumed(directory.path, overrides)
+    plan = make_plan(config, recorded=recorded_prompts(directory.path, config))
     if plan.item_keys.get(item) != directory.item_keys[item]:
         raise RunDirectoryError(
-            f"{path}: {name} would be another item today: its prompts or the model's files have changed; run the "
+            f"{path}: {name} would be another item today: its parameters or the model's files have changed; run the "
             "config into a new directory"
         )
     settings, since = settings_of(plan, directory.path), time.perf_counter()

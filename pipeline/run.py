@@ -6,27 +6,30 @@ item is computed. The run directory is the truth: whatever is killed between two
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
 from pipeline.control import Watch
-from pipeline.core.errors import ConfigError, RunDirectoryError
+from pipeline.core.errors import CircuitsError, ConfigError, ModelError, PromptError, RunDirectoryError
 from pipeline.core.items import Item
 from pipeline.placement import Machine, Need, fits, gpus_here
-from pipeline.planning import Plan, make_plan
+from pipeline.planning import Plan, Recorded, make_plan, recorded_prompts
 from pipeline.pooled import run_search, searches
 from pipeline.session import OnEvent, Session, enter, ignore
 from pipeline.store import faithfulness as faithfulness_files
 from pipeline.store.aggregate import aggregate as aggregate_run
+from pipeline.store.aggregate import aggregate_in_time
 from pipeline.store.atomic import give_reserve, set_reserve
 from pipeline.store.bootstrap import Bootstrap
 from pipeline.store.place import Place, place, remedy
+from pipeline.store.planned import TornManifestError, recorded_key
 from pipeline.store.results import Run, open_run
 from pipeline.store.run_dir import RunDirectory
+from pipeline.tasks import FileTask
 from pipeline.telling import telling
 from pipeline.workers.jobs import Opener, Outcome, Pool, failure_kind
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
 ROUNDS = 3  # how often damaged files are computed again before the storage itself is blamed
 REPORT = "report.html"
+LAST_SECONDS = 15.0  # of a stopped run, to merge what is there: a cluster grants it 30
 
 
 Step = Callable[..., Any]  # (title, function, *args) -> function(*args), shown as one step
@@ -55,26 +59,36 @@ def prepare(
     extend: str | Place | None = None,
     *,
     retry_failed: bool = False,
+    recorded: bool = False,
 ) -> Session:
     """Plans the run and takes its directory, new or to be continued.
 
     `extend` names a run that gets the tasks and methods of `config` which it lacks. `retry_failed` forgets
-    that items had failed for good. Raises a CircuitsError before anything is computed.
+    that items had failed for good. `recorded`: prompts of files are those that the run at `run_dir` has recorded.
+    Raises a CircuitsError before anything is computed.
     """
+    there = place(extend or run_dir or config.output)
     if extend is not None:
-        RunDirectory.open(extend)  # says what is wrong with it, as to every verb
-        config = RunConfig.load(place(extend) / "run.yaml").extended_by(config)
-    plan = make_plan(config)
+        with suppress(TornManifestError):
+            RunDirectory.open(extend)  # says what is wrong with it, as to every verb
+        config = RunConfig.load(there / "run.yaml").extended_by(config)
+
+    def planned(config: RunConfig) -> Plan:
+        prompts = recorded_prompts(there, config) if recorded or extend is not None else {}
+        return make_plan(config, recorded=prompts if recorded else _without_file(config, prompts))
+
+    plan = planned(config)
     path = place(extend or run_dir or plan.path)
     with ExitStack() as stack:
         try:
             hold = stack.enter_context(RunDirectory(path).lock())
             stack.enter_context(closing(Watch(path, hold.owner)))
+            _mend(path, config)
             directory = plan.write(path, extend=extend is not None)
             if (
                 directory.manifest["run_key"] != plan.run_key
             ):  # extended since: all of it, with today's settings
-                plan = make_plan(RunConfig.load(path / "run.yaml").extended_by(config))
+                plan = planned(RunConfig.load(path / "run.yaml").extended_by(config))
                 directory = plan.write(path)
             if retry_failed:
                 directory.clear_failures()
@@ -87,6 +101,15 @@ def prepare(
             raise RunDirectoryError(f"{remedy(path)}, and run again ({error})") from None
         session._lock = stack.pop_all()  # noqa: SLF001 - the session owns it from here on
     return session
+
+
+def resume(folder: str | Place, overrides: Sequence[str] = (), *, retry_failed: bool = False) -> Session:
+    """`prepare` for a run from its directory alone, whose manifest may be torn or gone. Needs neither the config's file
+    nor those that the prompts came from."""
+    path = place(folder)
+    with suppress(TornManifestError):
+        open_run(path)
+    return prepare(RunConfig.resumed(path, overrides), path, retry_failed=retry_failed, recorded=True)
 
 
 def waves(session: Session, workers: int) -> Iterator[list[Item]]:
@@ -119,6 +142,12 @@ def aggregate(session: Session) -> list[Item]:
     lost = [item for item in aggregate_run(session.directory, bootstrap) if item in session.done]
     session.done -= set(lost)
     return lost
+
+
+def aggregate_what_is_there(session: Session) -> None:
+    """Merges the shards of a run that is being stopped, so that it can be shown; footers say what is missing."""
+    with suppress(CircuitsError, OSError):
+        aggregate_in_time(session.directory, LAST_SECONDS)
 
 
 def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
@@ -177,6 +206,7 @@ def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step
     """Everything that is left to do, by `step`. What fails stays in the session; a full disk ends it."""
     on_event = session.logged(on_event)
     on_event(session.event("begin", str(session.path)))
+    merged = False
     try:
         for _ in range(ROUNDS):
             for number, wave in enumerate(waves(session, pool.size), start=1):
@@ -189,11 +219,16 @@ def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step
             on_event(session.event("step", "aggregate"))
             if not step("aggregate", aggregate, session):
                 break
+        merged = True
         on_event(session.event("step", "evaluate"))
         step("evaluate", evaluate, session, pool, on_event)
         on_event(session.event("step", "report"))
         step("report", report, session)
         finish(session)
+    except (KeyboardInterrupt, CircuitsError):
+        if not merged:
+            aggregate_what_is_there(session)
+        raise
     except OSError as error:
         if failure_kind(error) != "storage":
             raise
@@ -306,6 +341,30 @@ def settings_of(plan: Plan, path: Place) -> "Settings":
 
 
 # --- details -----------------------------------------------------------------------------------------------
+
+
+def _without_file(config: RunConfig, prompts: Mapping[str, Recorded]) -> dict[str, Recorded]:
+    """Those of the recorded prompts whose file is not there any more."""
+    paths = {id_: task.path for id_, task in config.task_ids.items() if isinstance(task, FileTask)}
+    return {id_: tokens for id_, tokens in prompts.items() if not Path(paths[id_]).exists()}
+
+
+def _mend(path: Place, config: RunConfig) -> None:
+    """Writes the manifest of a run anew that is torn or gone, with all that planning writes, from its config, its
+    prompts and its model. Leaves everything as it is where these make another run."""
+    with suppress(CircuitsError):
+        _ = RunDirectory(path).manifest
+        return
+    key = recorded_key(path)
+    if key is None:
+        return
+    with suppress(ConfigError, PromptError, ModelError):
+        own = RunConfig.load(path / "run.yaml")
+        if own.model.trust_remote_code and not config.model.trust_remote_code:
+            return
+        plan = make_plan(own, recorded=recorded_prompts(path, own))
+        if plan.run_key == key:
+            plan.write(path)
 
 
 def _portions(session: Session, items: list[Item], size: int) -> Iterator[list[Item]]:

@@ -22,10 +22,12 @@ from pipeline.store.atomic import read_json
 from pipeline.store.content import table_digest
 from pipeline.store.files import DamagedFileError, check_seal, read_footer, read_parquet
 from pipeline.store.place import Place, each, found, place, relative
+from pipeline.store.planned import TornManifestError
 from pipeline.store.prompts import read_prompts
-from pipeline.store.run_dir import SUCCESS, RunDirectory
+from pipeline.store.run_dir import SCHEMAS, SUCCESS, RunDirectory
 from pipeline.store.scores import graph_table, nodes_table, read_scores
 from pipeline.store.seal import is_whole
+from pipeline.store.status import running
 
 _OF_ITEMS = ("scores", "node_scores", "prompt_metrics", "statistics", "prompt_scores")
 _MERGED = ("aggregate", "node_aggregate")
@@ -68,7 +70,7 @@ def verify(address: str | Place) -> Verified:
         run = RunDirectory.open(folder)
         checks = [*_plan_checks(run), *_item_checks(run), *_result_checks(run)]
     except RunDirectoryError as error:
-        if not (folder / "manifest.json").is_file():
+        if not (isinstance(error, TornManifestError) or (folder / "manifest.json").is_file()):
             raise
         file, _, words = str(error).removeprefix(f"{folder}/").partition(": ")
         reason, _, next_step = words.rpartition("; ")
@@ -84,18 +86,36 @@ def verify(address: str | Place) -> Verified:
         for check, reason in outcomes
         if reason is not None and reason != _MISSING
     ]
-    known = {check.path for check in checks}
+    known = {check.path for check in checks} | _places(run)
     for path in found(folder, "**/*"):
         top = relative(path, folder).parts[0]
         if path not in known and top in (*_OF_ITEMS, *_MERGED) and path.name[0] not in "._":
             file = str(relative(path, folder))
-            damaged.append(Damage(file, "belongs to nothing in the plan", f"remove {path}"))
+            damaged.append(Damage(file, "belongs to nothing in the plan", _what_of_it(run, path)))
     missing = {check.item for check, reason in outcomes if reason == _MISSING} - {None}
     there = len({check.path for check, reason in outcomes if reason != _MISSING})
     return Verified(there, len(run.items), len(missing), tuple(sorted(damaged, key=lambda one: one.file)))
 
 
 _MISSING = "missing"
+
+
+def _places(run: RunDirectory) -> set[Place]:
+    """Where items lie, or may lie in a moment: somebody may be compacting the run."""
+    own = {run.path / item.path for item in run.items}
+    return own | {
+        run.packs.path_of(run.path / item.path, item.shard) for item in run.items if item.kind in SCHEMAS
+    }
+
+
+def _what_of_it(run: RunDirectory, path: Place) -> str:
+    """What to do about a file that the plan does not know. It is removed only where the plan is whole and nobody is
+    at work: what an extension has computed may be the only copy of it."""
+    if at_work := running(run):
+        return f"verify again when {at_work} has ended"
+    if run.planned_key not in (None, run.manifest["run_key"]):
+        return f"circuits resume {run.path}, and verify again"
+    return f"remove {path}"
 
 
 def _where(check: _Check, reason: str) -> str:
@@ -192,7 +212,13 @@ def _of_run(run: RunDirectory, path: Place, _table: object = None) -> None:
 def _item_checks(run: RunDirectory) -> Iterator[_Check]:
     complete = run.is_marked_complete
     for item in run.items:
-        yield _Check(run.file_of(item), partial(_item, run, item), item, must_be=complete)
+        path = run.file_of(item)
+        yield _Check(path, partial(_item, run, item), item, must_be=complete)
+        if item.kind in SCHEMAS and path.name == item.path.name:
+            pack = run.packs.path_of(path, item.shard)  # of a compaction that was stopped: a second copy
+            if pack.exists():
+                again = f"circuits compact {run.path}"
+                yield _Check(pack, partial(_copy, run, item, pack), item, next_step=again)
         if item.method is not None:
             beside = run.path / prompt_scores.path_of(item)
             yield _Check(beside, partial(_prompt_scores, run, item, beside))
@@ -207,6 +233,12 @@ def _item(run: RunDirectory, item: Item) -> None:
         expected = len(run.prompts(item.task, item.shard)) * len(run.manifest["metrics"])
     if rows != expected:
         raise DamagedFileError(f"it has {rows:,} rows where {expected:,} belong")
+
+
+def _copy(run: RunDirectory, item: Item, path: Place) -> None:
+    pack = run.packs.find(path, SCHEMAS[item.kind])
+    if item.shard in pack.shards:
+        pack.table(item.shard, SCHEMAS[item.kind])
 
 
 def _prompt_scores(run: RunDirectory, item: Item, path: Place) -> None:

@@ -3,14 +3,14 @@
 Knows models' files and tasks. Does not know items, keys or costs; reads no weights.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.ablations import ABLATIONS
 from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError, PromptError
-from pipeline.core.prompts import PromptPair
+from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import METRICS
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.tokens import tokenised
@@ -27,11 +27,15 @@ def _unseen(task: str, prompts: int, share: float) -> None:
     """Shows nothing."""
 
 
-def make_plan(config: RunConfig, on_progress: OnProgress = _unseen) -> Plan:
+def make_plan(
+    config: RunConfig,
+    on_progress: OnProgress = _unseen,
+    recorded: Mapping[str, Iterable[TokenPair]] | None = None,
+) -> Plan:
     """The plan of a config: finds the model, writes and tokenises the prompts, checks what can be checked.
 
-    `on_progress` hears of every thousand or so prompts. Raises ModelError, PromptError or ConfigError; reads no
-    weights.
+    `on_progress` hears of every thousand or so prompts. `recorded`: prompts in tokens, by task, that are taken as they
+    are. Raises ModelError, PromptError or ConfigError; reads no weights.
     """
     model = resolve_model(config.model.name, config.model.revision, config.model.trust_remote_code)
     graph = graph_of(model.config, config.model.kv)
@@ -46,6 +50,9 @@ def make_plan(config: RunConfig, on_progress: OnProgress = _unseen) -> Plan:
     read = sorted({method.span for method in config.method_ids.values() if method.span})
     tokens = {}
     for id_, task in config.task_ids.items():
+        if recorded and id_ in recorded:
+            tokens[id_] = TaskPrompts(recorded[id_], config.shards.prompts, read)
+            continue
         pairs = _told(task, id_, tokenizer, config.seed, on_progress)
         tokens[id_] = TaskPrompts(
             tokenised(

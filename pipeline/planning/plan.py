@@ -6,6 +6,7 @@ Knows config, prompts in tokens, the graph, and each method's cost. Does not kno
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pipeline.ablations import needs_statistics
@@ -136,6 +137,12 @@ class Plan:
         return f"{self.config.name}-{self.run_key[:6]}"
 
     @property
+    def model_name(self) -> str:
+        """What the model is called: for a folder its name alone, however somebody has spelled where it lies."""
+        name = self.config.model.name
+        return Path(name).resolve().name if self.model.is_local and not name.startswith("toy:") else name
+
+    @property
     def path(self) -> Place:
         """Where the run directory lies unless the caller says otherwise."""
         return place(self.config.output) / self.run_id
@@ -261,7 +268,7 @@ class Plan:
             "name": self.config.name,
             "run_key": self.run_key,
             "model": {
-                "name": self.config.model.name,
+                "name": self.model_name,
                 "revision": self.model.revision,
                 "fingerprint": self.model.fingerprint,
                 "dtype": self.config.model.dtype,

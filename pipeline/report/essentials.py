@@ -161,6 +161,7 @@ def _result(
     found["n_prompts"] = int(frame["n_prompts"].max())
     found["n_shards"] = int(frame["n_shards"].max())
     found["bootstrap"] = _bootstrap(run, task, method)
+    found["missing"] = list(run.missing_from(method["method"], task))
     columns = ["score", "score_sem", "ci_low", "ci_high", "boot_low", "boot_high", "sign_agreement"]
     measured = measured.reindex(columns=list(dict.fromkeys([*measured.columns, *columns])))
     found["caveat"] = CONDITIONAL if decides(frame) else None

@@ -8,7 +8,9 @@ is written, so that equal shards give equal bytes.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -38,12 +40,31 @@ _SHARED = ("schema_version", "run_key", "graph_fingerprint", "model", "revision"
 _SHARED_METHOD = ("method", "metric", "ablation")
 
 
-def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Item]:
+class _EnoughError(Exception):
+    """There is no more time."""
+
+
+def aggregate_in_time(run: RunDirectory, seconds: float) -> None:
+    """`aggregate` without a bootstrap, of a run that is being stopped: what is not merged by then is left as it was."""
+    end = time.monotonic() + seconds
+
+    def hurry() -> None:
+        if time.monotonic() > end:
+            raise _EnoughError
+
+    with suppress(_EnoughError):
+        aggregate(run, hurry=hurry)
+
+
+def aggregate(
+    run: RunDirectory, bootstrap: Bootstrap | None = None, hurry: Callable[[], None] = lambda: None
+) -> list[Item]:
     """Writes `aggregate/` and `node_aggregate/`; returns the items without a good file. Damaged files are set aside.
     Footers list what is missing.
 
     `bootstrap` adds intervals of its own to the methods whose scores are kept prompt by prompt.
-    `_SUCCESS.json` goes: a run whose merged scores are new is evaluated and reported before it is complete.
+    `_SUCCESS.json` goes: a run whose merged scores are new is evaluated and reported before it is complete. `hurry` is
+    called before each file is read.
     """
     run.mark_incomplete()
     groups: dict[tuple[str, str, str], list[Item]] = {}
@@ -61,6 +82,7 @@ def aggregate(run: RunDirectory, bootstrap: Bootstrap | None = None) -> list[Ite
         absent: list[Item] = []
         pool = _Pool()
         for table, rows in _tables(run, items, bad, absent):
+            hurry()
             pool.add(_part(table, run.graph, kind, rows))
         gone = sorted([*bad, *absent])
         target = run.path / aggregate_path(kind, task, method)

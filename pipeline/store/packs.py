@@ -74,7 +74,7 @@ class Packs:
         """The pack at a path. Raises DamagedFileError, FileNotFoundError."""
         with self._lock:
             looked, changed, pack = self._known.get(path, (float("-inf"), 0, None))
-            if time.monotonic() - looked > _LOOK_AGAIN:
+            if pack is None or time.monotonic() - looked > _LOOK_AGAIN:
                 try:
                     now = path.stat().st_mtime_ns
                 except FileNotFoundError:

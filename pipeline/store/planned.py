@@ -60,8 +60,29 @@ def write_plan(
     write_json(path / "manifest.json", manifest)
 
 
+class _TornError(RunDirectoryError):
+    """A file of planning that is torn or gone."""
+
+
+class TornManifestError(RunDirectoryError):
+    """A run whose manifest is torn or gone, and can be written anew from the rest of what planning wrote."""
+
+
+def recorded_key(path: Place) -> str | None:
+    """The run key of a directory by what planning has written beside the manifest; None where nothing tells."""
+    key: Any = PlannedRun(path).planned_key
+    for name in ("prompts.parquet", "graph.parquet"):
+        if key is None:
+            with contextlib.suppress(DamagedFileError, FileNotFoundError):
+                key = read_footer(path / name).get("run_key")
+    return key if isinstance(key, str) else None
+
+
 def strangers(path: Place) -> str:
-    """A name in a folder without a manifest that no interrupted planning leaves behind, or ""."""
+    """A name in a folder without a manifest that no interrupted planning leaves behind, or "". A run that has lost its
+    manifest holds none."""
+    if path.is_dir() and recorded_key(path) is not None:
+        return ""
     if not path.is_dir():
         return "a file of that name"
     return next(
@@ -92,7 +113,15 @@ class PlannedRun:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What the run is. RunDirectoryError for one of another version, or that does not say what it must."""
-        manifest, path = self._json("manifest.json"), self.path / "manifest.json"
+        path = self.path / "manifest.json"
+        try:
+            manifest = self._json("manifest.json")
+        except _TornError:
+            if recorded_key(self.path) is None:
+                raise
+            raise TornManifestError(
+                f"{path}: torn or gone; circuits resume {self.path} writes it anew"
+            ) from None
         version = manifest.get("schema_version")
         if version != SCHEMA_VERSION:
             raise RunDirectoryError(
@@ -116,7 +145,8 @@ class PlannedRun:
     def planned_key(self) -> str | None:
         """The run key of the plan: that of the manifest, unless planning was killed between the two."""
         with contextlib.suppress(RunDirectoryError):
-            return str(self.plan.get("run_key"))
+            key = self.plan.get("run_key")
+            return None if key is None else str(key)
         return None
 
     @cached_property
@@ -197,7 +227,7 @@ class PlannedRun:
             value = without_seal(parse_json(self._text(name)))
             if isinstance(value, dict):
                 return value
-        raise RunDirectoryError(f"{self.path / name}: is no JSON object; run the config again to rewrite it")
+        raise _TornError(f"{self.path / name}: is no JSON object; run the config again to rewrite it")
 
     def _text(self, name: str) -> str:
         try:
@@ -210,8 +240,8 @@ class PlannedRun:
         except StorageError:
             raise
         except UnicodeDecodeError:
-            raise RunDirectoryError(f"{path}: is no text; run the config again to rewrite it") from None
+            raise _TornError(f"{path}: is no text; run the config again to rewrite it") from None
         except OSError:
-            raise RunDirectoryError(
+            raise _TornError(
                 f"{self.path}: has no readable {name}, so it is no run directory; check the path"
             ) from None

@@ -3,6 +3,7 @@
 Knows what files hold. Does not know how they came about, nor how to write any.
 """
 
+import warnings
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.circuit import Circuit
-from pipeline.core.documents import parse_mapping, suggest
+from pipeline.core.documents import parse_json, parse_mapping, suggest
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import TokenPair
@@ -19,6 +20,7 @@ from pipeline.core.showing import page
 from pipeline.store import schema, sweeps
 from pipeline.store.aggregate import aggregate_path
 from pipeline.store.faithfulness import FILE, SCHEMA
+from pipeline.store.files import DamagedFileError, read_footer
 from pipeline.store.frames import Sources, frame_of, prompt_score_frame, read_table
 from pipeline.store.place import Place
 from pipeline.store.run_dir import SCHEMAS, RunDirectory
@@ -26,6 +28,10 @@ from pipeline.store.scores import floats
 from pipeline.store.status import footers_of, status_of
 
 LEVELS = ("aggregate", "shard", "prompt")
+
+
+class PartialScoresWarning(UserWarning):
+    """Merged scores do not hold all of their prompts yet."""
 
 
 def open_run(path: str | Place) -> "Run":
@@ -39,9 +45,19 @@ def load_scores(
     """The edge scores of a run: merged, a row per task, method and edge; or shard by shard; or, where they were
     kept, prompt by prompt: `Run.prompt_scores`.
 
-    Choose one task or method by id. A method that scores nodes is read when it is named.
+    Choose one task or method by id. A method that scores nodes is read when it is named. Merged scores from which items
+    are missing come with a PartialScoresWarning, and name them in `attrs["missing"]`.
     """
-    return open_run(path).scores(method=method, task=task, level=level)
+    run = open_run(path)
+    frame = run.scores(method=method, task=task, level=level)
+    if missing := frame.attrs.get("missing"):
+        warnings.warn(
+            f"{run.path}: partial scores, {len(missing)} items are missing from them; `circuits resume {run.path}` "
+            "computes the rest",
+            PartialScoresWarning,
+            stacklevel=2,
+        )
+    return frame
 
 
 def edge_scores(run: "Run", task: str, method: str) -> EdgeScores:
@@ -157,8 +173,22 @@ class Run:
                     sources += [(item, labels) for item in items]
         if level == "aggregate":
             columns = schema.AGGREGATE if kind == "scores" else schema.NODE_AGGREGATE
-            return frame_of(self.directory, sources, "merged scores", columns)
+            frame = frame_of(self.directory, sources, "merged scores", columns)
+            if missing := [name for t in tasks for m in methods for name in self.missing_from(m, t)]:
+                frame.attrs["missing"] = missing
+            return frame
         return frame_of(self.directory, sources, "scores", SCHEMAS[kind])
+
+    def missing_from(self, method: str, task: str) -> tuple[str, ...]:
+        """The items that the merged scores of a method and task lack, by name; none where nothing is merged."""
+        kind = "scores" if self.level(method) == "edge" else "node_scores"
+        try:
+            names = parse_json(
+                read_footer(self.path / aggregate_path(kind, task, method)).get("missing", "[]")
+            )
+        except (FileNotFoundError, DamagedFileError, ValueError):
+            return ()
+        return tuple(map(str, names)) if isinstance(names, list) else ()
 
     def prompt_scores(self, method: str | None = None, task: str | None = None) -> pd.DataFrame:
         """Every prompt's scores of one method and task: a row per `prompt_id`, a column per edge, by name; float32

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.errors import RunDirectoryError
+from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, canonical_json
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store import failures, prompt_scores, schema
-from pipeline.store.atomic import remove, set_aside, sweep_temporaries, write_json
+from pipeline.store.atomic import read_json, remove, set_aside, sweep_temporaries, write_json
 from pipeline.store.files import (
     DamagedFileError,
     Footer,
@@ -39,7 +39,7 @@ from pipeline.store.lock import Hold, holding
 from pipeline.store.nearby import refuse_what_is_no_run
 from pipeline.store.packs import Pack, Packs
 from pipeline.store.place import Place, each, place
-from pipeline.store.planned import PlannedRun, strangers, write_plan
+from pipeline.store.planned import PlannedRun, TornManifestError, recorded_key, strangers, write_plan
 from pipeline.store.prompts import Prompts
 from pipeline.store.scores import check_scores, edge_table, node_table
 
@@ -71,9 +71,9 @@ class RunDirectory(PlannedRun):
         when `extend` and only tasks and methods are added; else RunDirectoryError names what differs.
         """
         path = place(path)
-        if (path / "manifest.json").is_file():
+        if (found := _manifest_at(path)) is not None:
             run = RunDirectory.open(path)
-            old, new = run.manifest["identity"], manifest["identity"]
+            old, new = found["identity"], manifest["identity"]
             if manifest["run_key"] != run.manifest["run_key"] and holds(old, new):
                 return run
             if extend and not holds(new, old):
@@ -88,8 +88,10 @@ class RunDirectory(PlannedRun):
                     f"{path}: holds another run ({difference(old, new)}); choose another --run-dir, or "
                     "leave it out to get one by name"
                 )
+            run.mark_incomplete()  # before anything is written that it was not complete for
         else:
             _refuse_strangers(path)
+            _refuse_another(path, manifest["run_key"])
         run = RunDirectory(path)
         write_plan(path, run_yaml=run_yaml, manifest=manifest, plan=plan, graph=graph, prompts=prompts)
         return run
@@ -168,7 +170,7 @@ class RunDirectory(PlannedRun):
             "run_key": manifest["run_key"],
             "item_key": self._key(item),
             "graph_fingerprint": manifest["graph_fingerprint"],
-            "model": manifest["model"]["name"],
+            "model": _model_of(manifest["model"]),
             "revision": manifest["model"]["revision"],
             "dtype": manifest["model"]["dtype"],
             "task": item.task,
@@ -315,8 +317,18 @@ class RunDirectory(PlannedRun):
 
     @property
     def is_marked_complete(self) -> bool:
-        """Whether nothing was missing when the run ended, in items or in evaluation."""
-        return (self.path / SUCCESS).is_file()
+        """Whether nothing was missing when the run ended, in items or in evaluation, and it is still that run: an
+        extension has another key and more items."""
+        try:
+            mark = read_json(self.path / SUCCESS)
+        except StorageError:
+            raise
+        except (OSError, ValueError):
+            return False
+        return isinstance(mark, dict) and (mark.get("run_key"), mark.get("items")) == (
+            self.manifest["run_key"],
+            len(self.items),
+        )
 
     def mark_complete(self) -> None:
         """Writes `_SUCCESS.json`: every item of the plan is there, merged and evaluated."""
@@ -325,6 +337,30 @@ class RunDirectory(PlannedRun):
 
     def mark_incomplete(self) -> None:
         remove(self.path / SUCCESS)
+
+
+def _model_of(model: Mapping[str, Any]) -> str:
+    """Which model, for footers: equal results have equal bytes, wherever the folder lies and whatever it is called."""
+    name = str(model["name"])
+    is_folder = model["revision"] == "local" and not name.startswith("toy:")
+    return f"sha256:{model['fingerprint']}" if is_folder else name
+
+
+def _manifest_at(path: Place) -> dict[str, Any] | None:
+    """The manifest of a run; None where there is none, or one that is torn and can be written anew."""
+    try:
+        return RunDirectory.open(path).manifest if (path / "manifest.json").is_file() else None
+    except TornManifestError:
+        return None
+
+
+def _refuse_another(path: Place, run_key: str) -> None:
+    """RunDirectoryError where results lie beside a manifest that is torn or gone, and are not those of this run."""
+    if any((path / kind).is_dir() for kind in SCHEMAS) and recorded_key(path) not in (None, run_key):
+        raise RunDirectoryError(
+            f"{path}: holds another run, whose manifest.json is torn or gone (circuits resume {path} writes it anew); "
+            "choose another --run-dir, or leave it out to get one by name"
+        )
 
 
 def _refuse_strangers(path: Place) -> None:

@@ -45,7 +45,7 @@ def status_of(directory: RunDirectory) -> dict[str, Any]:
         "failed": sum(row["failed"] for row in rows.values()),
         "missing": len(directory.items) - len(done),
         "complete": directory.is_marked_complete and len(done) == len(directory.items),
-        "running": _running(directory),
+        "running": running(directory),
         "prompt_scores": _prompt_score_files(directory),
         "rows": list(rows.values()),
     }
@@ -58,7 +58,7 @@ def _prompt_score_files(directory: RunDirectory) -> dict[str, Any]:
     return {"methods": list(directory.prompt_scores), "files": len(sizes), "bytes": sum(sizes)}
 
 
-def _running(directory: RunDirectory) -> str | None:
+def running(directory: RunDirectory) -> str | None:
     """`process 123 on host` when a live process owns the directory."""
     held = read_owner(directory.path)
     if held is None or is_free(*held, this_process()):

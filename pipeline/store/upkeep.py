@@ -9,7 +9,7 @@ removes them.
 
 from dataclasses import dataclass
 
-from pipeline.core.errors import RunDirectoryError
+from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.store.atomic import RESERVE, TEMPORARY, is_stale, remove
 from pipeline.store.links import refuse_ways_out
 from pipeline.store.lock import LOCK_NAME, is_free, lock_files, locked, read_owner, this_process
@@ -34,25 +34,43 @@ def sweep(address: str | Place, *, dry_run: bool = False) -> list[Swept]:
     owner is dead. Raises RunDirectoryError where there is no run.
     """
     folder = place(address)
-    runs = [folder] if _is_run(folder) else sorted(filter(_is_run, _folders(folder)), key=str)
+    runs = [folder] if is_run(folder) else runs_in(folder)
     if not runs:
         raise RunDirectoryError(f"{folder}: no run directory, and none in it; check the path")
     return [_sweep(run, dry_run) for run in runs]
+
+
+def runs_in(folder: Place) -> list[Place]:
+    """The runs that lie in a folder, also those that cannot be read."""
+    return sorted(filter(is_run, _folders(folder)), key=str)
+
+
+def is_run(folder: Place) -> bool:
+    """Whether a folder is a run, or may be one that cannot be looked into."""
+    try:
+        return any((folder / name).is_file() for name in ("manifest.json", "run.yaml", LOCK_NAME))
+    except StorageError:
+        raise
+    except OSError:
+        return True
 
 
 def _folders(folder: Place) -> list[Place]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _is_run(folder: Place) -> bool:
-    return any((folder / name).is_file() for name in ("manifest.json", "run.yaml", LOCK_NAME))
-
-
 def _sweep(run: Place, dry_run: bool) -> Swept:
+    """One that cannot be read is left alone, and the others are gone through."""
     try:
         refuse_ways_out(run)
-    except RunDirectoryError as error:
-        return Swept(str(run), left_alone=str(error))
+        return _swept(run, dry_run)
+    except StorageError:
+        raise
+    except (RunDirectoryError, OSError) as error:
+        return Swept(str(run), left_alone=str(error).removeprefix(f"{run}: "))
+
+
+def _swept(run: Place, dry_run: bool) -> Swept:
     if dry_run:
         held = read_owner(run)
         if held is not None and not is_free(*held, this_process()):
@@ -60,14 +78,11 @@ def _sweep(run: Place, dry_run: bool) -> Swept:
         locks = lock_files(run) if held is not None else []
         return Swept(str(run), _sizes(run, [*_leftovers(run), *locks]))
     stale = _sizes(run, lock_files(run))
-    try:
-        with locked(run):  # takes over from a dead owner, and takes the lock away at the end
-            paths = _leftovers(run)
-            files = (*_sizes(run, paths), *stale)
-            for path in paths:
-                remove(path)
-    except RunDirectoryError as error:
-        return Swept(str(run), left_alone=str(error).removeprefix(f"{run}: "))
+    with locked(run):  # takes over from a dead owner, and takes the lock away at the end
+        paths = _leftovers(run)
+        files = (*_sizes(run, paths), *stale)
+        for path in paths:
+            remove(path)
     return Swept(str(run), files)
 
 
