@@ -19,6 +19,7 @@ from pipeline.store.lock import locked
 from pipeline.store.place import found, relative
 from pipeline.store.run_dir import RunDirectory
 from pipeline.verify import verify
+from tests.fileops import listening
 from tests.runs import toy_config
 from tests.store.example import METHODS, flip_a_bit, payload_of
 
@@ -248,3 +249,77 @@ def test_a_pack_that_lies_about_its_shards_is_damaged(merged, shards):
     run.set_aside(Item("scores", "ioi", "eap", 0))
     assert not pack.exists()
     assert found(pack.parent, "shard-*") == []
+
+
+def of_items(run):
+    """What `verify` says of the files of items."""
+    folders = ("scores", "node_scores", "prompt_metrics", "statistics", "prompt_scores")
+    return [one for one in verify(run).damaged if one.file.startswith(folders)]
+
+
+def test_verify_finds_nothing_wrong_at_any_moment_of_a_compaction(new_run):
+    run = new_run(tasks={"gt": 3})
+    for item in run.items:
+        run.commit(item, payload_of(item))
+    run.mark_complete()
+    moments = []
+
+    def look(operation):
+        if operation.kind in ("rename", "remove") and "parquet" in operation.path:
+            moments.append(operation)
+            assert of_items(run.path) == []
+
+    with listening(run.path, look):
+        compact(run.path)
+    assert len(moments) == 4 + 12, "a pack for the baseline and each method, and every file that goes"
+    assert of_items(run.path) == []
+
+
+def test_both_copies_are_verified_after_a_compaction_that_was_killed(merged):
+    class KilledError(BaseException):
+        pass
+
+    def kill(operation):
+        if operation.kind == "remove" and "shard-00001" in operation.path:
+            raise KilledError
+
+    with listening(merged.path, kill), pytest.raises(KilledError):
+        compact(merged.path)
+    folder = next(path.parent for path in found(merged.path, "**/pack-*"))
+    assert len(found(folder, "shard-*")) == 5, "the first has gone, and lies in the pack alone"
+    assert of_items(merged.path) == []
+
+    pack = folder / "pack-00000.parquet"
+    whole = pack.read_bytes()
+    pack.write_bytes(whole[:-100])
+    assert {one.file for one in of_items(merged.path)} == {str(relative(pack, merged.path))}
+    assert not any("remove" in one.next_step for one in of_items(merged.path))
+    pack.write_bytes(whole)
+    own = folder / "shard-00002.parquet"
+    flip_a_bit(own) if "scores" in str(own) else own.write_bytes(own.read_bytes()[:-50])
+    (damage,) = of_items(merged.path)
+    assert (damage.file, damage.next_step) == (
+        str(relative(own, merged.path)),
+        f"circuits resume {merged.path}",
+    )
+    merged.set_aside(next(item for item in merged.items if merged.path / item.path == own))
+    assert of_items(merged.path) == []
+    merged.mark_complete()
+    compact(merged.path)
+    assert of_items(merged.path) == []
+    assert RunDirectory.open(merged.path).done(deep=True) == set(merged.items)
+
+
+def test_nobody_is_told_to_remove_what_an_extension_has_computed(merged):
+    """Its plan is gone, and somebody may be about to bring it back."""
+    folder = merged.path / "scores" / "task=ioi" / "method=eap"
+    shutil.copy(folder / "shard-00000.parquet", folder / "shard-00099.parquet")
+    with locked(merged.path):
+        (damage,) = of_items(merged.path)
+        assert damage.next_step.startswith("verify again when process")
+    (damage,) = of_items(merged.path)
+    assert damage.next_step == f"remove {folder / 'shard-00099.parquet'}"
+    plan = json.loads((merged.path / "plan.json").read_text())
+    (merged.path / "plan.json").write_text(json.dumps({**plan, "run_key": "0" * 64}))
+    (damage,) = of_items(merged.path)
+    assert damage.next_step == f"circuits resume {merged.path}, and verify again"
