@@ -12,6 +12,7 @@ from pipeline import open_run
 from pipeline.core.errors import RunDirectoryError
 from pipeline.models.toy import toy_path
 from pipeline.store import planned
+from pipeline.store.seal import sealed_text
 from pipeline.verify import verify
 from tests.runs import PAIR, content, toy_mapping
 
@@ -44,8 +45,8 @@ def project(original, tmp_path, monkeypatch):
     """A copy of it, to work in."""
     project = Path(shutil.copytree(original, tmp_path / "project"))
     monkeypatch.chdir(project)
-    text = (project / "run" / "run.yaml").read_text()
-    (project / "run" / "run.yaml").write_text(text.replace(str(original), str(project)))
+    text = (project / "run" / "run.yaml").read_text().rpartition("# seal:")[0]
+    (project / "run" / "run.yaml").write_bytes(sealed_text(text.replace(str(original), str(project)), "# {}"))
     return project
 
 
