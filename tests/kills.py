@@ -25,6 +25,7 @@ from pathlib import Path
 import yaml
 
 from flows.cli import main
+from pipeline.store.atomic import TEMPORARY
 from pipeline.store.run_dir import RunDirectory
 from pipeline.verify import verify
 from tests.fileops import Operation, listening
@@ -129,6 +130,7 @@ def _do(folder: Path, argv: tuple[str, ...], kill_at: int, counted: Path) -> int
 def outcome(run: Path) -> dict[str, str]:
     """Results by their bytes, and items by their values: what their footers say of time and place may differ."""
     files = {name: sha for name, sha in content(run).items() if name.startswith((*RESULTS, *PLANNED))}
+    files = {name: sha for name, sha in files.items() if TEMPORARY not in name}  # these go when they are an hour old
     directory = RunDirectory.open(run)
     items = {item.name: directory.check(item, deep=True)["values"] for item in directory.items}
     return files | items
