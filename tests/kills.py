@@ -129,8 +129,10 @@ def _do(folder: Path, argv: tuple[str, ...], kill_at: int, counted: Path) -> int
 
 def outcome(run: Path) -> dict[str, str]:
     """Results by their bytes, and items by their values: what their footers say of time and place may differ."""
-    files = {name: sha for name, sha in content(run).items() if name.startswith((*RESULTS, *PLANNED))}
-    files = {name: sha for name, sha in files.items() if TEMPORARY not in name}  # these go when they are an hour old
+    names = (*RESULTS, *PLANNED)
+    files = {
+        name: sha for name, sha in content(run).items() if name.startswith(names) and TEMPORARY not in name
+    }
     directory = RunDirectory.open(run)
     items = {item.name: directory.check(item, deep=True)["values"] for item in directory.items}
     return files | items
