@@ -201,7 +201,7 @@ def print_show(facts: Facts) -> None:
         say("")
         say(
             f"{result['task']} / {result['method']}: {result['metric']}, {result['ablation']}, "
-            f"{result['n_prompts']} prompts in {result['n_shards']} shards"
+            f"{result['n_prompts']} prompts in {result['n_shards']} {'shard' if result['n_shards'] == 1 else 'shards'}"
             + (f", bootstrap of {count(result['bootstrap'])} samples" if result["bootstrap"] else "")
             + (f", PARTIAL: {count(len(result['missing']))} items missing" if result["missing"] else "")
         )

@@ -24,7 +24,7 @@ from tests.configs import MINIMAL, config, error_of
             "tasks.0.name: unknown name 'inductoin'; did you mean 'induction'?",
         ),
         ({"methods": [{"steps": 5}]}, "methods.0: needs a name"),
-        ({"methods": ["eap"]}, "methods.0"),
+        ({"methods": [5]}, "methods.0"),
         ({"methods": []}, "methods: "),
         ({"tasks": None}, "tasks: "),
         ({"metric": "logit_dif"}, "metric: unknown metric 'logit_dif'; did you mean 'logit_diff'?"),

@@ -6,7 +6,7 @@ Knows other words for what is named here. Does not know where a name stands, nor
 import re
 from collections.abc import Iterable
 
-# By letters and digits alone, in lower case.
+# In lower case, with _ between words.
 _ALSO = {
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -17,38 +17,38 @@ _ALSO = {
     "fp64": "float64",
     "f64": "float64",
     "double": "float64",
-    "torchbfloat16": "bfloat16",
-    "torchfloat16": "float16",
-    "torchfloat32": "float32",
-    "torchfloat64": "float64",
+    "torch_bfloat16": "bfloat16",
+    "torch_float16": "float16",
+    "torch_float32": "float32",
+    "torch_float64": "float64",
     "kl": "kl_divergence",
-    "kldiv": "kl_divergence",
-    "logitdifference": "logit_diff",
-    "probdifference": "prob_diff",
-    "probabilitydifference": "prob_diff",
-    "negativeloglikelihood": "nll",
+    "kl_div": "kl_divergence",
+    "logit_difference": "logit_diff",
+    "prob_difference": "prob_diff",
+    "probability_difference": "prob_diff",
+    "negative_log_likelihood": "nll",
     "resample": "corrupted",
     "resampling": "corrupted",
     "corrupt": "corrupted",
-    "meanpos": "mean_positional",
-    "positionalmean": "mean_positional",
-    "edgeattributionpatching": "eap",
-    "integratedgradients": "eap_ig",
-    "eapwithintegratedgradients": "eap_ig",
-    "activationpatching": "node_patching",
-    "indirectobjectidentification": "ioi",
+    "mean_pos": "mean_positional",
+    "positional_mean": "mean_positional",
+    "edge_attribution_patching": "eap",
+    "integrated_gradients": "eap_ig",
+    "eap_with_integrated_gradients": "eap_ig",
+    "activation_patching": "node_patching",
+    "indirect_object_identification": "ioi",
 }
 
 
 def meant(name: object, known: Iterable[str]) -> str | None:
     """The known name that `name` is another spelling of, in whatever case and with whatever between its words; None
-    where it is none of them."""
+    where it is none of them. Words run together, as in `eapig`, are none: they are left to suggestions."""
     if not isinstance(name, str) or len(name) > 80:
         return None
-    names = {_letters(one): one for one in known}
-    letters = _letters(name)
-    return names.get(letters) or names.get(_letters(_ALSO.get(letters, "")))
+    names = {_words(one): one for one in known}
+    words = _words(name)
+    return names.get(words) or names.get(_ALSO.get(words, ""))
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[\s_./-]+", "", name.lower())
+def _words(name: str) -> str:
+    return re.sub(r"[\s_./-]+", "_", name.lower())

@@ -11,13 +11,7 @@ NAMES = [cls.model_fields["name"].default for cls in (*METHODS, *TASKS)] + list(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_understood_in_any_case_and_with_anything_between_its_words(name):
-    for written in (
-        name,
-        name.upper(),
-        name.replace("_", "-"),
-        name.replace("_", " ").title(),
-        name.replace("_", ""),
-    ):
+    for written in (name, name.upper(), name.replace("_", "-"), name.replace("_", " ").title()):
         assert meant(written, NAMES) == name
 
 
@@ -30,6 +24,7 @@ def test_a_name_is_understood_in_any_case_and_with_anything_between_its_words(na
         ("torch.float16", ["float16"], "float16"),
         ("bf16", ["float32"], None),
         ("eap_gi", NAMES, None),
+        ("eapig", NAMES, None),
         ("", NAMES, None),
         (16, NAMES, None),
         (None, NAMES, None),
