@@ -23,7 +23,13 @@ from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.activations import fuse_activations
 from pipeline.models.adapters import Parts, find_parts
 from pipeline.models.families import family_of
-from pipeline.models.load import context_length, graph_of, load_tokenizer, load_weights, resolve_model
+from pipeline.models.load import (
+    context_length,
+    graph_of,
+    load_tokenizer,
+    load_weights,
+    resolve_model,
+)
 from pipeline.models.tokens import tokenise
 
 if TYPE_CHECKING:
@@ -51,6 +57,16 @@ class PatchableModel:
     graph: Graph
     tokenizer: Any = None
     counters: Counters = field(default_factory=Counters)
+    dtype: torch.dtype | None = None  # when it was wrapped: weights are views, made then
+
+    def check_unchanged(self) -> None:
+        """ModelError for a model that was converted after it was wrapped: its kernels and views are the old ones."""
+        if self.dtype is not None and self.hf.dtype != self.dtype:
+            then, now = (str(dtype).removeprefix("torch.") for dtype in (self.dtype, self.hf.dtype))
+            raise ModelError(
+                f"the model was {then} when it was loaded and is {now} now; load it with dtype={now!r}, or give the "
+                "converted model to patchable()"
+            )
 
     def __repr__(self) -> str:
         dtype = str(self.hf.dtype).removeprefix("torch.")
@@ -121,6 +137,7 @@ class PatchableModel:
 
     def capture(self, batch: Batch, which: Literal["clean", "corrupted"] = "clean") -> Capture:
         """The recorded stock run on one side of the batch."""
+        self.check_unchanged()
         self.counters.forward_passes += batch.n_prompts
         return capture(self.hf, self.parts, getattr(batch, which), batch)
 
@@ -128,6 +145,7 @@ class PatchableModel:
         self, batch: Batch, which: Literal["clean", "corrupted"]
     ) -> Float[Tensor, "prompt d_model"]:
         """Final hidden states at the answer of a plain stock run, with the model's own attention kernel."""
+        self.check_unchanged()
         self.counters.forward_passes += batch.n_prompts
         hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
         return at_answer(hidden, batch.answer_pos).squeeze(-2)
@@ -140,6 +158,7 @@ class PatchableModel:
 
         For attribution, which needs no masks and no projections; patching needs `capture`.
         """
+        self.check_unchanged()
         self.counters.forward_passes += batch.n_prompts
         with recording(self.hf, self.parts, exact=False) as records:
             hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
@@ -215,11 +234,12 @@ def patchable(hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None) 
 
     family_of(hf.config)
     hf.eval().requires_grad_(requires_grad=False)
-    if hf.dtype == torch.float64 and getattr(hf.config, "_experts_implementation", None) is not None:
+    has_double = any(parameter.dtype == torch.float64 for parameter in hf.parameters())
+    if has_double and getattr(hf.config, "_experts_implementation", None) is not None:
         hf.set_experts_implementation("eager")  # the grouped kernels know no float64
     expected = stock_logits(hf)  # before anything is touched
     fuse_activations(hf)
-    model = PatchableModel(hf, find_parts(hf), graph_of(hf.config, kv), tokenizer)
+    model = PatchableModel(hf, find_parts(hf), graph_of(hf.config, kv), tokenizer, dtype=hf.dtype)
     check_model(model, expected)
     model.counters.reset()
     return model

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.core.errors import ModelError
+from pipeline.engine.attribution import is_out_of_memory
 from pipeline.engine.batch import from_ids
 from pipeline.engine.capture import Capture
 from pipeline.engine.circuit_run import run_circuit, written_by_none
@@ -30,6 +31,7 @@ from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.senders import SenderValues
 from pipeline.models.dense import device_of
 from pipeline.models.lengths import rope_limit
+from pipeline.models.load import dtype_name
 
 # Relative to the largest logit; float64 is limited by norms and softmax that models compute in float32.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 1e-2}
@@ -55,7 +57,8 @@ class Expected:
 def stock_logits(hf: Any, seed: int = 0) -> tuple[Expected, ...]:
     """What the stock model says of the check's prompts, each alone and without padding: padding must not matter.
 
-    A second time where the model changes with the length of a prompt.
+    A second time where the model changes with the length of a prompt. ModelError where a kernel of the model knows
+    no such numbers.
     """
     config = hf.config
     length = min(_LENGTH, getattr(config, "max_position_embeddings", _LENGTH))
@@ -87,11 +90,26 @@ def _expected(
         logits: Tensor = out.logits[0].double().cpu()
         return logits
 
-    with _windowed(hf, window):
+    with _windowed(hf, window), _kernels_named(hf, device):
         short, long = ([run(side, row) for side in (0, 1)] for row in (1, 0))  # some remember longer ones
     # The largest of all positions and prompts: at one position all logits can cancel to nothing.
     scale = max(float(logits.abs().max()) for logits in (*short, *long))
     return Expected(ids, real, torch.stack([long[1][-1], short[1][-1]]), max(scale, 1e-12), positions, window)
+
+
+@contextmanager
+def _kernels_named(hf: Any, device: torch.device) -> Iterator[None]:
+    """While open, what a kernel says of numbers or a device that it does not know is one line with the mend."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError, ImportError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{hf.config.model_type} model does not run in {dtype_name(hf)} on {device} "
+            f"({str(error).strip().splitlines()[0][:200]}); load it in float32, or with attn_implementation and "
+            "experts_implementation: eager in its config.json"
+        ) from None
 
 
 @contextmanager
@@ -161,5 +179,5 @@ def check_model(model: PatchableModel, expected: Sequence[Expected]) -> None:
     if not error <= allowed:
         raise ModelError(
             f"{model.config.model_type} model fails the self-check: recomputed logits or sums differ from those of the "
-            f"stock run by {error:.1e} (allowed {allowed:.0e}); this variant is not supported"
+            f"stock run by {error:.1e} (allowed {allowed:.0e} in {dtype_name(model.hf)}); this variant is not supported"
         )

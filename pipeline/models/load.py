@@ -175,6 +175,11 @@ def _from_pretrained(resolved: ResolvedModel, *, dtype: str = "float32", **how: 
     return model, found
 
 
+def dtype_name(model: Any) -> str:
+    """What a model's numbers are, as configs write it."""
+    return str(model.dtype).removeprefix("torch.")
+
+
 def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
