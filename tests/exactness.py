@@ -77,9 +77,16 @@ class Setting:
         return self.dense.forward(self.prompts.clean, self.prompts.mask, kept, self.ablated(ablation)).logits
 
 
-def make_setting(stock: Any, model: Any, padding: str = "none", lengths: list[int] | None = None) -> Setting:
+def make_setting(
+    stock: Any,
+    model: Any,
+    padding: str = "none",
+    lengths: list[int] | None = None,
+    shared: int = 0,
+    seed: int = 0,
+) -> Setting:
     """Runs the oracle of a stock model, and makes the batch of the product's, on the same prompts."""
-    prompts = models.prompts(lengths or LENGTHS[padding], padding)
+    prompts = models.prompts(lengths or LENGTHS[padding], padding, seed, shared=shared)
     dense = Dense(stock, model.graph, float32_norms=False)
     return Setting(
         model=model,
@@ -154,12 +161,13 @@ def settings(tmp_path_factory):
         )
 
     @functools.cache
-    def made(kind, kv, dtype, padding, lengths, shape):
-        return make_setting(*loaded(kind, kv, dtype, shape), padding, list(lengths) if lengths else None)
+    def made(kind, kv, dtype, padding, lengths, shared, shape):
+        lengths = list(lengths) if lengths else None
+        return make_setting(*loaded(kind, kv, dtype, shape), padding, lengths, shared)
 
-    def make(kind, *, kv="query_head", dtype="float64", padding="none", lengths=None, **shape):
+    def make(kind, *, kv="query_head", dtype="float64", padding="none", lengths=None, shared=0, **shape):
         lengths = None if lengths is None else tuple(lengths)
-        return made(kind, kv, dtype, padding, lengths, tuple(sorted(shape.items())))
+        return made(kind, kv, dtype, padding, lengths, shared, tuple(sorted(shape.items())))
 
     return make
 

@@ -272,8 +272,13 @@ class Prompts:
         return torch.ones_like(self.clean).bool() if self.mask is None else self.mask.bool()
 
 
-def prompts(lengths: list[int], padding: str = "none", seed: int = 0, width: int | None = None) -> Prompts:
-    """Random pairs that differ everywhere, padded on the given side with tokens that differ too."""
+def prompts(
+    lengths: list[int], padding: str = "none", seed: int = 0, width: int | None = None, shared: int = 0
+) -> Prompts:
+    """Random pairs that differ everywhere, padded on the given side with tokens that differ too.
+
+    With `shared` the first tokens of every pair are the same, as many as leave it one that is not, and so is padding.
+    """
     generator = torch.Generator().manual_seed(seed)
     total = width or max(lengths)
     if padding == "none" and set(lengths) != {total}:
@@ -287,6 +292,10 @@ def prompts(lengths: list[int], padding: str = "none", seed: int = 0, width: int
             mask[row, : total - length] = 0
         else:
             mask[row, length:] = 0
+        if shared:
+            first = total - length if padding == "left" else 0
+            start, differ = first + min(shared, length - 1), first + length
+            corrupted[row, :start], corrupted[row, differ:] = clean[row, :start], clean[row, differ:]
         answer_pos.append(total - 1 if padding == "left" else length - 1)
     answers, wrong = [], []
     for row in range(len(lengths)):

@@ -11,7 +11,8 @@ from tests.oracles.families.llama import Llama
 
 class Gemma2(Llama):
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        return super().embed(ids, positions) * self.d_model**0.5
+        scale = torch.tensor(self.d_model**0.5)  # a float32 buffer of the model, whatever its precision
+        return super().embed(ids, positions) * scale.to(self.dtype)
 
     def gain(self, name: str) -> Tensor:
         return 1 + self.narrow(self.weights[f"{name}.weight"])
