@@ -130,8 +130,8 @@ class Reader:
     def _outside(self, token: int, where: str) -> PromptError:
         """The error for a token that the tokenizer has and the model has not."""
         return PromptError(
-            f"{where}: the tokenizer writes {self._names([token])!r} as token id {token}, which is outside of the "
-            f"model's vocabulary of {self.vocab_size}; leave it out, or give the model that was trained with it"
+            f"{where}: token id {token} is outside of the model's vocabulary of {self.vocab_size}: the tokenizer "
+            f"writes {self._names([token])!r} so; leave it out, or give the model that was trained with it"
         )
 
     def _bos(self, where: str) -> int:

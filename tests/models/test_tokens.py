@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import PromptError
@@ -45,12 +45,8 @@ def token_of(made, prompt, *answers):
     return read.answers
 
 
-@settings(max_examples=200)
-@given(kind=st.sampled_from(KINDS), around=st.sampled_from(list(AROUND)), prompt=PROMPTS, answer=ANSWERS)
-def test_an_answer_is_the_token_by_which_prompt_and_answer_are_longer_than_the_prompt(
-    kind, around, prompt, answer
-):
-    made = tokenizer(kind, around)
+def check_answer(made, kind, prompt, answer):
+    """The tokens of an answer are those of brute force, or one line says that there is none."""
     right = brute_force(made, kind, prompt, answer)
     for way in (made, Python(made)):
         if right is not None:
@@ -62,6 +58,27 @@ def test_an_answer_is_the_token_by_which_prompt_and_answer_are_longer_than_the_p
         assert repr(answer) in said
         assert "\n" not in said
         assert "; " in said
+
+
+@settings(max_examples=200)
+@given(kind=st.sampled_from(KINDS), around=st.sampled_from(list(AROUND)), prompt=PROMPTS, answer=ANSWERS)
+def test_an_answer_is_the_token_by_which_prompt_and_answer_are_longer_than_the_prompt(
+    kind, around, prompt, answer
+):
+    check_answer(tokenizer(kind, around), kind, prompt, answer)
+
+
+@pytest.mark.slow
+@settings(max_examples=6_000)
+@given(
+    kind=st.sampled_from(KINDS),
+    around=st.sampled_from(list(AROUND)),
+    prompt=PROMPTS | st.text("aehtoSM .,'<>/s", max_size=20),
+    answer=ANSWERS | st.text(" aehtoSM.,'<>/s", min_size=1, max_size=5),
+)
+def test_an_answer_is_that_token_in_thousands_of_texts(kind, around, prompt, answer):
+    assume(own(tokenizer(kind, around), prompt))
+    check_answer(tokenizer(kind, around), kind, prompt, answer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,9 +178,10 @@ def test_text_that_a_model_has_no_rows_for_is_refused_while_it_is_read():
         PromptPair(f"{last} the", f"{last} the", (" to",), source="f:1"),
         PromptPair("the to", "the to", (f" {last}",), source="f:1"),
     ):
-        with pytest.raises(
-            PromptError, match=rf"^f:1: .*'{last}' as token id {token}, .* vocabulary of {token}; "
-        ):
+        says = (
+            rf"^f:1: token id {token} is outside of the model's vocabulary of {token}: .* '{last}' so; leave"
+        )
+        with pytest.raises(PromptError, match=says):
             tokenise([pair], made, vocab_size=token)
 
 
