@@ -42,10 +42,13 @@ from pipeline.store.place import Place, each, place
 from pipeline.store.planned import PlannedRun, TornManifestError, recorded_key, strangers, write_plan
 from pipeline.store.prompts import Prompts
 from pipeline.store.scores import check_scores, edge_table, node_table
+from pipeline.store.seal import is_whole
 
 Payload: TypeAlias = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
 
 SUCCESS = "_SUCCESS.json"
+_SMALL = 1 << 16  # bytes of a file that is sooner hashed than its footer is parsed
+_FOOTER = 1 << 14  # bytes at its end, in which the facts are
 SCHEMAS = {"scores": schema.SCORES, "node_scores": schema.NODE_SCORES, "baseline": schema.PROMPT_METRICS}
 
 
@@ -198,8 +201,11 @@ class RunDirectory(PlannedRun):
         A bad file is renamed `_bad-...`, unless `rename` is false, and its item is not done. `kept` stands for
         `prompt_scores` of the plan that is here.
         """
+        alone = set() if deep else self._without_prompt_scores(kept)
 
         def is_good(item: Item) -> bool:
+            if item.method in alone and self._is_sealed_whole(item):
+                return True
             try:
                 self.check(item, deep=deep, kept=kept)
             except FileNotFoundError:
@@ -212,6 +218,24 @@ class RunDirectory(PlannedRun):
 
         items = self.items if items is None else tuple(items)
         return {item for item, good in zip(items, each(self.path, is_good, items), strict=True) if good}
+
+    def _without_prompt_scores(self, kept: Mapping[str, str] | None) -> set[str | None]:
+        """The methods, and None for the baseline, whose items are one file each."""
+        return {None, *self.manifest["methods"]} - {*(self.prompt_scores if kept is None else kept)}
+
+    def _is_sealed_whole(self, item: Item) -> bool:
+        """Whether an item has a small file of its own that is what was written for it, to the last bit. That is more
+        than its footer tells, and sooner; False says nothing."""
+        if not isinstance(self.path, Path) or item.kind == "statistics":
+            return False
+        try:
+            with open(f"{self.path}/{item.path}", "rb") as file:  # noqa: PTH123 - there may be 100,000 of them
+                content = file.read(_SMALL + 1)
+        except OSError:
+            return False
+        facts = content[-_FOOTER:]
+        key = self._key(item).encode()
+        return len(content) <= _SMALL and b"circuits.item_key\x18\x40" + key in facts and is_whole(content)
 
     def check(self, item: Item, *, deep: bool = False, kept: Mapping[str, str] | None = None) -> Footer:
         """The footer of an item's file. Raises FileNotFoundError, and DamagedFileError with what is wrong; for

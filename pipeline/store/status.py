@@ -53,7 +53,10 @@ def status_of(directory: RunDirectory) -> dict[str, Any]:
 
 def _prompt_score_files(directory: RunDirectory) -> dict[str, Any]:
     """Whose scores are to be kept prompt by prompt, and the files and bytes that are there."""
-    found = [directory.path / prompt_scores.path_of(item) for item in directory.items if item.method]
+    there = (directory.path / prompt_scores.FOLDER).is_dir()
+    found = [
+        directory.path / prompt_scores.path_of(item) for item in directory.items if there and item.method
+    ]
     sizes = [path.stat().st_size for path in found if path.exists()]
     return {"methods": list(directory.prompt_scores), "files": len(sizes), "bytes": sum(sizes)}
 
