@@ -80,10 +80,13 @@ MethodId = Annotated[str | None, typer.Option("--method", help="only this method
 def plan(config: ConfigFile, set_: Overrides = [], as_json: AsJson = False, run_dir: RunDir = None) -> None:  # noqa: B006
     """Say what a run will do: items, prompts, edges, passes, rows, memory."""
     from flows import tables
+    from flows.reading import reading
     from pipeline.config import RunConfig
     from pipeline.planning import make_plan
 
-    facts = tables.plan_facts(make_plan(RunConfig.load(config, set_)), run_dir)
+    with reading():
+        a_plan = make_plan(RunConfig.load(config, set_))
+    facts = tables.plan_facts(a_plan, run_dir)
     _emit(facts, as_json, tables.print_plan)
 
 
@@ -98,12 +101,15 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a config, or continue its run: only what is missing is computed."""
+    from flows.reading import reading
     from pipeline.config import RunConfig
     from pipeline.run import prepare
 
     if run_dir is not None and extend is not None:
         raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
-    _conduct(prepare(RunConfig.load(config, set_), run_dir, extend), local, quiet, as_json)
+    with reading(quiet=quiet):
+        session = prepare(RunConfig.load(config, set_), run_dir, extend)
+    _conduct(session, local, quiet, as_json)
 
 
 @app.command()
@@ -116,9 +122,12 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue a run from its directory alone."""
+    from flows.reading import reading
     from pipeline.run import resume as go_on
 
-    _conduct(go_on(folder, set_, retry_failed=failed), local, quiet, as_json)
+    with reading(quiet=quiet):
+        session = go_on(folder, set_, retry_failed=failed)
+    _conduct(session, local, quiet, as_json)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 Knows models' files and tasks. Does not know items, keys or costs; reads no weights.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.ablations import ABLATIONS
@@ -16,26 +16,17 @@ from pipeline.models.load import context_length, graph_of, load_tokenizer, resol
 from pipeline.models.tokens import tokenised
 from pipeline.models.trial import try_folder
 from pipeline.planning.plan import Plan
+from pipeline.planning.progress import tell
 from pipeline.planning.prompts import TaskPrompts
 from pipeline.store.bootstrap import MOST_EDGES
 from pipeline.tasks import Task
 
-OnProgress = Callable[[str, int, float], None]  # task, prompts so far, how much of its file or count that is
 
-
-def _unseen(task: str, prompts: int, share: float) -> None:
-    """Shows nothing."""
-
-
-def make_plan(
-    config: RunConfig,
-    on_progress: OnProgress = _unseen,
-    recorded: Mapping[str, Iterable[TokenPair]] | None = None,
-) -> Plan:
+def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | None = None) -> Plan:
     """The plan of a config: finds the model, writes and tokenises the prompts, checks what can be checked.
 
-    `on_progress` hears of every thousand or so prompts. `recorded`: prompts in tokens, by task, that are taken as they
-    are. Raises ModelError, PromptError or ConfigError; reads no weights.
+    `recorded`: prompts in tokens, by task, that are taken as they are. Raises ModelError, PromptError or ConfigError;
+    reads no weights. `pipeline.planning.progress` tells how far it is.
     """
     model = resolve_model(config.model.name, config.model.revision, config.model.trust_remote_code)
     graph = graph_of(model.config, config.model.kv)
@@ -53,7 +44,7 @@ def make_plan(
         if recorded and id_ in recorded:
             tokens[id_] = TaskPrompts(recorded[id_], config.shards.prompts, read)
             continue
-        pairs = _told(task, id_, tokenizer, config.seed, on_progress)
+        pairs = _told(task, id_, tokenizer, config.seed)
         tokens[id_] = TaskPrompts(
             tokenised(
                 pairs,
@@ -76,13 +67,13 @@ def make_plan(
     return Plan(config, model, graph, tokens)
 
 
-def _told(task: Task, id_: str, tokenizer: Any, seed: int, on_progress: OnProgress) -> Iterator[PromptPair]:
+def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
     """The pairs of a task as they come; what was taken is told."""
     taken = 0
     for pairs, share in task.portions(tokenizer, seed):
         yield from pairs
         taken += len(pairs)
-        on_progress(id_, taken, share)
+        tell(id_, taken, share)
 
 
 def _require_spans(config: RunConfig, tokens: Mapping[str, TaskPrompts]) -> None:

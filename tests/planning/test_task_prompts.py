@@ -9,6 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.core.items import digest
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.planning import Plan, make_plan, work_table
+from pipeline.planning.progress import heard_by
 from pipeline.planning.prompts import TaskPrompts
 from pipeline.store import prompts as prompt_files
 from pipeline.store import spill
@@ -141,10 +142,13 @@ def test_every_part_is_verified(tmp_path, monkeypatch):
 def test_planning_tells_how_far_it_is(tmp_path):
     told = []
     a_plan = plan(tmp_path)
-    make_plan(a_plan.config, lambda *progress: told.append(progress))
+    with heard_by(lambda *progress: told.append(progress)):
+        make_plan(a_plan.config)
     assert told == [("pairs", 40, 1.0), ("few", 9, pytest.approx(1.0))]
     told.clear()
-    make_plan(config(tasks=[{"name": "induction", "count": 1500}]), lambda *progress: told.append(progress))
+    with heard_by(lambda *progress: told.append(progress)):
+        make_plan(config(tasks=[{"name": "induction", "count": 1500}]))
+    make_plan(a_plan.config)
     assert told == [("induction", 1024, pytest.approx(1024 / 1500)), ("induction", 1500, 1.0)]
 
 
