@@ -66,7 +66,10 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [lose, tear, empty])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("damage", [lose, pytest.param(tear, marks=slow), pytest.param(empty, marks=slow)])
 def test_a_manifest_that_is_lost_is_told_with_what_writes_it_anew(project, damage, capsys):
     damage(project / "run" / "manifest.json")
     for verb in ("status", "show", "failures"):
@@ -80,8 +83,15 @@ def test_a_manifest_that_is_lost_is_told_with_what_writes_it_anew(project, damag
     assert "cannot be read" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", [lose, tear])
-@pytest.mark.parametrize("command", [["resume", "run"], ["run", "first.yaml", "--run-dir", "run"]])
+@pytest.mark.parametrize(
+    ("damage", "command"),
+    [
+        (tear, ["resume", "run"]),
+        pytest.param(lose, ["resume", "run"], marks=slow),
+        pytest.param(tear, ["run", "first.yaml", "--run-dir", "run"], marks=slow),
+        pytest.param(lose, ["run", "first.yaml", "--run-dir", "run"], marks=slow),
+    ],
+)
 def test_a_manifest_that_is_lost_is_written_anew_as_it_was(project, damage, command, capsys):
     before = results(project / "run")
     damage(project / "run" / "manifest.json")
@@ -91,6 +101,7 @@ def test_a_manifest_that_is_lost_is_written_anew_as_it_was(project, damage, comm
     assert verify(project / "run").damaged == ()
 
 
+@slow
 def test_an_extended_run_whose_manifest_is_lost_goes_on_with_the_config_that_it_began_with(project, capsys):
     assert main(["run", "more.yaml", "--extend", "run", "--local"]) == 0
     before = results(project / "run")
@@ -126,6 +137,7 @@ def test_a_run_goes_on_without_the_file_that_its_prompts_came_from(project):
     assert main(["run", "more.yaml", "--extend", "run", "--local"]) == 1, "which names that file"
 
 
+@slow
 def test_other_words_in_that_file_make_another_run_unless_it_is_resumed(project, capsys):
     (project / "pairs.jsonl").write_text(f"{json.dumps(PAIR | {'answers': [3], 'wrong_answers': [2]})}\n" * 4)
     assert main(["run", "first.yaml", "--run-dir", "run", "--local"]) == 1
@@ -147,6 +159,7 @@ def test_a_run_is_extended_with_the_paths_that_it_was_begun_with(project, monkey
     assert "nothing to do: 6 items" in capsys.readouterr().out
 
 
+@slow
 def test_bytes_do_not_depend_on_how_the_model_folder_is_spelled(project, monkeypatch):
     before = results(project / "run")
     spelled = ["models/../models/small", str(project / "models" / "small"), "models/link", "models/copy"]
@@ -177,7 +190,13 @@ class KilledError(BaseException):
     """As kill -9, as far as files go."""
 
 
-@pytest.mark.parametrize("name", ["prompts.parquet", "plan.json", "run.yaml", "manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run.yaml",
+        *(pytest.param(name, marks=slow) for name in ("prompts.parquet", "plan.json", "manifest.json")),
+    ],
+)
 def test_an_extension_that_is_killed_anywhere_is_not_complete(project, monkeypatch, name):
     def stopping(write):
         def stop_before(path, *args):

@@ -31,7 +31,9 @@ def undisturbed(tmp_path_factory):
     return discover(toy_config(tmp_path_factory.mktemp("undisturbed"), methods=METHODS), local=True)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ModelError("the worker's model")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, pytest.param(ModelError("the worker's model"), marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_stopped_before_its_last_item_can_be_shown(tmp_path, undisturbed, error, capsys):
     config = toy_config(tmp_path, methods=METHODS)
     *_, last = [item for item in make_plan(config).items if item.kind == "node_scores"]

@@ -46,7 +46,9 @@ def somebody_else_came_and_went(run: Path) -> None:
     (run / LOCK_NAME).unlink()
 
 
-either = pytest.mark.parametrize("happens", [somebody_else_comes, somebody_else_came_and_went])
+either = pytest.mark.parametrize(
+    "happens", [somebody_else_came_and_went, pytest.param(somebody_else_comes, marks=pytest.mark.slow)]
+)
 
 
 def operations(run: Path, work: Callable[[], object]) -> list[Operation]:
