@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.core.graph import Graph
 from pipeline.report.html import write_report
+from tests.processes import GUARD_SECONDS
 from tests.report.test_page import make_run
 
 NARROW = 390
@@ -85,7 +86,7 @@ def test_a_browser_finds_nothing_wider_than_a_narrow_screen(page, tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=100,
+        timeout=GUARD_SECONDS,
     )
     shown, needed = map(int, re.search(r"<title>widths (\d+) (\d+)</title>", done.stdout).groups())
     assert NARROW - 20 <= shown <= NARROW  # a scroll bar may take its part
