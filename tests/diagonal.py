@@ -10,8 +10,8 @@ from zlib import crc32
 import pytest
 
 FOLDERS = {"engine", "methods", "oracles"}
-FAMILIES = {"kind", "shape"}  # parameters whose values are families there
-FAST = 8  # cases of one test
+FAMILIES = {"kind", "shape", "known"}  # parameters whose values are families there
+FAST = 4  # cases of one test
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
