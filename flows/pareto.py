@@ -6,7 +6,6 @@ Knows what is worth saying. Does not know how it was computed; loads without tor
 from typing import Any
 
 from flows.writing import count, number, say, share, show, table_of
-from pipeline.core.documents import suggest
 from pipeline.core.errors import CircuitsError
 from pipeline.store.results import Run
 
@@ -87,4 +86,4 @@ def check_names(run: Run, task: str | None, method: str | None) -> None:
     """Raises CircuitsError for a task or method that the run lacks."""
     for name, known, what in ((task, run.tasks, "task"), (method, run.methods, "method")):
         if name is not None and name not in known:
-            raise CircuitsError(f"this run has no {what} {name!r}{suggest(name, known)}")
+            raise CircuitsError(f"no {what} {name!r} in this run; it has {', '.join(known)}")

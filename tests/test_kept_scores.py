@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline import RunConfig, discover, load_model, load_scores, open_run
@@ -10,7 +11,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.methods import Eap, EapIg, EdgePatching
 from pipeline.planning import make_plan, work_table
 from pipeline.store import faithfulness
-from tests.runs import content, score_files, toy_config
+from tests.runs import score_files, toy_config
 
 METHODS = [
     {"name": "eap"},
@@ -121,12 +122,16 @@ def without(tmp_path):
 
 
 def test_asking_later_computes_those_items_again_and_the_same_scores(without, tmp_path):
-    aggregate = content(without.path / "aggregate")
+    before = load_scores(without.path)
+    assert before["sign_agreement"].isna().all(), "of single prompts nothing is known yet"
     asked = config(tmp_path)
     assert make_plan(asked).path == without.path, "it is the same run"
     _, events = go(asked)
     assert items(events) == {f"pairs/{method}/{shard}" for method in KEPT for shard in range(2)}
-    assert content(without.path / "aggregate") == aggregate
+    after = load_scores(without.path)
+    rest = [name for name in before if name != "sign_agreement"]
+    pd.testing.assert_frame_equal(after[rest], before[rest])
+    assert after.loc[after["method"] == "eap", "sign_agreement"].notna().any()
     assert not [text for kind, text in events if kind == "circuits"], "the scores are the same"
     assert go(asked)[1] == []
     assert go(config(tmp_path, store={}))[1] == []

@@ -96,7 +96,7 @@ def _path_of(folder: Place, row: Evaluated) -> Place:
 
 def scores_digest(folder: Place) -> str:
     """A hash over all aggregated scores, without what circuits are not selected from: intervals of a bootstrap
-    can come later."""
+    and signs of prompts can come later."""
     paths = found(folder / "aggregate", "**/*.parquet")
     tables = {str(relative(path, folder)): _selected_from(path) for path in paths}
     return digest({name: table_digest(table) for name, table in tables.items()})
@@ -104,7 +104,8 @@ def scores_digest(folder: Place) -> str:
 
 def _selected_from(path: Place) -> pa.Table:
     table = read_parquet(path)
-    return table.drop_columns([name for name in table.column_names if name.startswith("boot_")])
+    later = ("boot_low", "boot_high", "sign_agreement")
+    return table.drop_columns([name for name in later if name in table.column_names])
 
 
 def write(folder: Place, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping[str, Any]) -> None:

@@ -314,7 +314,7 @@ def test_the_same_mistake_has_the_same_code_in_every_verb(circuits, config_file,
         for what in ("task", "method"):
             said = circuits(*call, finished, f"--{what}", "eapp")
             assert said.code == 1, call
-            assert f"this run has no {what} 'eapp'" in said.err
+            assert f"no {what} 'eapp'" in said.err
     for verb in ("plan", "run", "submit"):
         assert circuits(verb, nowhere).code == 2
         assert circuits(verb, config, "--set", "methods.9=eap").code == 2
