@@ -29,5 +29,9 @@ class StorageError(CircuitsError, OSError):
     """A store does not answer, or refuses, also after several tries; like a full disk it ends a run."""
 
 
+class ClusterError(CircuitsError):
+    """Ray has ended beneath a run; what has landed stays."""
+
+
 class ScoreError(CircuitsError):
     """A method produced numbers that are no scores (NaN, infinite)."""

@@ -5,44 +5,114 @@ Knows Ray's start and its nodes. Does not know actors or jobs.
 
 import logging
 import os
+import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported anywhere: nothing is reported
 
 import ray
+from ray.exceptions import RayError
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ClusterError, ConfigError
 from pipeline.placement import Machine, Need, capacity, fits, gpus_needed, reasons, this_machine
 from pipeline.workers import signals
+from pipeline.workers.private import private
 
 JOIN_SECONDS = 2.0
+KNOCK_SECONDS = 10.0  # in which a cluster must answer; Ray itself asks for minutes
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"  # whoever speaks gRPC answers it with settings of its own
+SETTINGS = 4
 OBJECT_STORE = 128 * 2**20  # bytes; jobs and reports are small, scores go straight to files
 
 
-def connect(address: str, cpus: int) -> None:
-    """Starts Ray on this machine, or connects to a cluster. More workers than cores may share them."""
-    quiet: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    if address == "local":
-        quiet |= {"num_cpus": max(cpus, os.cpu_count() or 1), "object_store_memory": OBJECT_STORE}
-    try:
-        with signals.kept(starting=True):
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+@contextmanager
+def connected(address: str, cpus: int) -> Iterator[None]:
+    """Within it Ray is there: a private one of this machine, or the cluster at the address. More workers than cores
+    may share them. ConfigError where no cluster answers."""
+    with ExitStack() as stack:
+        options: dict[str, Any] = {}
         if address == "local":
-            raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(
-            f"cluster.address: {address!r} cannot be reached ({reason}); start Ray there, or use address: local"
-        ) from None
-    _hush()
+            options = {"include_dashboard": False, "num_cpus": max(cpus, os.cpu_count() or 1)}
+            options |= {"object_store_memory": OBJECT_STORE, "_temp_dir": stack.enter_context(private())}
+        else:
+            _knock(address)
+        try:
+            with signals.kept(starting=True):
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            if address == "local":
+                raise
+            raise _unreachable(address, next(iter(str(error).splitlines()), type(error).__name__)) from None
+        stack.callback(_disconnect)
+        _hush()
+        yield
 
 
-def disconnect() -> None:
-    """Ends the Ray that `connect` started, or leaves the cluster that it reached."""
+@contextmanager
+def answering(address: str) -> Iterator[None]:
+    """Ray ends a process whose own node is gone, by a SystemExit wherever it waits: here that is a ClusterError."""
+    try:
+        yield
+    except SystemExit:
+        raise lost(address) from None
+
+
+def lost(address: str) -> ClusterError:
+    """What is said when Ray has ended beneath a run."""
+    if address == "local":
+        why = "Ray on this machine has ended (killed, or the machine is out of memory)"
+    else:
+        why = f"the cluster at {address} no longer answers, or the node of this machine has ended"
+    return ClusterError(f"{why}; what has landed stays, and the same command goes on where it was")
+
+
+def is_lost(address: str) -> bool:
+    """Whether a part of the private Ray of this machine has ended; of a cluster nothing is known."""
+    driver: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    node = getattr(driver, "_global_node", None)
+    if address != "local" or node is None:
+        return False
+    return any(kind in ("gcs_server", "raylet") for kind, _ in node.dead_processes())
+
+
+def _disconnect() -> None:
     with signals.kept():
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """ConfigError where nothing that could be a cluster's control store answers at an address of a host and a port."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        return  # Ray says itself what it makes of it
+    end = time.monotonic() + KNOCK_SECONDS
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS) as there:
+                there.sendall(HELLO)
+                answer = there.recv(4, socket.MSG_WAITALL)
+        except TimeoutError:
+            raise _unreachable(address, f"no answer within {KNOCK_SECONDS:.0f} s") from None
+        except (OSError, OverflowError, UnicodeError) as error:
+            if isinstance(error, ConnectionRefusedError) and time.monotonic() < end:
+                time.sleep(0.5)  # its head may be starting at this moment
+                continue
+            raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from None
+        if answer[3:] != bytes([SETTINGS]) and not os.environ.get("RAY_USE_TLS", "0").strip("0"):
+            raise _unreachable(address, "something else than Ray listens there")
+        return
+
+
+def _unreachable(address: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"cluster.address: {address!r} cannot be reached ({reason}); start Ray there, or use address: local"
+    )
 
 
 def machines() -> list[Machine]:

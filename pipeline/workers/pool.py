@@ -49,11 +49,10 @@ class RayPool:
         self._bound: dict[int, Seat] = {}  # who took which of the jobs that belong together
         with ExitStack() as begun:  # ended again where the rest cannot begin
             if not ray.is_initialized():
-                cluster.connect(address, (workers or 1) * self._need.threads)
-                begun.callback(cluster.disconnect)
+                begun.enter_context(cluster.connected(address, (workers or 1) * self._need.threads))
             wanted = cluster.decide(workers, self._need, address, grows=wait_minutes > 0)
             timeout = max(START_TIMEOUT, 60 * wait_minutes)
-            self._seats = Seats(wanted, opener, self._need, timeout=timeout, local=address == "local")
+            self._seats = Seats(wanted, opener, self._need, timeout=timeout, address=address)
             begun.callback(self._seats.close)
             self._seats.fill()
             self._begun = begun.pop_all()

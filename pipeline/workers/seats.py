@@ -54,11 +54,11 @@ class Seat:
 class Seats:
     """`count` seats. Nobody sits there before `fill`; `wait` takes workers into use as soon as their model is loaded.
 
-    Without a single worker for `timeout` seconds it gives up. Where workers are `local`, no node can be lost.
+    Without a single worker for `timeout` seconds it gives up. On a "local" address no node can be lost but the one.
     """
 
-    def __init__(self, count: int, opener: Opener, need: Need, *, timeout: float, local: bool) -> None:
-        self._need, self._timeout, self._local = need, timeout, local
+    def __init__(self, count: int, opener: Opener, need: Need, *, timeout: float, address: str) -> None:
+        self._need, self._timeout, self._address = need, timeout, address
         self._opener = ray.put(opener)
         self._actor = ray.remote(Worker).options(
             num_cpus=need.threads,
@@ -110,8 +110,12 @@ class Seats:
     def wait(self) -> Seat | None:
         """A seat whose job has ended, for `hear`; None when none did within a moment.
 
-        Raises ModelError or ConfigError when no worker can start.
+        Raises ModelError or ConfigError when no worker can start, ClusterError when Ray has ended.
         """
+        with cluster.answering(self._address):
+            return self._wait()
+
+    def _wait(self) -> Seat | None:
         by_ref = {seat.ref: seat for seat in self._seats if seat.ref is not None}
         done: list[Any] = []
         if by_ref:
@@ -131,7 +135,8 @@ class Seats:
         """(result, failure, seconds) of the job that has ended; a dead actor is replaced."""
         result = None
         try:
-            result, failure, seconds = ray.get(seat.ref)
+            with cluster.answering(self._address):
+                result, failure, seconds = ray.get(seat.ref)
             seat.job = seat.ref = None
         except RayTaskError as error:  # outside of the worker's own care: unpicklable job or result
             failure, seconds = Failure.of(error), time.monotonic() - seat.since
@@ -174,7 +179,7 @@ class Seats:
         if failure.kind == "input":
             raise ModelError(failure.message)
         self._failed_starts.append(time.monotonic())
-        may_be_missed = failure.kind == "died" and not self._local
+        may_be_missed = failure.kind == "died" and self._address != "local"
         patience = MISSED_SECONDS if may_be_missed else 0.0
         if len(self._failed_starts) >= STARTS and time.monotonic() - self._failed_starts[0] >= patience:
             problem = ModelError(f"workers cannot start: {failure.error}: {failure.message}")
@@ -188,6 +193,8 @@ class Seats:
 
     def _look_after(self) -> None:
         """Kills workers that were stopped, asks for those that are due, and gives up when not one can start."""
+        if cluster.is_lost(self._address):
+            raise cluster.lost(self._address)
         now = time.monotonic()
         for seat in self._seats:
             if seat.again is not None and now >= seat.again:

@@ -13,6 +13,7 @@ from tests.infra.nodes import ROOT
 
 INFRA = ROOT / "infra"
 
+
 def read(name):
     return yaml.safe_load((INFRA / name).read_text())
 

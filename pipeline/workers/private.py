@@ -1,0 +1,67 @@
+"""A Ray that this process starts for itself: nobody else on the machine or the network has any part in it.
+
+Knows what Ray reads when it starts: where its token, its sockets and its logs lie, at which address it listens, and
+what answers anyone. Does not know actors or jobs. By itself Ray puts its token into the home folder for everyone to
+read, listens on every address, has metrics answer whoever asks, and lets anyone write to its folder.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# What Ray does by itself where firewalls ask for every port: its own address is loopback's, for all that it starts.
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+CLOSED = {
+    CLUSTERS: "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",  # no server comes up at a port that does not exist
+    "AUTOSCALER_METRIC_PORT": "-1",
+}
+TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"  # of a cluster, where a person has set them
+# Of a socket's path, which the system limits to 103 or 107 bytes, Ray takes so many below its folder.
+SOCKET = len("/ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store")
+LONGEST = 103
+
+
+@contextmanager
+def private() -> Iterator[str]:
+    """The folder for a Ray that starts within, which goes away at the end; the environment and Ray's view of it are
+    such that whatever it starts is this user's alone."""
+    with tempfile.TemporaryDirectory(prefix="circuits-", dir=_room(), ignore_cleanup_errors=True) as folder:
+        token = Path(folder) / "token"  # in a folder that nobody else can enter
+        with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        before = {name: os.environ.get(name) for name in (*CLOSED, TOKEN, TOKEN_PATH)}
+        try:
+            _have_ray_read({**CLOSED, TOKEN: None, TOKEN_PATH: str(token)})
+            yield str(Path(folder) / "ray")
+        finally:
+            _have_ray_read(before)
+
+
+def _room() -> str:
+    """Where Ray's folder lies: the first place whose path is short enough for a socket's."""
+    places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - a folder of our own in it
+    short = LONGEST - SOCKET - len("/circuits-12345678")
+    return next((place for place in places if place and len(os.fsencode(place)) <= short), places[-1] or "")
+
+
+def _have_ray_read(variables: Mapping[str, str | None]) -> None:
+    """Sets the variables, or removes them, for a Ray that may have read some when it was imported."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    import ray._raylet as core
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(CLUSTERS, not ray_constants.IS_WINDOWS_OR_OSX)
+    parts: Any = core
+    parts.Config.initialize("")
+    parts.AuthenticationTokenLoader.instance().reset_cache()
