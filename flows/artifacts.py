@@ -1,59 +1,132 @@
 """What Prefect's pages show of a run: the plan, progress, failures, faithfulness.
 
-Knows Prefect's artifacts. They are a view: nothing is ever read back, and a run goes on when one cannot be
-written.
+Knows Prefect's artifacts. They are a view: nothing is ever read back, no run waits for them, and one goes on when they
+cannot be written.
 """
 
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
 from pipeline.planning import evaluation_table, work_table
-from pipeline.session import Event, OnEvent, Session
+from pipeline.session import Event, Session
 from pipeline.store.results import open_run
 
 SECONDS = 2.0  # between two updates of the progress: every one is a request
+PATIENCE = 30.0  # seconds in which Prefect may take at the end what it has not taken yet
 
 
-class ProgressArtifact:
-    """Passes events on and keeps a progress artifact up to date, at most every two seconds."""
+class View:
+    """Prefect's pages of one run. What is to be shown is sent by a thread of its own, in order; after the first request
+    that does not arrive nothing is sent any more, and `gone` says why."""
 
-    def __init__(self, session: Session, on_event: OnEvent) -> None:
-        self._on_event = on_event
+    def __init__(self, on_gone: Callable[[str], None]) -> None:
+        self.gone: str | None = None
+        self._on_gone = on_gone
+        self._waiting: deque[tuple[Callable[..., Any], dict[str, Any]]] = deque()
+        self._news = threading.Condition()
+        self._progress: float | None = None  # the latest that is not sent yet
+        self._artifact: Any = None
         self._updated = time.monotonic()
-        self._id = quietly(
-            create_progress_artifact, progress=_percent(session.event("begin", "")), key="progress"
-        )
+        self._at_work = self._closing = False
+        context = copy_context()  # who is asked, and for which flow run, stands in it
+        threading.Thread(target=context.run, args=(self._send,), name="prefect-view", daemon=True).start()
 
-    def __call__(self, event: Event) -> None:
-        self._on_event(event)
-        if self._id is not None and time.monotonic() - self._updated >= SECONDS:
-            self._updated = time.monotonic()
-            quietly(update_progress_artifact, artifact_id=self._id, progress=_percent(event))
-
-    def finish(self, session: Session) -> None:
-        if self._id is not None:
-            quietly(
-                update_progress_artifact, artifact_id=self._id, progress=_percent(session.event("note", ""))
+    def show_table(self, key: str, table: list[dict[str, Any]], description: str) -> None:
+        """A table; returns at once."""
+        with self._news:
+            self._waiting.append(
+                (create_table_artifact, {"key": key, "table": table, "description": description})
             )
+            self._news.notify()
+
+    def show_progress(self, event: Event, *, last: bool = False) -> None:
+        """How far the run is, at most every two seconds; returns at once."""
+        with self._news:
+            if last or self._artifact is None or time.monotonic() - self._updated >= SECONDS:
+                self._updated = time.monotonic()
+                self._progress = 100.0 * event.done / max(1, event.total)
+                self._news.notify()
+
+    def close(self, patience: float) -> None:
+        """Waits until all is shown, for a while, or until Prefect is known to be gone."""
+        with self._news:
+            self._closing = True
+            self._news.notify()
+            in_time = self._news.wait_for(lambda: self.gone is not None or self._is_idle(), patience)
+        if not in_time:
+            self._is_gone(f"no answer for {patience:.0f} s")
+
+    def _is_idle(self) -> bool:
+        return not self._at_work and not self._waiting and self._progress is None
+
+    def _is_gone(self, why: str) -> None:
+        with self._news:
+            first, self.gone = self.gone is None, self.gone or why
+            self._news.notify_all()
+        if first:
+            self._on_gone(self.gone)
+
+    def _send(self) -> None:
+        while (sent := self._next()) is not None:
+            function, arguments = sent
+            try:
+                found = function(**arguments)
+                if function is create_progress_artifact:
+                    self._artifact = found
+            except Exception as error:  # noqa: BLE001 - whatever the API or the network raises
+                if (why := unreachable(error)) is not None:
+                    self._is_gone(why)
+            finally:
+                with self._news:
+                    self._at_work = False
+                    self._news.notify_all()
+
+    def _next(self) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+        with self._news:
+            self._news.wait_for(lambda: self.gone is not None or self._closing or not self._is_idle())
+            if self.gone is not None or self._is_idle():
+                return None
+            self._at_work = True
+            if self._waiting:
+                return self._waiting.popleft()
+            progress, self._progress = self._progress, None
+            if self._artifact is None:
+                return create_progress_artifact, {"progress": progress, "key": "progress"}
+            return update_progress_artifact, {"artifact_id": self._artifact, "progress": progress}
 
 
-def show_plan(session: Session) -> None:
-    """The table of `circuits plan`."""
-    quietly(
-        create_table_artifact,
-        key="plan",
-        table=[*work_table(session.plan), *evaluation_table(session.plan)],
-        description=str(session.path),
-    )
+@contextmanager
+def viewed(session: Session, on_gone: Callable[[str], None]) -> Iterator[View]:
+    """Prefect's pages of the session from its plan to what has come of it."""
+    view = View(on_gone)
+    table = [*work_table(session.plan), *evaluation_table(session.plan)]
+    view.show_table("plan", table, str(session.path))
+    view.show_progress(session.event("begin", ""))
+    patience = 0.0  # what breaks off is not kept waiting
+    try:
+        yield view
+        view.show_progress(session.event("note", ""), last=True)
+        if rows := failures(session):
+            view.show_table("failures", rows, "missing items")
+        if (session.path / "faithfulness.parquet").exists():
+            rows = open_run(session.path).faithfulness().to_dict("records")
+            view.show_table("faithfulness", rows, str(session.path))
+        patience = PATIENCE
+    finally:
+        view.close(patience)
 
 
-def show_failures(session: Session) -> None:
+def failures(session: Session) -> list[dict[str, Any]]:
     """A row per item that is missing, with the last thing that was said about it."""
     last = {record["name"]: record for record in session.directory.failures()}
-    rows = [
+    return [
         {
             "item": item.name,
             "attempts": last.get(item.name, {}).get("attempt", 0),
@@ -62,15 +135,6 @@ def show_failures(session: Session) -> None:
         }
         for item in session.missing
     ]
-    if rows:
-        quietly(create_table_artifact, key="failures", table=rows, description="missing items")
-
-
-def show_faithfulness(session: Session) -> None:
-    """The table of faithfulness."""
-    if (session.path / "faithfulness.parquet").exists():
-        rows = open_run(session.path).faithfulness().to_dict("records")
-        quietly(create_table_artifact, key="faithfulness", table=rows, description=str(session.path))
 
 
 def quietly(function: Callable[..., Any], **arguments: Any) -> Any:
@@ -81,5 +145,12 @@ def quietly(function: Callable[..., Any], **arguments: Any) -> Any:
         return None
 
 
-def _percent(event: Event) -> float:
-    return 100.0 * event.done / max(1, event.total)
+def unreachable(error: BaseException | None) -> str | None:
+    """Why Prefect could not be asked at all, where that is what the error says; one about what was asked is None."""
+    import httpx
+
+    while error is not None:
+        if isinstance(error, httpx.TransportError | OSError):
+            return " ".join(str(error).split()) or type(error).__name__
+        error = error.__cause__ or error.__context__
+    return None

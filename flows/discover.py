@@ -4,37 +4,25 @@ Knows Prefect and in which order things start. The command line prepares the ses
 input is told at once; a deployment gives the flow its config alone.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from prefect import flow
 
-from flows import artifacts
-from flows.guard import guard
-from flows.steps import as_task
-from flows.stopping import shielded, stoppable, unshield
+from flows.artifacts import viewed
+from flows.server import asked, ready
+from flows.steps import Work, as_task
+from flows.stopping import stoppable
 from pipeline.config import RunConfig
-from pipeline.run import conduct, open_pool, prepare, refuse_what_is_not_here
-from pipeline.session import OnEvent, Session, ignore
+from pipeline.run import conduct, open_pool, plainly, prepare, refuse_what_is_not_here
+from pipeline.session import Event, OnEvent, Session, ignore
 from pipeline.workers.jobs import Pool
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the caller of the flow has in its hands already."""
-
-    session: Session
-    pool: Callable[[], Pool]  # waits until it is open
-    on_event: OnEvent
-
-
-_prepared: ContextVar[Prepared | None] = ContextVar("prepared", default=None)
+_prepared: ContextVar[Callable[[], str] | None] = ContextVar("prepared", default=None)
 
 
 class IncompleteRunError(Exception):
@@ -42,11 +30,21 @@ class IncompleteRunError(Exception):
 
 
 def run_flow(session: Session, on_event: OnEvent = ignore, pool: Callable[[], Pool] | None = None) -> None:
-    """Runs the flow on a prepared session; what is missing afterwards stands in the session.
+    """Runs the flow on a prepared session; what is missing afterwards stands in the session, whatever Prefect says.
 
     Ray starts in a thread while Prefect starts here; a `pool` that the caller opens is the caller's to close.
+    ConfigError where the cluster or the Prefect server that was asked for does not answer.
     """
+    told: list[str] = []
+
+    def tell(trouble: str) -> None:
+        told.append(trouble)
+        if len(told) == 1:
+            text = f"Prefect cannot be asked any more ({trouble}); the run does not need it"
+            on_event(session.event("note", text))
+
     with ExitStack() as stack:
+        ready()
         is_mine = pool is None
         if pool is None:
             refuse_what_is_not_here(session.plan)
@@ -54,12 +52,18 @@ def run_flow(session: Session, on_event: OnEvent = ignore, pool: Callable[[], Po
         stack.enter_context(stoppable())  # what leaves this block lets go of all the rest, undisturbed
         if is_mine and session.config.cluster.address != "local":
             pool()  # what a cluster refuses is told before Prefect starts
-        token = _prepared.set(Prepared(session, pool, on_event))
-        try:
-            with suppress(IncompleteRunError), shielded():  # Prefect starts its server, then calls the flow
-                discover(session.config.to_mapping(), str(session.path))
-        finally:
-            _prepared.reset(token)
+        work = Work(partial(_steps, session, pool, on_event, tell))
+
+        def shown() -> None:
+            with asked() as hang_up:
+                token = _prepared.set(partial(work, hang_up))
+                try:
+                    discover(session.config.to_mapping(), str(session.path))
+                finally:
+                    _prepared.reset(token)
+
+        with suppress(IncompleteRunError):
+            work.despite(shown, on_trouble=lambda error: tell(_line(error)))
 
 
 @flow(name="discover", retries=0, persist_result=False, validate_parameters=False, log_prints=False)
@@ -68,26 +72,41 @@ def discover(config: dict[str, Any], run_dir: str | None = None, extend: str | N
 
     Raises IncompleteRunError when items are missing in the end.
     """
-    _guard_server()
     prepared = _prepared.get()
     if prepared is not None:
-        unshield()
         with stoppable():  # Prefect has taken SIGTERM over
-            return _steps(prepared.session, prepared.pool, prepared.on_event)
+            return prepared()
     with (
         closing(prepare(RunConfig.from_mapping(config), run_dir, extend)) as session,
         starting(partial(open_pool, session)) as pool,
     ):
-        return _steps(session, pool.result, ignore)
+        return _steps(session, pool.result, ignore, lambda _: None, lambda: None)
 
 
-def _steps(session: Session, pool: Callable[[], Pool], on_event: OnEvent) -> str:
-    artifacts.show_plan(session)
-    progress = artifacts.ProgressArtifact(session, on_event)
-    conduct(session, pool(), progress, step=as_task)
-    progress.finish(session)
-    artifacts.show_failures(session)
-    artifacts.show_faithfulness(session)
+def _steps(
+    session: Session,
+    pool: Callable[[], Pool],
+    on_event: OnEvent,
+    tell: Callable[[str], None],
+    hang_up: Callable[[], None] | None = None,
+) -> str:
+    """All that is left to do, shown by Prefect as long as it can be asked: nothing waits for it. Without a way to
+    `hang_up` there is no Prefect at all."""
+    if hang_up is None:
+        conduct(session, pool(), on_event)
+    else:
+        with viewed(session, tell) as view:
+
+            def both(event: Event) -> None:
+                on_event(event)
+                view.show_progress(event)
+
+            def step(title: str, function: Callable[..., Any], *args: Any) -> Any:
+                return (plainly if view.gone else as_task)(title, function, *args)
+
+            conduct(session, pool(), both, step)
+        if view.gone:
+            hang_up()  # what Prefect has to say of the end would wait again
     if not session.is_complete:
         raise IncompleteRunError(
             f"{len(session.missing)} of {len(session.plan.items)} items are missing; "
@@ -96,13 +115,8 @@ def _steps(session: Session, pool: Callable[[], Pool], on_event: OnEvent) -> str
     return str(session.path)
 
 
-def _guard_server() -> None:
-    """Prefect ends its own small server when this process exits; also where that comes without a word."""
-    module = sys.modules.get(
-        "prefect.server.api.server"
-    )  # who has started one has imported this, which takes long
-    if module is not None and (server := module.SubprocessASGIServer().server_process) is not None:
-        guard(server.pid)
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 @contextmanager

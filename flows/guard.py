@@ -1,66 +1,64 @@
-"""Ends a helper of this process when this process is gone, also by kill -9, which nothing here can hear.
+"""Starts a helper that ends when this process is gone, also by kill -9, which nothing here can hear.
 
-Knows pipes and pids: a guard reads from a pipe that only this process holds, and wakes when it closes. Does not know
-what is guarded.
+Knows pipes: a guard stands between this process and the helper, and reads from a pipe that only this process holds.
+It is there before the helper is, so that no moment is without it. Does not know what is guarded.
 """
 
-import atexit
+import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
-# In a process of its own, which imports next to nothing. A pid may be another process's by then: when it was started
-# tells (/proc; elsewhere the pid has to do).
+# In a process of its own, which imports next to nothing. What it starts writes files for this user alone.
 _GUARD = """
-import os, signal, sys, time
+import json, os, subprocess, sys, threading
 
-def born():
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+line = sys.stdin.buffer.readline()
+if not line.endswith(b"\\n"):
+    sys.exit()
+words, fds = json.loads(line)
+os.umask(0o077)
+helper = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=fds)
+for fd in fds:
+    os.close(fd)
 
-def tell(number):
-    if born() != since:
-        sys.exit()
-    os.kill(pid, number)
+def follow():
+    helper.wait()
+    os._exit(0)
 
-pid = int(sys.argv[1])
-since = born()
-print(flush=True)
+threading.Thread(target=follow, daemon=True).start()
 sys.stdin.buffer.read()
-tell(signal.SIGTERM)
-for _ in range(50):
-    time.sleep(0.1)
-    tell(0)
-tell(signal.SIGKILL)
+helper.terminate()
+try:
+    helper.wait(5)
+except subprocess.TimeoutExpired:
+    helper.kill()
+    helper.wait()
 """
 
-_guards: "dict[int, subprocess.Popen[bytes]]" = {}
 
-
-def guard(pid: int) -> None:
-    """Has a process ended as soon as this one is gone: told to end, and killed after 5 s. Once for each."""
-    if pid in _guards:
-        return
-    watch = subprocess.Popen(  # noqa: S603 - our own script and a number
-        [sys.executable, "-I", "-S", "-c", _GUARD, str(pid)],
+def guarded(
+    words: Sequence[str], environment: Mapping[str, str] | None = None, fds: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
+    """Starts the command, with these open files, and returns its guard, which ends when the helper does. The helper is
+    told to end, and killed after 5 s, as soon as the guard's stdin is closed: by `release`, or by our death."""
+    guard = subprocess.Popen(  # noqa: S603 - our own script
+        [sys.executable, "-I", "-S", "-c", _GUARD],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=environment,
+        pass_fds=fds,
         start_new_session=True,  # what a terminal tells its processes is not for it
     )
-    assert watch.stdout is not None
-    watch.stdout.readline()  # it is on its post
-    watch.stdout.close()
-    _guards[pid] = watch
+    assert guard.stdin is not None
+    guard.stdin.write(json.dumps([list(words), list(fds)]).encode() + b"\n")
+    guard.stdin.flush()
+    return guard
 
 
-@atexit.register  # registered on import, before what is guarded: so it comes after that has ended by itself
-def _dismiss() -> None:
-    for watch in _guards.values():
-        assert watch.stdin is not None
-        watch.stdin.close()
-    for watch in _guards.values():
-        watch.wait()
-    _guards.clear()
+def release(guard: "subprocess.Popen[bytes]") -> None:
+    """Has the helper end; returns when both are gone."""
+    assert guard.stdin is not None
+    guard.stdin.close()
+    guard.wait()

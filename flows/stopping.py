@@ -74,23 +74,3 @@ def _is_waived(number: int) -> bool:
     """Whether whoever started this process wants it to outlive its terminal. Ctrl-C is heard even where a shell has
     ignored it for a job in the background: `circuits cancel` comes that way too."""
     return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
-
-
-@contextmanager
-def shielded() -> Iterator[None]:
-    """Processes that are started meanwhile do not hear what a terminal tells all of its processes: Ctrl-C, and that it
-    is gone. They are helpers of this one, which ends them itself, and needs them until then."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def unshield() -> None:
-    """Takes the shield off this thread early: from here on no helper is started."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 from contextlib import closing
@@ -12,7 +11,7 @@ import pytest
 import yaml
 
 from flows import stopping
-from flows.stopping import shielded, stoppable
+from flows.stopping import stoppable
 from pipeline import RunConfig, open_run
 from pipeline.control import Watch, cancel
 from pipeline.core.errors import RunDirectoryError
@@ -303,18 +302,3 @@ def test_the_last_of_a_process_leaves_it_deaf():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def test_helpers_that_are_started_under_the_shield_do_not_hear_the_terminal():
-    with shielded():
-        command = [sys.executable, "-c", "while True: print(flush=True); input()"]
-        helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert helper.stdout.readline() == b"\n"
-    helper.send_signal(signal.SIGINT)
-    helper.send_signal(signal.SIGHUP)
-    helper.stdin.write(b"\n")
-    helper.stdin.flush()
-    assert helper.stdout.readline() == b"\n", "it goes on"
-    helper.terminate()
-    helper.communicate()
-    assert helper.returncode == -signal.SIGTERM

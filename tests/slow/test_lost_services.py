@@ -1,0 +1,126 @@
+"""Prefect or Ray goes away beneath a run: the results decide how it ends, and one line says what has happened."""
+
+import os
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pipeline import open_run
+from tests.processes import descendants, parents, title, wait_for
+from tests.runs import score_files
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+
+if not Path("/proc/self/stat").exists():
+    pytest.skip("finds processes in /proc", allow_module_level=True)
+
+
+def find(driver, words):
+    """The one process beneath the driver whose title has these words."""
+    return wait_for(lambda: [pid for pid in descendants(driver.pid) if words in title(pid)])[0]
+
+
+def under_way(drive, config, run, env=None):
+    driver = drive("run", config, "--run-dir", run, env=env)
+    wait_for(lambda: len(score_files(run)) >= 2)
+    return driver
+
+
+def assert_nothing_is_left(started):
+    wait_for(lambda: not started & parents().keys(), 60)
+
+
+def plain_lines(err):
+    """What was said beside the progress."""
+    known = ("[", "evaluated", "merging", "evaluating", "writing", "again", "32", "24")
+    return [line for line in err.splitlines() if not line.startswith(known)]
+
+
+@pytest.fixture
+def env(tmp_path):
+    return {**os.environ, "PREFECT_HOME": str(tmp_path / "home" / "prefect"), "HOME": str(tmp_path / "home")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_run_completes_without_prefects_server(config, tmp_path, drive, env, number):
+    run = tmp_path / "run"
+    driver = under_way(drive, config, run, env)
+    server = find(driver, "prefect.server")
+    started = descendants(driver.pid)
+    os.kill(server, number)
+
+    code, err = driver.finish()
+
+    assert code == 0, err
+    assert open_run(run).status()["complete"]
+    (line,) = plain_lines(err)
+    assert line.startswith("Prefect cannot be asked any more (")
+    assert_nothing_is_left(started)
+
+
+def test_a_run_completes_whose_flow_run_is_deleted(config, tmp_path, drive, env):
+    run = tmp_path / "run"
+    driver = under_way(drive, config, run, env)
+    database = Path(env["PREFECT_HOME"]) / "prefect.db"
+    with sqlite3.connect(database, timeout=60) as prefect:
+        prefect.execute("delete from flow_run")
+    prefect.close()
+
+    code, err = driver.finish()
+
+    assert code == 0, err
+    assert open_run(run).status()["complete"]
+    assert len(plain_lines(err)) <= 1
+    assert "unexpected" not in err
+
+
+@pytest.mark.parametrize("part", ["raylet/raylet", "gcs/gcs_server"])
+def test_who_loses_ray_is_told_so_in_one_line_and_goes_on_by_the_same_command(
+    config, tmp_path, drive, env, part
+):
+    run = tmp_path / "run"
+    driver = under_way(drive, config, run, env)
+    started = descendants(driver.pid)
+    os.kill(find(driver, part), signal.SIGKILL)
+
+    code, err = driver.finish()
+
+    assert code == 1, err
+    (line,) = plain_lines(err)
+    assert line.startswith("error: Ray on this machine has ended")
+    assert "the same command goes on" in line
+    assert_nothing_is_left(started)
+    code, err = drive("run", config, "--run-dir", run, env=env).finish()
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("after", [0.0, 1.0, 4.0])
+def test_no_server_is_left_by_a_driver_that_dies_while_it_starts(config, tmp_path, drive, env, after):
+    """The guard is there first; then the server, which takes seconds to come up."""
+    driver = drive("run", config, "--run-dir", tmp_path / "run", env=env)
+    wait_for(lambda: any("sys.stdin.buffer" in title(pid) for pid in descendants(driver.pid)))
+    if after:
+        find(driver, "prefect.server")
+        with pytest.raises(Exception, match="timed out"):
+            driver.process.wait(after)
+    started = {pid for pid in descendants(driver.pid) if "ray" not in title(pid)}
+    assert started
+    driver.process.kill()
+    driver.process.wait()
+    wait_for(lambda: not [line for line in map(title, parents()) if str(tmp_path) in line], 90)
+    assert_nothing_is_left(started)
+
+
+def test_a_cluster_or_a_prefect_that_is_not_there_is_one_line(config, tmp_path, drive, env):
+    wrong = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    code, err = drive("run", config, "--run-dir", tmp_path / "a", env=env | wrong).finish()
+    assert code == 2
+    (line,) = err.splitlines()
+    assert "PREFECT_API_URL=http://127.0.0.1:9/api" in line
+    words = ("run", config, "--run-dir", tmp_path / "b", "--set", "cluster.address=127.0.0.1:9")
+    code, err = drive(*words, env=env).finish()
+    assert code == 2
+    (line,) = err.splitlines()
+    assert "cluster.address: '127.0.0.1:9' cannot be reached" in line
