@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from pipeline.core.errors import ClusterError, ConfigError
 from pipeline.placement import Machine, Need, capacity, fits, gpus_needed, reasons, this_machine
 from pipeline.workers import signals
+from pipeline.workers.imports import OwnJob
 from pipeline.workers.private import private
 
 JOIN_SECONDS = 2.0
@@ -34,9 +35,9 @@ def connected(address: str, cpus: int) -> Iterator[None]:
     """Within it Ray is there: a private one of this machine, or the cluster at the address. More workers than cores
     may share them. ConfigError where no cluster answers."""
     with ExitStack() as stack:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"job_config": OwnJob()}
         if address == "local":
-            options = {"include_dashboard": False, "num_cpus": max(cpus, os.cpu_count() or 1)}
+            options |= {"include_dashboard": False, "num_cpus": max(cpus, os.cpu_count() or 1)}
             options |= {"object_store_memory": OBJECT_STORE, "_temp_dir": stack.enter_context(private())}
         else:
             _knock(address)
