@@ -52,12 +52,17 @@ def _room() -> str:
 
 
 def _have_ray_read(variables: Mapping[str, str | None]) -> None:
-    """Sets the variables, or removes them, for a Ray that may have read some when it was imported."""
+    """Sets the variables, or removes them, also for a Ray that has read some already."""
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    _tell_ray()
+
+
+def _tell_ray() -> None:
+    """Has Ray read again what it reads only once."""
     import ray._raylet as core
     from ray._private import ray_constants
 
