@@ -55,12 +55,12 @@ class View:
                 self._news.notify()
 
     def close(self, patience: float) -> None:
-        """Waits until all is shown, for a while, or until Prefect is known to be gone."""
+        """Waits until all is shown, or until Prefect is known to be gone: after so many seconds it is."""
         with self._news:
             self._closing = True
             self._news.notify()
             in_time = self._news.wait_for(lambda: self.gone is not None or self._is_idle(), patience)
-        if not in_time:
+        if not in_time and patience:
             self._is_gone(f"no answer for {patience:.0f} s")
 
     def _is_idle(self) -> bool:
@@ -103,8 +103,9 @@ class View:
 
 
 @contextmanager
-def viewed(session: Session, on_gone: Callable[[str], None]) -> Iterator[View]:
-    """Prefect's pages of the session from its plan to what has come of it."""
+def viewed(session: Session, on_gone: Callable[[str], None], hang_up: Callable[[], None]) -> Iterator[View]:
+    """Prefect's pages of the session from its plan to what has come of it. Where Prefect is gone in the end, nothing
+    that it does by itself may wait for an answer: `hang_up` is called."""
     view = View(on_gone)
     table = [*work_table(session.plan), *evaluation_table(session.plan)]
     view.show_table("plan", table, str(session.path))
@@ -121,6 +122,8 @@ def viewed(session: Session, on_gone: Callable[[str], None]) -> Iterator[View]:
         patience = PATIENCE
     finally:
         view.close(patience)
+        if view.gone:
+            hang_up()
 
 
 def failures(session: Session) -> list[dict[str, Any]]:

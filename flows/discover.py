@@ -95,7 +95,7 @@ def _steps(
     if hang_up is None:
         conduct(session, pool(), on_event)
     else:
-        with viewed(session, tell) as view:
+        with viewed(session, tell, hang_up) as view:
 
             def both(event: Event) -> None:
                 on_event(event)
@@ -105,8 +105,6 @@ def _steps(
                 return (plainly if view.gone else as_task)(title, function, *args)
 
             conduct(session, pool(), both, step)
-        if view.gone:
-            hang_up()  # what Prefect has to say of the end would wait again
     if not session.is_complete:
         raise IncompleteRunError(
             f"{len(session.missing)} of {len(session.plan.items)} items are missing; "

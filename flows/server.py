@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
+from typing import Any
 from urllib.parse import urlsplit
 
 from flows.guard import guarded, release
@@ -87,7 +89,25 @@ def asked() -> Iterator[Callable[[], None]]:
         own.wait(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
         updates = {PREFECT_API_URL: own.url, PREFECT_API_AUTH_STRING: own.auth}
     with temporary_settings(updates), SyncClientContext() as context:
-        yield context.client._client.close  # noqa: SLF001 - there is no other way to have it fail
+
+        def hang_up() -> None:
+            context.client._client.close()  # noqa: SLF001 - there is no other way to have it fail
+            _forget_events()
+
+        yield hang_up
+
+
+def _forget_events() -> None:
+    """What Prefect would try to send for minutes, at the end of the process, is not sent."""
+    from prefect.events.clients import NullEventsClient
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.set_client_override(NullEventsClient)
+    workers: Any = getattr(EventsWorker, "_instances", {})
+    for worker in list(workers.values()):
+        with suppress(Empty, AttributeError):
+            while True:
+                worker._queue.get_nowait()  # noqa: SLF001 - it can be drained or waited for, but not given up
 
 
 def _check(url: str) -> None:

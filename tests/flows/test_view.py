@@ -57,6 +57,8 @@ def test_who_shows_something_never_waits_for_prefect(prefect):
         view.show_progress(event(number), last=True)
         view.show_table("plan", [], "")
     assert len(prefect) <= 1, "all else waits for the answer to the first"
+    view.close(0)
+    assert told == [], "whoever breaks off says nothing of Prefect"
     view.close(0.1)
     assert told == ["no answer for 0 s"] == [view.gone]
     answer.set()

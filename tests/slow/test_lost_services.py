@@ -40,6 +40,7 @@ def plain_lines(err):
 
 @pytest.fixture
 def env(tmp_path):
+    (tmp_path / "home").mkdir()
     return {**os.environ, "PREFECT_HOME": str(tmp_path / "home" / "prefect"), "HOME": str(tmp_path / "home")}
 
 
@@ -55,7 +56,9 @@ def test_a_run_completes_without_prefects_server(config, tmp_path, drive, env, n
 
     assert code == 0, err
     assert open_run(run).status()["complete"]
-    (line,) = plain_lines(err)
+    lines = plain_lines(err)
+    assert len(lines) == 1, err
+    (line,) = lines
     assert line.startswith("Prefect cannot be asked any more (")
     assert_nothing_is_left(started)
 
@@ -88,7 +91,9 @@ def test_who_loses_ray_is_told_so_in_one_line_and_goes_on_by_the_same_command(
     code, err = driver.finish()
 
     assert code == 1, err
-    (line,) = plain_lines(err)
+    lines = plain_lines(err)
+    assert len(lines) == 1, err
+    (line,) = lines
     assert line.startswith("error: Ray on this machine has ended")
     assert "the same command goes on" in line
     assert_nothing_is_left(started)
@@ -117,10 +122,10 @@ def test_a_cluster_or_a_prefect_that_is_not_there_is_one_line(config, tmp_path, 
     wrong = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
     code, err = drive("run", config, "--run-dir", tmp_path / "a", env=env | wrong).finish()
     assert code == 2
-    (line,) = err.splitlines()
+    (line,) = plain_lines(err)
     assert "PREFECT_API_URL=http://127.0.0.1:9/api" in line
     words = ("run", config, "--run-dir", tmp_path / "b", "--set", "cluster.address=127.0.0.1:9")
     code, err = drive(*words, env=env).finish()
     assert code == 2
-    (line,) = err.splitlines()
+    (line,) = plain_lines(err)
     assert "cluster.address: '127.0.0.1:9' cannot be reached" in line
