@@ -39,7 +39,7 @@ def start(told, helper, then="time.sleep(600)"):
 
 
 def pid_in(told: Path) -> int:
-    return int(wait_for(lambda: told.is_file() and told.read_text(), 60))
+    return int(wait_for(lambda: told.is_file() and told.read_text()))
 
 
 def guards_of(driver) -> set[int]:
@@ -53,7 +53,7 @@ def test_a_helper_ends_when_its_driver_is_killed(helper, tmp_path):
     assert len(started) == 2, "the helper and its guard"
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    wait_for(lambda: not started & parents().keys(), 60)
+    wait_for(lambda: not started & parents().keys())
 
 
 def test_no_helper_is_left_however_early_its_driver_is_killed(tmp_path):
@@ -61,7 +61,7 @@ def test_no_helper_is_left_however_early_its_driver_is_killed(tmp_path):
     for number in range(3):
         driver = start(tmp_path / str(number), POLITE, "os.kill(os.getpid(), 9)")
         driver.communicate()
-    wait_for(lambda: not any(str(tmp_path) in line for line in command_lines()), 60)
+    wait_for(lambda: not any(str(tmp_path) in line for line in command_lines()))
 
 
 def command_lines():

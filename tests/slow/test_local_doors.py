@@ -17,7 +17,7 @@ from tests.infra.nodes import listening
 from tests.processes import busy_workers, wait_for
 from tests.runs import score_files, toy_mapping
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("slow")]
+pytestmark = pytest.mark.slow
 
 if not Path("/proc/self/stat").exists():
     pytest.skip("finds processes in /proc", allow_module_level=True)

@@ -157,6 +157,7 @@ def test_a_submitted_run_that_is_cancelled_is_finished_by_another_process(cluste
 
 # --- doors -------------------------------------------------------------------------------------------------
 
+
 def test_no_port_of_the_cluster_answers_who_has_no_token(cluster, capsys):
     import psutil
 
