@@ -250,6 +250,7 @@ def build(
 
 def save(model: nn.Module, folder: Path) -> str:
     """Writes the model's folder; its name for `load_model`."""
+    transformers.utils.logging.disable_progress_bar()  # a bar starts a thread that stays
     model.save_pretrained(folder)
     return str(folder)
 
