@@ -104,8 +104,11 @@ class Seats:
         try:
             yield
         finally:
-            for seat in self.busy:
-                self.replace(seat)
+            if not cluster.is_lost(
+                self._address
+            ):  # it would be asked for a minute, and then end this process
+                for seat in self.busy:
+                    self.replace(seat)
 
     def wait(self) -> Seat | None:
         """A seat whose job has ended, for `hear`; None when none did within a moment.
@@ -154,7 +157,7 @@ class Seats:
     def close(self) -> None:
         """Kills the actors."""
         for seat in self._seats:
-            if seat.actor is not None and ray.is_initialized():
+            if seat.actor is not None and ray.is_initialized() and not cluster.is_lost(self._address):
                 ray.kill(seat.actor, no_restart=True)
                 seat.actor = seat.ref = None
 
