@@ -25,6 +25,7 @@ from tests.benchmarks.models import gpt2_small_shaped
 from tests.benchmarks.orchestration import commit_seconds, schedule_seconds, start_seconds
 from tests.benchmarks.overhead import overhead_rows
 from tests.benchmarks.paths import path_rows
+from tests.benchmarks.planning import planning_rows
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
 
@@ -55,6 +56,12 @@ def many_items_rows() -> list[dict[str, Any]]:
         return overhead_rows(Path(name))
 
 
+def plan_rows() -> list[dict[str, Any]]:
+    """Planning from large files, and what is done in a run of many items."""
+    with tempfile.TemporaryDirectory() as name:
+        return planning_rows(Path(name))
+
+
 def main() -> None:
     wanted = set(sys.argv[1:])
     torch.set_num_threads(1)
@@ -70,6 +77,7 @@ def main() -> None:
         "pooled": pooled_rows,
         "orchestration": orchestration_rows,
         "overhead": many_items_rows,
+        "planning": plan_rows,
     }
     if unknown := wanted - groups.keys():
         raise SystemExit(f"no rows {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
