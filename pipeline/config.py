@@ -230,6 +230,10 @@ class RunConfig(Section):
         for key in ("metric", "ablation", "shards", "seed", "model"):
             if mine[key] != theirs[key]:
                 raise ConfigError(f"{key}: a run is extended with equal {key} only; it has {mine[key]}")
+        if self.model.post_norm != other.model.post_norm:
+            raise ConfigError(
+                f"model: a run is extended with equal model only; its post_norm is {self.model.post_norm}"
+            )
         for section in ("tasks", "methods"):
             for id_ in mine[section].keys() & theirs[section].keys():
                 if mine[section][id_] != theirs[section][id_]:

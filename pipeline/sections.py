@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.core.items import digest
 from pipeline.core.text import OneLine
+from pipeline.models.families import PostNorm
 from pipeline.store.bootstrap import MOST_EDGES
 
 MOST_PROMPTS = 10**9  # of a shard or a pass: more than any memory holds, and still a number
@@ -39,6 +40,10 @@ class ModelSection(Section):
     )
     kv: Literal["query_head", "kv_head"] = Field(
         default="query_head", description="a <k> and <v> per query head, or per key-value head of the model"
+    )
+    post_norm: PostNorm = Field(
+        default="mixed",
+        description="what a head writes where a norm follows attention: readers norm the mixed sum, or its own share",
     )
     trust_remote_code: bool = Field(default=False, description="run Python that comes with the model")
 

@@ -84,10 +84,11 @@ def make_setting(
     lengths: list[int] | None = None,
     shared: int = 0,
     seed: int = 0,
+    post_norm: str = "mixed",
 ) -> Setting:
     """Runs the oracle of a stock model, and makes the batch of the product's, on the same prompts."""
     prompts = models.prompts(lengths or LENGTHS[padding], padding, seed, shared=shared)
-    dense = Dense(stock, model.graph, float32_norms=False)
+    dense = Dense(stock, model.graph, float32_norms=False, post_norm=post_norm)
     return Setting(
         model=model,
         stock=copy.deepcopy(stock).to(model.hf.dtype),
@@ -150,24 +151,34 @@ def assert_same_circuit(found: Any, expected: tuple[np.ndarray, np.ndarray], gra
 def settings(tmp_path_factory):
     """Makes settings, each once a session: `settings("gpt2", padding="left", heads=2)`.
 
-    `kv` and `dtype` go to `load_model`, what says nothing about prompts to `models.build`.
+    `kv`, `dtype` and `post_norm` go to `load_model`, what says nothing about prompts to `models.build`.
     """
 
     @functools.cache
-    def loaded(kind, kv, dtype, shape):
+    def loaded(kind, kv, dtype, post_norm, shape):
         stock = models.build(kind, **dict(shape))
-        return stock, load_model(
-            models.save(stock, tmp_path_factory.mktemp(kind) / "model"), dtype=dtype, kv=kv
-        )
+        folder = models.save(stock, tmp_path_factory.mktemp(kind) / "model")
+        return stock, load_model(folder, dtype=dtype, kv=kv, post_norm=post_norm)
 
     @functools.cache
-    def made(kind, kv, dtype, padding, lengths, shared, shape):
+    def made(kind, kv, dtype, post_norm, padding, lengths, shared, shape):
         lengths = list(lengths) if lengths else None
-        return make_setting(*loaded(kind, kv, dtype, shape), padding, lengths, shared)
+        stock, model = loaded(kind, kv, dtype, post_norm, shape)
+        return make_setting(stock, model, padding, lengths, shared, post_norm=post_norm)
 
-    def make(kind, *, kv="query_head", dtype="float64", padding="none", lengths=None, shared=0, **shape):
+    def make(
+        kind,
+        *,
+        kv="query_head",
+        dtype="float64",
+        post_norm="mixed",
+        padding="none",
+        lengths=None,
+        shared=0,
+        **shape,
+    ):
         lengths = None if lengths is None else tuple(lengths)
-        return made(kind, kv, dtype, padding, lengths, shared, tuple(sorted(shape.items())))
+        return made(kind, kv, dtype, post_norm, padding, lengths, shared, tuple(sorted(shape.items())))
 
     return make
 

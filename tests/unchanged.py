@@ -35,7 +35,7 @@ ENVIRONMENT = {
     "TORCHINDUCTOR_CACHE_DIR",
 }
 # Threads that a library starts at its first use and keeps for the life of the process, and pytest-timeout's.
-LIBRARY_THREADS = ("pytest_timeout",)
+LIBRARY_THREADS = ("pytest_timeout", "tqdm_monitor")  # which neither ends nor does anything
 KERNEL = ("SigBlk", "SigIgn", "Umask")  # lines of /proc/thread-self/status
 
 _watching: dict[str, State] = {}  # what is compared with at the end, by the scope of who watches

@@ -120,10 +120,10 @@ def _before_norm_and_rotary(
 
 
 def edge_scores(
-    parts: Parts, graph: Graph, deltas: SenderValues, steps: Sequence[Gradients]
+    parts: Parts, graph: Graph, deltas: SenderValues, clean: SenderValues, steps: Sequence[Gradients]
 ) -> Iterator[Float[Tensor, "prompt edge"]]:
     """Sum over positions of difference times mean gradient over `steps`, for every prompt and edge, in chunks
-    of prompts.
+    of prompts. `deltas` are differences from `clean`.
 
     The gradients are averaged at the receivers' inputs, not at head size: every step has its own norms. Chunks
     are as large as a budget of memory allows; when a device has less, they are halved.
@@ -136,7 +136,7 @@ def edge_scores(
     while start < n_prompts:
         rows = slice(start, min(start + size, n_prompts))
         try:
-            differences = deltas.prompts(rows).written(parts).flatten(2)
+            differences = deltas.prompts(rows).written_alone(parts, clean.prompts(rows)).flatten(2)
             scores = _score_chunk(parts, graph, differences, rows, steps)
         except RuntimeError as error:
             if size == 1 or not is_out_of_memory(error):

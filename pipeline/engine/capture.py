@@ -131,8 +131,11 @@ def write_scale(
     block: Block, attn_raw: Float[Tensor, "*lead d_model"]
 ) -> Float[Tensor, "*lead"] | float | None:
     """What heads' z is multiplied by on the way to the residual stream: the reciprocal root mean square of the
-    layer's attention output where that is normed, and the family's multiplier. None where nothing is."""
-    if block.post_attn is None:
+    layer's attention output where that is normed (`Block.normed_apart`), and the family's multiplier. None where
+    nothing is."""
+    if block.mixed:
+        return None
+    if not block.normed_apart:
         return None if block.multiplier == 1.0 else block.multiplier
     wide = attn_raw.to(torch.promote_types(attn_raw.dtype, torch.float32))
     rms = torch.rsqrt(wide.square().mean(-1) + block.post_eps)

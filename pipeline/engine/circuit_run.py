@@ -4,8 +4,10 @@
 
 Summed as it stands, never as a difference from the clean run: where all that is left should be zero, rounding of
 large numbers would be left, and a norm without a mean multiplies that by up to 1/sqrt(eps) in every layer.
-Constants are the output biases of attention. Everything is recomputed from the current values, norms included.
-Knows graph, captures and executor; does not know how a circuit was found or how good it is.
+Constants are the output biases of attention. Where a norm follows attention and blocks are `mixed`, the sum over
+the heads of a layer is taken in front of it, kept and ablated heads and the bias together, and normed by every
+receiver: as MIB evaluates (`evaluate_graph` of EAP-IG). Everything is recomputed from the current values, norms
+included. Knows graph, captures and executor; does not know how a circuit was found or how good it is.
 """
 
 from typing import cast
@@ -48,12 +50,25 @@ def run_circuit(
     matrix = kept_matrix(graph, kept)
     table, read = torch.from_numpy(matrix).to(removed), np.flatnonzero(matrix.any(0))
     constant = removed.new_zeros(removed.shape[-1])
+    mixed = {
+        block.layer: slice(graph.head_sender(block.layer), graph.mlp_sender(block.layer))
+        for block in parts.blocks
+        if block.mixed
+    }
 
     def inputs(first: int, last: int) -> Float[Tensor, "receiver prompt pos d_model"]:
         n = int(graph.senders_read[first])
         keep = table[first:last, :n].to(current.device)
-        x = torch.einsum("rs,sbtd->rbtd", keep, current[:n])
-        x = x + torch.einsum("rs,sbtd->rbtd", 1 - keep, removed[:n])
+
+        def summed(senders: slice | list[int]) -> Float[Tensor, "receiver prompt pos d_model"]:
+            x = torch.einsum("rs,sbtd->rbtd", keep[:, senders], current[senders])
+            return x + torch.einsum("rs,sbtd->rbtd", 1 - keep[:, senders], removed[senders])
+
+        normed = {layer: heads for layer, heads in mixed.items() if heads.stop <= n}
+        within = {sender for heads in normed.values() for sender in range(heads.start, heads.stop)}
+        x = summed([sender for sender in range(n) if sender not in within] if normed else slice(0, n))
+        for layer, heads in normed.items():
+            x = x + attention_added(parts.blocks[layer], summed(heads))
         return (x + constant).to(clean.input.dtype)
 
     for layer, block in enumerate(parts.blocks):
@@ -92,10 +107,17 @@ def _heads(
     return executor.head_outputs(layer, range(heads), z, executor.scale_of(layer, z))
 
 
+def attention_added(block: Block, raw: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
+    """What the attention of a mixed block adds, given the sum over its heads."""
+    here, bias = raw.to(block.device), block.out_bias
+    return block.added(here if bias is None else here + bias).to(raw.device)
+
+
 def written_by_none(clean: Capture, block: Block) -> Tensor | None:
-    """What attention writes that belongs to no head: the bias of its output projection, scaled as in the clean run."""
+    """What attention writes that belongs to no head: the bias of its output projection, scaled as in the clean run. Of
+    a mixed block nothing: the bias is part of what is normed."""
     bias, scale = block.out_bias, clean.layers[block.layer].scale
-    if bias is None:
+    if bias is None or block.mixed:
         return None
     if scale is not None:
         bias = bias * (scale if isinstance(scale, float) else scale[..., None])

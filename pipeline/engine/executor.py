@@ -156,16 +156,19 @@ class Executor:
     ) -> Float[Tensor, "variant prompt row"] | float | None:
         """What z is multiplied by on the way to the residual stream, given the z of all heads of the layer."""
         block = self.parts.blocks[layer]
-        if block.post_attn is None:
-            return None if block.multiplier == 1.0 else block.multiplier
-        return write_scale(block, self.attention_raw(layer, z))
+        return write_scale(block, self.attention_raw(layer, z) if block.normed_apart else z)
 
     def attention(self, layer: int, raw: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
         """What attention adds to the residual stream, given what its output projection made."""
+        return self.parts.blocks[layer].added(raw)
+
+    def attention_change(
+        self, layer: int, raw: Float[Tensor, "*base d_model"], change: Float[Tensor, "*variant d_model"]
+    ) -> Float[Tensor, "*variant d_model"]:
+        """What attention adds to the residual stream more when what its output projection made changes."""
         block = self.parts.blocks[layer]
-        if block.post_attn is not None:
-            raw = block.post_attn(raw)
-        return raw if block.multiplier == 1.0 else raw * block.multiplier
+        raw, change = raw.to(block.device), change.to(block.device)
+        return block.added(raw + change) - block.added(raw)
 
     def mlp(self, layer: int, x: Float[Tensor, "*lead row d_model"]) -> Float[Tensor, "*lead row d_model"]:
         """What the MLP writes when it reads `x` (before its norm)."""

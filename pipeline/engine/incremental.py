@@ -75,9 +75,10 @@ class Incremental:
         x: Float[Tensor, "prompt row d_model"],
         senders: Sequence[int],
         spared: frozenset[int] = frozenset(),
+        removed: Sequence[int] = (),
     ) -> Float[Tensor, "variant prompt row d_model"]:
-        """The input `x` with the first, the first two, ... of `senders` removed too, where later ones find those
-        in `spared` still there.
+        """The input `x`, without `removed` already, with the first, the first two, ... of `senders` removed too, where
+        later ones find those in `spared` still there.
 
         The differences are added one after the other, never by a parallel scan: the rounding must not depend
         on the device.
@@ -85,11 +86,72 @@ class Incremental:
         all_rows = self.liveness.needs_all_rows(receiver)
         deltas = self.recorded.deltas(senders, x.device, all_rows=all_rows)
         out = torch.empty(len(senders), *x.shape, dtype=x.dtype, device=x.device)
-        for variant, sender in enumerate(senders):
-            torch.add(x, deltas[variant], out=out[variant])
+        sums: dict[int, Tensor] = {}  # of what this receiver reads of a layer's heads, in front of their norm
+        for variant, (sender, delta) in enumerate(zip(senders, deltas, strict=True)):
+            change, layer = delta, self._mixed_layer(sender)
+            if layer is not None:
+                if layer not in sums:
+                    gone = [one for one in removed if self._mixed_layer(one) == layer]
+                    sums[layer] = self._sum(layer, gone, x)
+                change = self.executor.attention_change(layer, sums[layer], delta).to(x.device)
+            torch.add(x, change, out=out[variant])
             if sender not in spared:
                 x = out[variant]
+                if layer is not None:
+                    sums[layer] = sums[layer] + delta.to(sums[layer].device)
         return out
+
+    # --- heads whose sum is normed by whoever reads it ----------------------------------------------------
+
+    def _mixed_layer(self, sender: int) -> int | None:
+        """The layer of a head whose readers norm the sum over its layer; None for any other sender."""
+        node = self.graph.senders[sender]
+        is_mixed = node.kind == "head" and node.layer is not None and self._blocks(node.layer).mixed
+        return node.layer if is_mixed else None
+
+    def _sum(
+        self, layer: int, removed: Sequence[int], like: Float[Tensor, "*variant prompt row d_model"]
+    ) -> Float[Tensor, "prompt row d_model"]:
+        """What a layer's output projection made in the clean run, with heads exchanged one after the other."""
+        out = self._rows_of(self.recorded.clean.layers[layer].attn_raw, like)
+        for delta in self._removed_deltas(removed, out.device, like):
+            out = out + delta
+        return out
+
+    def _removed_deltas(
+        self, removed: Sequence[int], device: torch.device, like: Float[Tensor, "*variant prompt row d_model"]
+    ) -> Sequence[Tensor]:
+        if not removed:
+            return ()
+        return list(self.recorded.deltas(removed, device, all_rows=like.shape[-2] != 1))
+
+    def _rows_of(self, x: Tensor, like: Tensor) -> Tensor:
+        """`x` at the rows of `like`: all, or that of the answer."""
+        return at_answer(x, self.recorded.answer_pos) if x.shape[-2] != like.shape[-2] else x
+
+    def _spread_mixed(
+        self, layer: int, outputs: dict[int, Float[Tensor, "variant prompt row d_model"]], trial: Trial
+    ) -> None:
+        """`spread` for all changed heads of a layer, whose sums are normed by every receiver that kept some."""
+        graph, readers = self.graph, defaultdict[int, list[int]](list)
+        changes = {sender: out - self._current(sender) for sender, out in outputs.items()}
+        trial.outputs.update(outputs)
+        for sender in outputs:
+            for receiver in self.liveness.readers.get(sender, ()):
+                readers[receiver].append(sender)
+        heads = range(graph.head_sender(layer), graph.mlp_sender(layer))
+        for receiver, changed in readers.items():
+            x = trial.inputs.get(receiver)
+            if x is None:
+                x = self._inputs[receiver]
+            kept = [head for head in heads if receiver in self.liveness.readers.get(head, ())]
+            before = self._sum(layer, [head for head in heads if head not in kept], x)
+            for head in kept:
+                if head in self._outputs:  # else it is that of the clean run
+                    clean = self.recorded.clean_output(head)
+                    before = before + (self._rows_of(self._outputs[head], x) - self._rows_of(clean, x))
+            change = torch.stack([self._rows_of(changes[sender], x) for sender in changed]).sum(0)
+            trial.inputs[receiver] = x + self.executor.attention_change(layer, before, change).to(x.device)
 
     def settle(
         self, receiver: int, x: Float[Tensor, "prompt row d_model"], liveness: Liveness
@@ -144,7 +206,8 @@ class Incremental:
         if block.coupled:
             self._run_coupled(layer, trial)
             return
-        scale = None if block.multiplier == 1.0 else block.multiplier
+        scale = None if block.multiplier == 1.0 or block.mixed else block.multiplier
+        found: dict[int, Tensor] = {}
         alike: dict[tuple[str, bool], list[int]] = defaultdict(list)
         for head in sorted(touched):
             everywhere = graph.head_sender(layer, head) in self.liveness.everywhere
@@ -157,8 +220,13 @@ class Incremental:
             rows = (self.executor.every if everywhere else self.executor.answer)[layer]
             z = rows.attend(q, k, v, heads).expand(-1, trial.n_variants, -1, -1, -1)
             outputs = self.executor.head_outputs(layer, heads, z, scale)
-            for head, out in zip(heads, outputs, strict=True):
-                self.spread(graph.head_sender(layer, head), out, trial)
+            found.update(zip((graph.head_sender(layer, head) for head in heads), outputs, strict=True))
+            if not block.mixed:
+                for head in heads:
+                    sender = graph.head_sender(layer, head)
+                    self.spread(sender, found.pop(sender), trial)
+        if found:
+            self._spread_mixed(layer, found, trial)
 
     def _fed(self, receiver: int, block: Block) -> Sequence[int]:
         """The heads that a receiver feeds and that must be recomputed."""
@@ -184,8 +252,12 @@ class Incremental:
         z = rows.attend(ports["q"], ports["k"], ports["v"], heads)
         alive = [head for head in heads if graph.head_sender(layer, head) in self.liveness.readers]
         outputs = self.executor.head_outputs(layer, alive, z[alive], self.executor.scale_of(layer, z))
-        for head, out in zip(alive, outputs, strict=True):
-            self.spread(graph.head_sender(layer, head), out, trial)
+        found = {graph.head_sender(layer, head): out for head, out in zip(alive, outputs, strict=True)}
+        if block.mixed:
+            self._spread_mixed(layer, found, trial)
+            return
+        for sender, out in found.items():
+            self.spread(sender, out, trial)
 
     def _rows(self, layer: int, x: Tensor) -> Rows:
         return (self.executor.answer if x.shape[-2] == 1 else self.executor.every)[layer]
@@ -209,14 +281,18 @@ class Incremental:
             value = at_answer(value, self.recorded.answer_pos)
         return value
 
-    def spread(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
-        """Adds the change of a sender's output to every receiver that kept its edge."""
-        trial.outputs[sender] = out
+    def _current(self, sender: int) -> Float[Tensor, "prompt row d_model"]:
+        """What a sender writes in this state, at the rows that matter."""
         if sender not in self._outputs:  # nothing has changed it yet
             clean = self.recorded.clean_output(sender)
             everywhere = sender in self.liveness.everywhere
             self._outputs[sender] = clean if everywhere else at_answer(clean, self.recorded.answer_pos)
-        delta, answer = out - self._outputs[sender], None
+        return self._outputs[sender]
+
+    def spread(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
+        """Adds the change of a sender's output to every receiver that kept its edge."""
+        trial.outputs[sender] = out
+        delta, answer = out - self._current(sender), None
         for receiver in self.liveness.readers.get(sender, ()):
             x = trial.inputs.get(receiver)
             if x is None:

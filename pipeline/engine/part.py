@@ -118,7 +118,9 @@ class Part:
             x = self._input(state, question.receiver, question.removed)
             inputs = x[None]
             if question.candidates:
-                inputs = state.incremental.without(question.receiver, x, question.candidates, question.spared)
+                inputs = state.incremental.without(
+                    question.receiver, x, question.candidates, question.spared, question.removed
+                )
             starts.append((state.incremental, question.receiver, inputs))
         objective = self.batches[index].objective
         finals = self._propagate(starts)
@@ -155,7 +157,7 @@ class Part:
         x = state.incremental.clean_rows(receiver) if known is None else state.inputs[known]
         more = removed[len(known or ()) :]
         if more:
-            x = state.incremental.without(receiver, x, more)[-1].clone()
+            x = state.incremental.without(receiver, x, more, removed=known or ())[-1].clone()
             while len(state.inputs) >= _REMEMBERED:
                 state.inputs.pop(next(iter(state.inputs)))
             state.inputs[removed] = x

@@ -22,7 +22,7 @@ from pipeline.engine.recording import recording, run_base
 from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.activations import fuse_activations
 from pipeline.models.adapters import Parts, find_parts
-from pipeline.models.families import family_of
+from pipeline.models.families import PostNorm, family_of
 from pipeline.models.load import (
     context_length,
     graph_of,
@@ -209,11 +209,14 @@ def load_model(
     trust_remote_code: bool = False,
     max_memory: Any = None,
     fingerprint: str | None = None,
+    post_norm: PostNorm = "mixed",
 ) -> PatchableModel:
     """A model from a folder, the hub or the bundled toys (`toy:trained`), checked against its own stock logits.
 
     `device_map` and `max_memory` are accelerate's: layers may lie on several devices, or be offloaded. `fingerprint`
-    is that of the folder which is meant; a hub's commit is meant by `revision`.
+    is that of the folder which is meant; a hub's commit is meant by `revision`. `post_norm` says what a head writes in
+    models with a norm after attention (Gemma 2 and 3, OLMo-2; no other): in front of the norm, which each reader takes
+    of the `mixed` sum it reads, or its share in its `own` run.
 
     Raises ModelError for an unknown model, another one than is meant, an unsupported architecture, or one that the
     engine does not reproduce.
@@ -225,10 +228,12 @@ def load_model(
             "machines; put them back, or run the config again for a run of its own"
         )
     hf = load_weights(resolved, dtype, device_map, max_memory)
-    return patchable(hf, kv=kv, tokenizer=load_tokenizer(resolved))
+    return patchable(hf, kv=kv, tokenizer=load_tokenizer(resolved), post_norm=post_norm)
 
 
-def patchable(hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None) -> PatchableModel:
+def patchable(
+    hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None, post_norm: PostNorm = "mixed"
+) -> PatchableModel:
     """Wraps a stock model that is loaded already; runs the self-check."""
     from pipeline.engine.selfcheck import check_model, stock_logits
 
@@ -239,7 +244,8 @@ def patchable(hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None) 
         hf.set_experts_implementation("eager")  # the grouped kernels know no float64
     expected = stock_logits(hf)  # before anything is touched
     fuse_activations(hf)
-    model = PatchableModel(hf, find_parts(hf), graph_of(hf.config, kv), tokenizer, dtype=hf.dtype)
+    parts, graph = find_parts(hf, post_norm), graph_of(hf.config, kv)
+    model = PatchableModel(hf, parts, graph, tokenizer, dtype=hf.dtype)
     check_model(model, expected)
     model.counters.reset()
     return model

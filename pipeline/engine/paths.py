@@ -19,7 +19,7 @@ from pipeline.core.graph import Graph
 from pipeline.engine.ablated import Ablated
 from pipeline.engine.executor import Executor, Rows, finish
 from pipeline.engine.readout import Objective
-from pipeline.engine.senders import at_answer
+from pipeline.engine.senders import SenderValues, at_answer
 from pipeline.models.adapters import Parts, Port
 
 # Elements of a residual stream over variants, prompts and rows that are in flight at once. On a CPU few enough that
@@ -40,7 +40,7 @@ class Patcher:
 
     @staticmethod
     def of(parts: Parts, graph: Graph, ablated: Ablated, objective: Objective) -> "Patcher":
-        deltas = ablated.deltas.written(parts)
+        deltas = ablated.deltas.written_alone(parts, SenderValues.of(ablated.base))
         return Patcher(parts, graph, ablated, objective, deltas)
 
     @property
@@ -145,7 +145,7 @@ class Patcher:
         if block.post_attn is None:
             return change if block.multiplier == 1.0 else change * block.multiplier
         raw = at_answer(record.attn_raw, self._answer_pos) if last else record.attn_raw
-        return executor.attention(layer, raw + change) - executor.attention(layer, raw)
+        return executor.attention_change(layer, raw, change)
 
     def _joint(
         self,

@@ -26,7 +26,7 @@ from pipeline.core.errors import ModelError
 from pipeline.engine.attribution import is_out_of_memory
 from pipeline.engine.batch import from_ids
 from pipeline.engine.capture import Capture
-from pipeline.engine.circuit_run import run_circuit, written_by_none
+from pipeline.engine.circuit_run import attention_added, run_circuit, written_by_none
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.senders import SenderValues
 from pipeline.models.dense import device_of
@@ -161,8 +161,8 @@ def _residual_error(model: PatchableModel, run: Capture, real: Bool[Tensor, "pro
 
     for block, record in zip(model.parts.blocks, run.layers, strict=True):
         compare(record.resid)
-        heads = written[graph.head_sender(block.layer) : graph.mlp_sender(block.layer)]
-        x = x + heads.sum(0)
+        heads = written[graph.head_sender(block.layer) : graph.mlp_sender(block.layer)].sum(0)
+        x = x + (attention_added(block, heads) if block.mixed else heads)
         if (bias := written_by_none(run, block)) is not None:
             x = x + bias.to(x.device)
         if not block.parallel:

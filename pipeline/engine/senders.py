@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.core.graph import Node
 from pipeline.engine.capture import Capture, scaled, write_scale
-from pipeline.models.adapters import Parts
+from pipeline.models.adapters import Block, Parts
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class SenderValues:
     """What `input`, every head (before its output projection) and every MLP write. Output biases belong to none.
 
     A head's z includes the scalar factors on its way to the residual stream (`LayerRecord.scale`), so that
-    what it writes is linear in it.
+    what it writes is linear in it. Where blocks are `mixed`, what heads write is in front of the norm after attention:
+    `written_alone` tells what it changes behind it.
     """
 
     input: Float[Tensor, "prompt pos d_model"]
@@ -124,6 +125,29 @@ class SenderValues:
                 part.mul_(gain.to(out.device))
             out[first + heads] = self.mlp[layer].to(out.device)
         return out
+
+    def written_alone(
+        self, parts: Parts, base: "SenderValues", device: torch.device | None = None
+    ) -> Float[Tensor, "sender prompt pos d_model"]:
+        """These differences from `base` as a reader meets them that takes one of them and nothing else: `written`,
+        but norm(sum + difference) - norm(sum) for heads whose sum is normed by their readers."""
+        out = self.written(parts, device)
+        heads = self.z[0].shape[2]
+        for layer, block in enumerate(parts.blocks):
+            if block.mixed:
+                first = 1 + layer * (heads + 1)
+                part, raw = out[first : first + heads], base.attention_sum(block)
+                for change in part:  # one at a time: a norm needs room for several of what it reads
+                    there = change.to(block.device)
+                    change.copy_(block.added(raw + there) - block.added(raw))
+        return out
+
+    def attention_sum(self, block: Block) -> Float[Tensor, "prompt pos d_model"]:
+        """What the output projection of a mixed block makes of all heads, bias included."""
+        z = self.z[block.layer]
+        z = z.to(torch.promote_types(z.dtype, torch.float32)).flatten(2)
+        out = z @ block.projections.out.flatten(0, 1).to(z.dtype)
+        return out if (bias := block.out_bias) is None else out + bias
 
 
 def at_answer(

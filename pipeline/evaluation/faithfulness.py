@@ -100,7 +100,11 @@ def evaluate(
     ablation: str = "corrupted",
     statistics: Statistics | None = None,
 ) -> pd.DataFrame:
-    """One row: n_edges n_edges_pruned metric metric_full metric_empty metric_circuit faithfulness."""
+    """One row: n_edges n_edges_pruned metric metric_full metric_empty metric_circuit faithfulness.
+
+    Where a norm follows attention (Gemma 2 and 3, OLMo-2), receivers norm the sum over a layer's heads, kept and
+    ablated together, as MIB does, unless the model was loaded with `post_norm="own"`: that gives other numbers.
+    """
     values = circuit_values(model, batches, circuit.mask[None], metric, ablation, statistics)
     return pd.DataFrame([measured(circuit, metric, *values.mean(axis=1))])
 

@@ -85,7 +85,7 @@ class Eap(EdgeMethod):
         deltas = ablated.minus(clean, batch.real)
         if (at := batch.at(self.positions)) is not None:
             deltas = deltas.only_at(at)
-        for scores in edge_scores(model.parts, model.graph, deltas, [at_clean]):
+        for scores in edge_scores(model.parts, model.graph, deltas, clean, [at_clean]):
             yield scores * objective.sign
 
 

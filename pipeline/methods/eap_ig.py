@@ -87,5 +87,5 @@ class EapIg(EdgeMethod):
         deltas = ablated.minus(clean, batch.real)
         if (at := batch.at(self.positions)) is not None:
             deltas = deltas.only_at(at)
-        for scores in edge_scores(model.parts, model.graph, deltas, steps):
+        for scores in edge_scores(model.parts, model.graph, deltas, clean, steps):
             yield scores * objective.sign

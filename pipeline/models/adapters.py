@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from pipeline.core.errors import ModelError
 from pipeline.models.dense import Dense, Gathered, Port, Projections, device_of, is_offloaded
-from pipeline.models.families import Family, family_of
+from pipeline.models.families import Family, PostNorm, family_of
 from pipeline.models.lengths import rotary_by_length
 from pipeline.models.rotary import gptj_rotary, gptj_tables
 
@@ -34,6 +34,7 @@ class Block:
 
     `norm1` and `norm2` are what attention and MLP read through (an Identity where there is none), `post_attn`
     and `post_mlp` the norms of what they write; `mlp_in` and `mlp_out` are the first and last module of the MLP.
+    `mixed` says that heads write what their projection makes and that each reader norms the sum (`PostNorm`).
     """
 
     layer: int
@@ -55,6 +56,7 @@ class Block:
     multiplier: float
     parallel: bool
     dense: Dense
+    mixed: bool = False
 
     # --- weights -----------------------------------------------------------------------------------------
 
@@ -83,7 +85,12 @@ class Block:
     @property
     def coupled(self) -> bool:
         """Whether what one head writes depends on the other heads of its layer."""
-        return self.post_attn is not None or self.joint_qk
+        return self.normed_apart or self.joint_qk
+
+    @property
+    def normed_apart(self) -> bool:
+        """Whether what one head writes is its share behind the norm of all heads of its run."""
+        return self.post_attn is not None and not self.mixed
 
     @property
     def q_scale(self) -> float:
@@ -98,8 +105,8 @@ class Block:
 
     @property
     def post_gain(self) -> Float[Tensor, " d_model"] | None:
-        """The gain of that norm, or None where there is no such norm."""
-        if self.post_attn is None:
+        """The gain of that norm, or None where it is no part of what a head writes."""
+        if self.post_attn is None or self.mixed:
             return None
         return self.dense.tensor(self.post_attn, "weight") + self.family.gain_offset
 
@@ -107,6 +114,12 @@ class Block:
     def out_bias(self) -> Float[Tensor, " d_model"] | None:
         """The bias of attention's output projection, which belongs to no head; None where there is none."""
         return None if self.out.bias is None else self.dense.tensor(self.out, "bias")
+
+    def added(self, raw: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:
+        """What attention adds to the residual stream, given what its output projection made."""
+        if self.post_attn is not None:
+            raw = self.post_attn(raw)
+        return raw if self.multiplier == 1.0 else raw * self.multiplier
 
     @cached_property
     def rotary(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
@@ -173,14 +186,15 @@ class Parts:
         return any(is_offloaded(module) for module in self.base.modules())
 
 
-def find_parts(model: PreTrainedModel) -> Parts:
+def find_parts(model: PreTrainedModel, post_norm: PostNorm = "mixed") -> Parts:
     """The parts of a loaded model; ModelError when its layout is not what its family's row says."""
     family, config = family_of(model.config), model.config
     base = model.base_model
     try:
         modules = list(base.get_submodule(family.blocks).children())
         held = Gathered()
-        blocks = tuple(_block(family, config, i, module, held) for i, module in enumerate(modules))
+        mixed = post_norm == "mixed" and family.post_attn is not None
+        blocks = tuple(_block(family, config, i, module, held, mixed) for i, module in enumerate(modules))
         final_norm = base.get_submodule(family.final_norm)
     except AttributeError as error:
         raise ModelError(
@@ -194,7 +208,7 @@ def find_parts(model: PreTrainedModel) -> Parts:
     return Parts(base, blocks, final_norm, Head(head, float(scale), softcap), Dense(device_of(head)))
 
 
-def _block(family: Family, config: Any, layer: int, module: nn.Module, held: Gathered) -> Block:
+def _block(family: Family, config: Any, layer: int, module: nn.Module, held: Gathered, mixed: bool) -> Block:
     n_heads = config.num_attention_heads
     n_kv = getattr(config, "num_key_value_heads", None) or n_heads
     attn = module.get_submodule(family.attn)
@@ -227,4 +241,5 @@ def _block(family: Family, config: Any, layer: int, module: nn.Module, held: Gat
         multiplier=float(multiplier),
         parallel=family.is_parallel(config),
         dense=Dense.of_attention(family, attn, n_heads, n_kv, held),
+        mixed=mixed,
     )

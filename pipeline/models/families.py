@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 from pipeline.core.errors import ModelError
 
+# What a head writes where a norm follows attention: `own`, its share in its own run, z W_O gain / rms(sum of its run);
+# `mixed`, z W_O, and whoever reads norms the sum of what it reads of the layer, kept heads and exchanged ones.
+PostNorm = Literal["mixed", "own"]
+
 
 @dataclass(frozen=True)
 class Family:

@@ -16,6 +16,7 @@ from pipeline.core.items import Item, Kind, digest
 from pipeline.core.prompts import TokenPair
 from pipeline.core.showing import names
 from pipeline.methods import Cost, Method
+from pipeline.models.families import family_of
 from pipeline.models.footprint import Footprint
 from pipeline.models.load import ResolvedModel
 from pipeline.placement import Need
@@ -110,6 +111,7 @@ class Plan:
         """What the run key is made of: the config's identity, the model's files, the prompts themselves."""
         identity = self.config.identity()
         identity["model"] |= {"fingerprint": self.model.fingerprint, "graph": self.graph.fingerprint}
+        identity["model"] |= self._post_norm
         identity["tasks"] = {
             id_: {
                 "attention": task.attention,
@@ -125,6 +127,12 @@ class Plan:
         }:
             identity["spans"] = spans
         return identity | {"schema_version": SCHEMA_VERSION}
+
+    @property
+    def _post_norm(self) -> dict[str, str]:
+        """What a head writes, where the model leaves a choice: elsewhere it is no part of a run's identity."""
+        has_norm = family_of(self.model.config).post_attn is not None
+        return {"post_norm": self.config.model.post_norm} if has_norm else {}
 
     @cached_property
     def run_key(self) -> str:
@@ -273,6 +281,7 @@ class Plan:
                 "fingerprint": self.model.fingerprint,
                 "dtype": self.config.model.dtype,
                 "trust_remote_code": self.config.model.trust_remote_code,
+                **self._post_norm,
             },
             "graph": asdict(self.graph),
             "graph_fingerprint": self.graph.fingerprint,

@@ -88,4 +88,18 @@ def _notes(run: Run, methods: tuple[str, ...]) -> tuple[str, ...]:
             f"under {', '.join(ablations)} our `input` is token and position embeddings, EAP-IG's the former "
             "alone: scores of input->* edges differ"
         )
+    post_norm = run.manifest["model"].get("post_norm")
+    if post_norm == "own":
+        notes.append(
+            "post_norm: own: heads write their share behind the norm after attention, where MIB norms the sum of kept "
+            "and exchanged heads: circuits have another faithfulness there; run with model.post_norm: mixed"
+        )
+    if post_norm == "mixed" and {run.manifest["methods"][method]["name"] for method in methods} & {
+        "eap",
+        "eap_ig",
+    }:
+        notes.append(
+            "EAP-IG multiplies gradients by what heads change in front of the norm after attention, eap and eap_ig by "
+            "what that changes behind it: scores of edges from heads differ, the faithfulness of a circuit does not"
+        )
     return tuple(notes)

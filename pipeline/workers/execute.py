@@ -165,6 +165,7 @@ def open_bench(settings: Settings) -> Bench:
         max_memory=settings.max_memory,
         revision="main" if revision == "local" else revision,
         kv=config.model.kv,
+        post_norm=config.model.post_norm,
         trust_remote_code=config.model.trust_remote_code,
         fingerprint=directory.manifest["model"]["fingerprint"],
     )

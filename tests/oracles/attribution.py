@@ -2,6 +2,7 @@
 
     score[s -> r] = sum over positions of (ablated_s - clean_s) . mean over points of d harm / d x_r
 
+(behind a norm that readers take of what they mix: what r meets more when s alone is ablated, `Dense.changes`)
 with harm the metric turned so that more is worse, so positive means that the edge helps. The points lie
 between the corrupted and the clean embeddings; the other activations are recomputed on the clean tokens.
 """
@@ -38,7 +39,7 @@ def eap(
     """Scores [b, edges] with the gradient of the clean run. `harm` takes logits [b, T, V], gives [b]."""
     run = dense.forward(clean, mask)
     gradient = receiver_gradients(dense, clean, mask, dense.embed(clean, mask), harm)
-    return edge_scores(dense, ablated - run.outputs, gradient)
+    return edge_scores(dense, dense.changes(run.outputs, ablated), gradient)
 
 
 def points(steps: int, rule: str) -> list[float]:
@@ -67,4 +68,4 @@ def eap_ig(
         receiver_gradients(dense, clean, mask, start + alpha * (end - start), harm)
         for alpha in points(steps, rule)
     ]
-    return edge_scores(dense, ablated - run.outputs, torch.stack(gradients).mean(0))
+    return edge_scores(dense, dense.changes(run.outputs, ablated), torch.stack(gradients).mean(0))

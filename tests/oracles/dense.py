@@ -7,8 +7,10 @@ the graph's ids. What is particular to a family of networks is in `tests.oracles
           the output of s in this run if the edge is kept, else the ablated output of s
 
 Constants (output biases of attention) belong to no sender. A head's output is what it adds to the residual
-stream: behind a norm of the sum of all heads, its share in that run. Every query head attends with one
-(q, k, v) triple, each computed from the receiver input of its own port.
+stream: behind a norm of the sum of all heads, its share in that run (`post_norm="own"`). Under "mixed" a head's
+output is in front of that norm, and what r reads of a layer's heads is the norm of the sum over all of them, kept and
+ablated: x_r = ... + norm_l(sum over the heads h of layer l of the output or ablated output of h). Every query head
+attends with one (q, k, v) triple, each computed from the receiver input of its own port.
 """
 
 from dataclasses import dataclass
@@ -35,12 +37,15 @@ class Dense:
     `float32_norms` follows the stock model where it leaves float64 for float32; False is the pure formula.
     """
 
-    def __init__(self, hf_model: nn.Module, graph: Graph, float32_norms: bool = True) -> None:
+    def __init__(
+        self, hf_model: nn.Module, graph: Graph, float32_norms: bool = True, post_norm: str = "mixed"
+    ) -> None:
         self.graph = graph
         self.weights = {k: v.detach() for k, v in hf_model.state_dict().items()}
         config = hf_model.config
         self.family = FAMILIES[config.model_type](config, self.weights, float32_norms)
         self.d_model = self.family.d_model
+        self.mixed = post_norm == "mixed" and self.family.normed_after
         shape = (config.num_hidden_layers, self.family.heads, self.family.groups, self.family.parallel)
         if shape != (graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.parallel):
             raise ValueError(f"not the graph of this model: {graph.describe()}")
@@ -80,10 +85,13 @@ class Dense:
             rows = slice(first, first + count)
             if set(graph.senders_read[rows]) != {n}:
                 raise AssertionError("receivers must read exactly the senders before them")
-            x = share[rows, :n] @ torch.stack(outputs[:n]).flatten(1)
-            if ablated is not None:
-                x = x + (1 - share[rows, :n]) @ ablated[:n].flatten(1)
-            x = x.reshape(count, *ids.shape, self.d_model) + constant
+            x = constant.expand(count, *ids.shape, self.d_model)
+            for layer, senders in self._groups(n):
+                part = share[rows, senders] @ torch.stack(outputs[:n])[senders].flatten(1)
+                if ablated is not None:
+                    part = part + (1 - share[rows, senders]) @ ablated[senders].flatten(1)
+                part = part.reshape(x.shape)
+                x = x + (part if layer is None else family.normed(layer, part))
             return x if added is None else x + added[rows]
 
         for layer in range(graph.n_layers):
@@ -100,13 +108,37 @@ class Dense:
         final = inputs(graph.logits_receiver, 1, len(outputs), constant)[0]
         return Forward(family.logits(final), torch.stack(outputs))
 
+    def _groups(self, n: int) -> list[tuple[int | None, list[int]]]:
+        """The first n senders, in groups that are summed; those of a layer whose sum is normed, with that layer."""
+        heads, graph = {}, self.graph
+        if self.mixed:
+            heads = {
+                layer: list(range(graph.head_sender(layer), graph.mlp_sender(layer)))
+                for layer in range(graph.n_layers)
+                if graph.mlp_sender(layer) <= n
+            }
+        within = {sender for group in heads.values() for sender in group}
+        return [(None, [s for s in range(n) if s not in within]), *heads.items()]
+
+    def changes(self, base: Tensor, other: Tensor) -> Tensor:
+        """What a reader meets more when one sender writes `other` and all others `base`, [senders, b, T, d]."""
+        out = other - base
+        for layer, senders in self._groups(self.graph.n_senders):
+            if layer is not None:
+                total = base[senders].sum(0)
+                for sender in senders:
+                    mixed = total - base[sender] + other[sender]
+                    out[sender] = self.family.normed(layer, mixed) - self.family.normed(layer, total)
+        return out
+
     def _heads(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """What all heads write [heads, b, T, d]; k and v have one entry per port."""
         per_port = self.graph.n_heads // len(k)
         k, v = k.repeat_interleave(per_port, 0), v.repeat_interleave(per_port, 0)
         z = self.family.pattern(layer, q, k, mask) @ v
         weight = self.family.output(layer)[0].reshape(self.graph.n_heads, 1, -1, self.d_model)
-        return self.family.written(layer, z @ weight)
+        out = z @ weight
+        return out if self.mixed else self.family.written(layer, out)
 
     def _mask(self, mask: Tensor | None, shape: torch.Size, window: int | None) -> Tensor:
         """Additive [b, T, T]: causal, windowed and without padding keys, or a given 4-D mask as it is."""
@@ -140,12 +172,13 @@ def patched_logits(
     graph: Graph,
     ablated_outputs: Tensor | None = None,
     float32_norms: bool = True,
+    post_norm: str = "mixed",
 ) -> Tensor:
     """Logits [b, T, V] of the clean run in which every edge that is not kept carries its ablated value.
 
     The ablated values are the corrupted run's outputs, unless `ablated_outputs` [senders, b, T, d] is given.
     """
-    dense = Dense(hf_model, graph, float32_norms)
+    dense = Dense(hf_model, graph, float32_norms, post_norm)
     if ablated_outputs is None:
         ablated_outputs = dense.forward(corrupted_ids, mask).outputs
     return dense.forward(clean_ids, mask, kept, ablated_outputs).logits

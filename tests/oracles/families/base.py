@@ -29,6 +29,7 @@ class Family:
     """
 
     parallel = False  # the MLP reads what the heads of its layer read
+    normed_after = False  # a norm follows the sum over the heads of a layer
 
     def __init__(self, config: Any, weights: dict[str, Tensor], float32: bool) -> None:
         self.config, self.weights, self.float32 = config, weights, float32
@@ -92,6 +93,10 @@ class Family:
     def written(self, layer: int, o: Tensor) -> Tensor:
         """What heads write to the residual stream, from their projected outputs [heads, b, T, d] of one run."""
         return o
+
+    def normed(self, layer: int, total: Tensor) -> Tensor:
+        """What the norm after attention makes of the sum over all heads, in families that have one."""
+        raise NotImplementedError
 
     def constant(self, layer: int) -> Tensor:
         """What attention writes that belongs to no head, [d]."""

@@ -1,6 +1,7 @@
 """Gemma 2 and 3: norms before and after every sublayer, gains counted from one, capped scores and logits.
 
-The norm after attention couples the heads of a layer: head h writes o_h * gain / rms(sum of all o).
+The norm after attention couples the heads of a layer: head h writes o_h * gain / rms(sum of all o). Where whoever
+reads norms the sum of what it reads, no head writes anything by itself (`tests.oracles.dense`).
 """
 
 import torch
@@ -10,6 +11,8 @@ from tests.oracles.families.llama import Llama
 
 
 class Gemma2(Llama):
+    normed_after = True
+
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         scale = torch.tensor(self.d_model**0.5)  # a float32 buffer of the model, whatever its precision
         return super().embed(ids, positions) * scale.to(self.dtype)
@@ -39,6 +42,9 @@ class Gemma2(Llama):
         rms = (total.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps).sqrt()
         gain = 1 + self.weights[f"model.layers.{layer}.post_attention_layernorm.weight"]
         return o * gain / rms
+
+    def normed(self, layer: int, total: Tensor) -> Tensor:
+        return self.norm(total, f"model.layers.{layer}.post_attention_layernorm")
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         name = f"model.layers.{layer}"

@@ -11,6 +11,8 @@ from tests.oracles.families.llama import Llama
 
 
 class Olmo2(Llama):
+    normed_after = True
+
     def before_attention(self, layer: int, x: Tensor) -> Tensor:
         return x
 
@@ -24,6 +26,9 @@ class Olmo2(Llama):
         total, name = o.sum(0), f"model.layers.{layer}.post_attention_layernorm"
         rms = (total.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps).sqrt()
         return o * self.weights[f"{name}.weight"] / rms
+
+    def normed(self, layer: int, total: Tensor) -> Tensor:
+        return self.norm(total, f"model.layers.{layer}.post_attention_layernorm")
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         return self.norm(self.gated(layer, x), f"model.layers.{layer}.post_feedforward_layernorm")
