@@ -43,7 +43,7 @@ class ModelSection(Section):
     )
     post_norm: PostNorm = Field(
         default="mixed",
-        description="what a head writes where a norm follows attention: readers norm the mixed sum, or its own share",
+        description="where a norm follows attention: readers norm the mixed sum; heads write their own share; as MIB",
     )
     trust_remote_code: bool = Field(default=False, description="run Python that comes with the model")
 

@@ -14,6 +14,7 @@ from pipeline.core.items import Item
 from pipeline.models.toy import toy_path
 from pipeline.planning import Plan, make_plan, work_table
 from pipeline.store.results import open_run
+from tests.oracles import models
 from tests.tokenizers import tokenizer
 
 
@@ -392,3 +393,20 @@ def test_planning_loads_no_orchestrator_and_no_torch_of_its_own(folder):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(("kind", "is_part"), [("olmo2", True), ("llama", False)])
+def test_what_heads_write_is_part_of_the_identity_where_a_norm_follows_attention(folder, kind, is_part):
+    models.save(models.build(kind), folder / kind)
+    plans = [plan(model={"name": kind} | more) for more in ({}, {"post_norm": "mixed"}, {"post_norm": "own"})]
+    assert plans[0].run_key == plans[1].run_key
+    assert (plans[1].run_key != plans[2].run_key) == is_part
+    for a_plan in plans:
+        assert ("post_norm" in a_plan.manifest()["model"]) == is_part
+        assert ("post_norm" in a_plan.identity["model"]) == is_part
+
+
+def test_a_run_is_extended_with_one_reading_of_what_heads_write(folder):
+    other = plan(model={"name": "model", "post_norm": "own"}).config
+    with pytest.raises(ConfigError, match="post_norm is mixed"):
+        plan().config.extended_by(other)

@@ -136,7 +136,12 @@ def edge_scores(
     while start < n_prompts:
         rows = slice(start, min(start + size, n_prompts))
         try:
-            differences = deltas.prompts(rows).written_alone(parts, clean.prompts(rows)).flatten(2)
+            part = deltas.prompts(rows)
+            in_front = (
+                parts.post_norm == "mib"
+            )  # where a norm follows attention; elsewhere these are the same
+            met = part.written(parts) if in_front else part.written_alone(parts, clean.prompts(rows))
+            differences = met.flatten(2)
             scores = _score_chunk(parts, graph, differences, rows, steps)
         except RuntimeError as error:
             if size == 1 or not is_out_of_memory(error):

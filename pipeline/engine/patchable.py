@@ -216,7 +216,7 @@ def load_model(
     `device_map` and `max_memory` are accelerate's: layers may lie on several devices, or be offloaded. `fingerprint`
     is that of the folder which is meant; a hub's commit is meant by `revision`. `post_norm` says what a head writes in
     models with a norm after attention (Gemma 2 and 3, OLMo-2; no other): in front of the norm, which each reader takes
-    of the `mixed` sum it reads, or its share in its `own` run.
+    of the `mixed` sum it reads, or its share in its `own` run; `mib` is `mixed` with EAP-IG's attribution.
 
     Raises ModelError for an unknown model, another one than is meant, an unsupported architecture, or one that the
     engine does not reproduce.

@@ -154,6 +154,7 @@ class Parts:
     final_norm: nn.Module
     head: Head
     head_dense: Dense
+    post_norm: PostNorm = "mixed"
 
     @property
     def device(self) -> torch.device:
@@ -193,7 +194,7 @@ def find_parts(model: PreTrainedModel, post_norm: PostNorm = "mixed") -> Parts:
     try:
         modules = list(base.get_submodule(family.blocks).children())
         held = Gathered()
-        mixed = post_norm == "mixed" and family.post_attn is not None
+        mixed = post_norm != "own" and family.post_attn is not None
         blocks = tuple(_block(family, config, i, module, held, mixed) for i, module in enumerate(modules))
         final_norm = base.get_submodule(family.final_norm)
     except AttributeError as error:
@@ -205,7 +206,9 @@ def find_parts(model: PreTrainedModel, post_norm: PostNorm = "mixed") -> Parts:
         scale = scale / getattr(config, family.logit_divisor)
     softcap = getattr(config, family.logit_softcap, None) if family.logit_softcap else None
     head = model.get_output_embeddings()
-    return Parts(base, blocks, final_norm, Head(head, float(scale), softcap), Dense(device_of(head)))
+    return Parts(
+        base, blocks, final_norm, Head(head, float(scale), softcap), Dense(device_of(head)), post_norm
+    )
 
 
 def _block(family: Family, config: Any, layer: int, module: nn.Module, held: Gathered, mixed: bool) -> Block:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from pipeline.core.errors import ModelError
 
 # What a head writes where a norm follows attention: `own`, its share in its own run, z W_O gain / rms(sum of its run);
-# `mixed`, z W_O, and whoever reads norms the sum of what it reads of the layer, kept heads and exchanged ones.
-PostNorm = Literal["mixed", "own"]
+# `mixed`, z W_O, and whoever reads norms the sum of what it reads of the layer, kept heads and exchanged ones; `mib`,
+# as `mixed`, but attribution multiplies its gradients by the change in front of that norm, as EAP-IG and MIB do.
+PostNorm = Literal["mixed", "own", "mib"]
 
 
 @dataclass(frozen=True)

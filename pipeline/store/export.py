@@ -94,12 +94,9 @@ def _notes(run: Run, methods: tuple[str, ...]) -> tuple[str, ...]:
             "post_norm: own: heads write their share behind the norm after attention, where MIB norms the sum of kept "
             "and exchanged heads: circuits have another faithfulness there; run with model.post_norm: mixed"
         )
-    if post_norm == "mixed" and {run.manifest["methods"][method]["name"] for method in methods} & {
-        "eap",
-        "eap_ig",
-    }:
+    if post_norm == "mixed" and {p.get("name") for p in parameters} & {"eap", "eap_ig"}:
         notes.append(
             "EAP-IG multiplies gradients by what heads change in front of the norm after attention, eap and eap_ig by "
-            "what that changes behind it: scores of edges from heads differ, the faithfulness of a circuit does not"
+            "what that changes behind it: scores of edges from heads differ; run with model.post_norm: mib for its own"
         )
     return tuple(notes)

@@ -110,6 +110,22 @@ def test_acdc_keeps_what_one_forward_per_edge_keeps(setting, naive):
         assert_same_circuit(found, naive(setting, "kl_divergence", threshold), setting.graph)
 
 
+def test_eap_as_mib_multiplies_the_gradient_by_the_change_in_front_of_the_norm(setting_of):
+    setting = setting_of("gemma2", padding="left", post_norm="mib")
+    p, dense = setting.prompts, setting.dense
+    embeddings = dense.embed(p.clean, p.mask)
+    gradient = attribution.receiver_gradients(
+        dense, p.clean, p.mask, embeddings, lambda logits: setting.harm("logit_diff", logits)
+    )
+    change = setting.corrupted.outputs - setting.clean.outputs
+    found = scored(Eap(), setting, per_prompt=True).per_prompt
+    assert relative_error(found, attribution.edge_scores(dense, change, gradient)) <= 1e-10
+    mixed = setting_of("gemma2", padding="left")
+    for method in (EdgePatching(), Acdc(threshold=0.1)):
+        one, two = (scored(method, one).score for one in (setting, mixed))
+        np.testing.assert_array_equal(one, two)
+
+
 def test_definitions_agree_where_no_edge_or_every_edge_is_exchanged_and_nowhere_else(setting_of):
     own, mixed = (setting_of("gemma2", padding="left", post_norm=post_norm) for post_norm in ("own", "mixed"))
     graph, rng = own.graph, np.random.default_rng(0)

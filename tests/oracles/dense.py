@@ -45,7 +45,7 @@ class Dense:
         config = hf_model.config
         self.family = FAMILIES[config.model_type](config, self.weights, float32_norms)
         self.d_model = self.family.d_model
-        self.mixed = post_norm == "mixed" and self.family.normed_after
+        self.mixed = post_norm != "own" and self.family.normed_after
         shape = (config.num_hidden_layers, self.family.heads, self.family.groups, self.family.parallel)
         if shape != (graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.parallel):
             raise ValueError(f"not the graph of this model: {graph.describe()}")
