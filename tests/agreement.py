@@ -104,7 +104,7 @@ class Agreement:
     def gradients(self) -> Iterator[tuple[str, float]]:
         dense, p, steps = self.setting.dense, self.prompts, 2
         start, end = self.ablated[0], dense.embed(p.clean, p.mask)
-        delta = self.ablated - self.setting.clean.outputs
+        delta = dense.changes(self.setting.clean.outputs, self.ablated)
 
         def gradient(embeddings: Tensor) -> Tensor:
             return attribution.receiver_gradients(dense, p.clean, p.mask, embeddings, self.harm)
