@@ -11,9 +11,9 @@ from flows.cli import main
 from pipeline import open_run
 from pipeline.core.errors import RunDirectoryError
 from pipeline.models.toy import toy_path
-from pipeline.store import planned
 from pipeline.store.seal import sealed_text
 from pipeline.verify import verify
+from tests.fileops import listening
 from tests.runs import PAIR, content, toy_mapping
 
 
@@ -197,18 +197,12 @@ class KilledError(BaseException):
         *(pytest.param(name, marks=slow) for name in ("prompts.parquet", "plan.json", "manifest.json")),
     ],
 )
-def test_an_extension_that_is_killed_anywhere_is_not_complete(project, monkeypatch, name):
-    def stopping(write):
-        def stop_before(path, *args):
-            if path.name == name:
-                raise KilledError
-            return write(path, *args)
+def test_an_extension_that_is_killed_anywhere_is_not_complete(project, name):
+    def kill(operation):
+        if operation.kind == "rename" and operation.path == name:
+            raise KilledError
 
-        return stop_before
-
-    for write in (planned.write_atomic, planned.write_json, planned.write_parquet):
-        monkeypatch.setattr(planned, write.__name__, stopping(write))
-    with pytest.raises(KilledError):
+    with listening(project / "run", kill), pytest.raises(KilledError):
         main(["run", "more.yaml", "--extend", "run", "--local"])
     assert not open_run("run").is_complete
     assert not open_run("run").status()["complete"]
