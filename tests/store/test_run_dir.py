@@ -88,7 +88,7 @@ def test_the_footer_of_a_method_says_what_ran(run):
     footer = read_footer(run.path / SCORES.path)
     assert json.loads(footer["method"])["name"] == "eap"
     assert (footer["metric"], footer["ablation"]) == ("logit_diff", "mean")
-    assert (footer["model"], footer["revision"], footer["dtype"]) == ("models/tiny", "local", "float32")
+    assert (footer["model"], footer["revision"], footer["dtype"]) == ("sha256:f", "local", "float32")
     assert footer["run_key"] == run.manifest["run_key"]
     assert footer["graph_fingerprint"] == GRAPH.fingerprint
 
@@ -277,7 +277,7 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
 
 def test_planning_that_was_interrupted_is_done_again(run):
     (run.path / "manifest.json").unlink()
-    with pytest.raises(RunDirectoryError, match=r"no readable manifest\.json"):
+    with pytest.raises(RunDirectoryError, match=r"manifest\.json: torn or gone"):
         RunDirectory.open(run.path)
     RunDirectory.create(run.path, **plan_of({"ioi": 3, "gt": 1}, METHODS))
     assert RunDirectory.open(run.path).items == run.items
@@ -290,7 +290,7 @@ def test_no_run_and_a_run_of_another_version_are_one_line(run, tmp_path):
     (run.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RunDirectoryError, match="schema version 99"):
         RunDirectory.open(run.path)
-    for text, words in (("{}", "schema version None"), ("[]", "no JSON object"), ("{", "no JSON object")):
+    for text, words in (("{}", "schema version None"), ("[]", "torn or gone"), ("{", "torn or gone")):
         (run.path / "manifest.json").write_text(text)
         with pytest.raises(RunDirectoryError, match=words):
             RunDirectory.open(run.path)
