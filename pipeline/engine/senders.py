@@ -139,7 +139,7 @@ class SenderValues:
                 part, raw = out[first : first + heads], base.attention_sum(block)
                 for change in part:  # one at a time: a norm needs room for several of what it reads
                     there = change.to(block.device)
-                    change.copy_(block.added(raw + there) - block.added(raw))
+                    change.copy_((block.added(raw + there) - block.added(raw)).to(change.device))
         return out
 
     def attention_sum(self, block: Block) -> Float[Tensor, "prompt pos d_model"]:
