@@ -34,8 +34,7 @@ ENVIRONMENT = {
     "RAY_CLIENT_MODE",
     "TORCHINDUCTOR_CACHE_DIR",
 }
-# Threads that a library starts at its first use and keeps for the life of the process, and pytest-timeout's.
-LIBRARY_THREADS = ("pytest_timeout", "tqdm_monitor")  # which neither ends nor does anything
+OURS = {"tests", "pipeline", "flows"}
 KERNEL = ("SigBlk", "SigIgn", "Umask")  # lines of /proc/thread-self/status
 
 _watching: dict[str, State] = {}  # what is compared with at the end, by the scope of who watches
@@ -177,7 +176,12 @@ def _of_tests(hook: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _is_library(thread: threading.Thread) -> bool:
-    return thread.name.startswith(LIBRARY_THREADS)
+    """Whether a library has started it for itself: such a thread may last as long as the process, as those of Prefect,
+    Ray and pytest-timeout do. Of a pool the library does not know who asked for it, so that it is watched."""
+    runs = getattr(thread, "_target", None) or getattr(thread, "function", None)
+    made_by = {type(thread).__module__, getattr(runs, "__module__", None) or ""} - {"threading"}
+    names = {module.partition(".")[0] for module in made_by} - {""}
+    return bool(names) and not names & {*OURS, "concurrent"}
 
 
 def _kernel() -> State:
