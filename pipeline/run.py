@@ -250,7 +250,8 @@ def discover(
     On Ray, or with `local` in this process. How far it is goes to stderr, a line now and then, unless `quiet`; or to
     `on_event`. Prefect plays no part here; `flows` shows the same steps in it.
     """
-    on_event = on_event or (ignore if quiet else telling())
+    if on_event is None:
+        on_event = ignore if quiet else telling()
     with closing(prepare(config, run_dir, extend)) as session:
         if not settle(session):
             with closing(open_pool(session, local=local)) as pool:

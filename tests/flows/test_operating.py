@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, nullcontext
 from unittest.mock import MagicMock
 
 import pytest
@@ -286,6 +286,8 @@ def test_workers_are_let_go_of_undisturbed_however_late_the_next_signal_comes(mo
 
     monkeypatch.setattr(stopping, "LOST_SECONDS", -1.0)
     monkeypatch.setattr(flow, "open_pool", lambda _: Workers())
+    monkeypatch.setattr(flow, "ready", lambda: None)
+    monkeypatch.setattr(flow, "asked", lambda: nullcontext(lambda: None))
     monkeypatch.setattr(flow, "refuse_what_is_not_here", lambda _: None)
     monkeypatch.setattr(flow, "discover", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt), stoppable():
