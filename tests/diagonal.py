@@ -11,7 +11,7 @@ import pytest
 
 FOLDERS = {"engine", "methods", "oracles"}
 FAMILIES = {"kind", "shape", "known"}  # parameters whose values are families there
-FAST = 4  # cases of one test
+FAST = 2  # cases of one test
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow

@@ -15,6 +15,7 @@ from pipeline.planning import make_plan
 from pipeline.run import conduct, open_pool, prepare
 from pipeline.store import planned
 from tests.runs import content, flip_a_byte, score_files, toy_config
+from tests.slowly import slow
 
 EAP = [{"name": "eap"}]
 
@@ -29,7 +30,7 @@ def go(config, **options):
     return run, [event.text.split()[0] for event in events if event.kind == "item"]
 
 
-@pytest.mark.parametrize("kind", ["scores", "prompt_metrics"])
+@pytest.mark.parametrize("kind", ["scores", *slow("prompt_metrics")])
 def test_a_file_that_goes_away_during_the_run_is_computed_again(tmp_path, kind):
     config = toy_config(tmp_path, methods=EAP)
     gone = []
@@ -82,8 +83,8 @@ def test_a_report_is_drawn_again_where_the_run_was_stopped_before_it(tmp_path, m
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", ["run.yaml", "plan.json", "manifest.json"])
-@pytest.mark.parametrize("command", ["resume", "first config", "extend"])
+@pytest.mark.parametrize("name", [*slow("run.yaml", "plan.json"), "manifest.json"])
+@pytest.mark.parametrize("command", ["resume", *slow("first config", "extend")])
 def test_an_extension_that_is_killed_between_two_files_goes_on(tmp_path, monkeypatch, name, command):
     first = toy_config(tmp_path, methods=EAP)
     run, _ = go(first)
@@ -138,8 +139,8 @@ def test_weights_that_change_while_a_run_is_under_way_are_refused_by_the_next_wo
     assert not score_files(session.path)
 
 
-@pytest.mark.parametrize("scope", ["shard", "pooled"])
-@pytest.mark.parametrize("goes", [shutil.rmtree, lambda path: path.rename(path.with_name("moved"))])
+@pytest.mark.parametrize("scope", [*slow("shard"), "pooled"])
+@pytest.mark.parametrize("goes", [shutil.rmtree, *slow(lambda path: path.rename(path.with_name("moved")))])
 def test_a_directory_that_goes_away_ends_the_run_and_is_not_made_again(tmp_path, goes, scope):
     config = toy_config(tmp_path, methods=[{"name": "acdc", "scope": scope}])
     path = make_plan(config).path

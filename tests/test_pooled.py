@@ -20,6 +20,7 @@ from pipeline.workers.jobs import Failure, Outcome
 from pipeline.workers.local import LocalPool
 from pipeline.workers.pooled import Consult, share_out
 from tests.runs import content, toy_config
+from tests.slowly import slow
 
 THRESHOLDS = (0.001, 0.01, 0.1)
 
@@ -111,13 +112,14 @@ def test_a_pooled_circuit_is_that_of_all_prompts_in_one_search(undisturbed, tmp_
     assert 0 < sizes[0] < model.graph.n_edges
 
 
-@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("size", [*slow(2, 5), 3])
 def test_any_number_of_workers_gives_the_same_bytes(undisturbed, tmp_path, size):
     run, pool = go(config(tmp_path), size)
     assert results(run) == results(undisturbed[0])
     assert sum(pool.measured.values()) > sum(undisturbed[1].measured.values())
 
 
+@pytest.mark.slow
 def test_a_search_whose_cluster_shrinks_goes_on_with_the_workers_that_are_left(undisturbed, tmp_path):
     with closing(prepare(config(tmp_path))) as session:
         pool = Shrinking(worker_opener(session), 2)
@@ -129,7 +131,7 @@ def test_a_search_whose_cluster_shrinks_goes_on_with_the_workers_that_are_left(u
     assert not run.failures()
 
 
-@pytest.mark.parametrize("dying", [[0], [7], [8, 9], [4, 20, 30]])
+@pytest.mark.parametrize("dying", [*slow([0], [7], [4, 20, 30]), [8, 9]])
 def test_workers_that_die_are_replaced_and_change_nothing(undisturbed, tmp_path, dying):
     run, pool = go(config(tmp_path), 2, dying)
     assert pool.deaths == len(dying)
@@ -137,6 +139,7 @@ def test_workers_that_die_are_replaced_and_change_nothing(undisturbed, tmp_path,
     assert results(run) == results(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_workers_that_die_together_cost_one_attempt(undisturbed, tmp_path):
     run, pool = go(config(tmp_path), 3, [3, 4, 5])  # after all have recorded, at the first question
     assert pool.deaths == 3
@@ -144,7 +147,9 @@ def test_workers_that_die_together_cost_one_attempt(undisturbed, tmp_path):
     assert results(run) == results(undisturbed[0])
 
 
-@pytest.mark.parametrize(("failure", "is_tried_again"), [("io", True), ("error", True), ("input", False)])
+@pytest.mark.parametrize(
+    ("failure", "is_tried_again"), [*slow(("io", True)), ("error", True), *slow(("input", False))]
+)
 def test_what_another_attempt_may_mend_is_tried_again_in_a_search_too(
     undisturbed, tmp_path, failure, is_tried_again
 ):
@@ -193,7 +198,7 @@ def test_a_driver_that_dies_is_followed_from_the_last_receiver_that_was_decided(
     assert results(run) == results(undisturbed[0])
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "other search", "gone"])
+@pytest.mark.parametrize("damage", ["cut", *slow("flip", "other search", "gone")])
 def test_a_damaged_decision_is_made_again(undisturbed, tmp_path, damage):
     run, _ = go(config(tmp_path))
     files = sorted(run.path.rglob("receiver-*.json"), reverse=True)  # as visited: from the output back
@@ -225,6 +230,7 @@ def test_recorded_runs_that_do_not_fit_into_memory_are_recorded_again_and_said(u
     assert results(run) == results(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_one_missing_threshold_is_searched_with_the_others_and_committed_alone(undisturbed, tmp_path):
     run, _ = go(config(tmp_path))
     files = sorted(run.path.glob("scores/**/*.parquet"))

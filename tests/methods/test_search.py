@@ -19,7 +19,7 @@ from tests.oracles.acdc import naive_acdc, visits
 from tests.oracles.crew import UNIT, OracleCrew, World
 from tests.oracles.reach import alive_receivers
 
-few = settings(max_examples=25)
+few = settings(max_examples=10)
 thresholds = st.one_of(
     st.integers(-8, 24).map(lambda n: n * UNIT),  # many deltas are exactly one of these
     st.sampled_from([-np.inf, np.inf, 0.3 * UNIT]),

@@ -17,6 +17,7 @@ from pipeline.tasks import GreaterThan, Induction, Ioi
 from tests.oracles.acdc import naive_acdc
 from tests.oracles.attribution import eap_ig
 from tests.oracles.dense import Dense
+from tests.slowly import slow
 
 PLANTED, TRAINED = "toy:planted", "toy:trained"
 GRAPH = Graph(plant.N_LAYERS, plant.N_HEADS, plant.N_HEADS)
@@ -77,7 +78,7 @@ def test_exactly_the_planted_edges_have_an_effect(bench, known):
     assert np.abs(effects[~known]).max() < 1e-9
 
 
-@pytest.mark.parametrize("corruption", ["answer", "break"])
+@pytest.mark.parametrize("corruption", ["answer", *slow("break")])
 def test_other_corruptions_act_through_planted_edges_alone(corruption, known):
     effects = np.abs(Bench(corruption, count=8).effects())
     assert effects[known].max() > 1
@@ -96,7 +97,7 @@ def test_what_the_distractors_compute_is_not_nothing(bench):
     assert ((clean - bench.ablated).abs().amax((1, 2, 3)) > 0.01).all()
 
 
-@pytest.mark.parametrize("threshold", [1e-5, 1e-3, 1e-2])
+@pytest.mark.parametrize("threshold", [*slow(1e-5, 1e-3), 1e-2])
 def test_acdc_keeps_exactly_the_planted_edges(known, threshold):
     few = Bench(count=4)
     kept, _ = naive_acdc(lambda kept: -float(few.with_edges(kept).mean()), GRAPH, threshold, "absolute")
@@ -122,7 +123,7 @@ def test_the_shipped_planted_weights_are_those_that_the_code_writes():
     assert facts["n_edges_total"] == GRAPH.n_edges
 
 
-@pytest.mark.parametrize("task", [Ioi, Induction, GreaterThan])
+@pytest.mark.parametrize("task", [Ioi, *slow(Induction, GreaterThan)])
 def test_the_trained_model_solves_each_task_on_fresh_prompts(task):
     """The training script draws its prompts from task seeds from 1000 on."""
     tokenizer = AutoTokenizer.from_pretrained(toy_path(TRAINED))

@@ -12,6 +12,7 @@ from pipeline import load_scores, open_run
 from pipeline.store.files import _seal, read_footer, read_parquet, write_parquet
 from tests.security.conftest import refused
 from tests.security.hostile import SHARD, call
+from tests.slowly import slow
 
 MERGED = "aggregate/task=induction/method=eap/merged.parquet"
 
@@ -116,7 +117,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("verb", ["show", "report", "export"])
+@pytest.mark.parametrize("verb", ["show", *slow("report", "export")])
 @pytest.mark.parametrize("case", FILES)
 def test_merged_scores(circuits, run, verb, case):
     spoil, words = FILES[case]

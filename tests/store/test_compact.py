@@ -90,6 +90,7 @@ def test_a_run_is_cut_into_packs_of_a_size(merged, monkeypatch):
     assert everything(merged.path) == before
 
 
+@pytest.mark.slow
 def test_a_compaction_that_is_killed_at_any_step_loses_nothing_and_goes_on(new_run, monkeypatch):
     run = new_run(tasks={"ioi": 2}, methods={"eap": "edge"}, statistics=False)
     for item in run.items:
@@ -257,6 +258,7 @@ def of_items(run):
     return [one for one in verify(run).damaged if one.file.startswith(folders)]
 
 
+@pytest.mark.slow
 def test_verify_finds_nothing_wrong_at_any_moment_of_a_compaction(new_run):
     run = new_run(tasks={"gt": 3})
     for item in run.items:
