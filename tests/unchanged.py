@@ -80,6 +80,12 @@ def _left_as_found(scope: str) -> Iterator[None]:
         pytest.fail("the process was left changed: " + "; ".join(left), pytrace=False)
 
 
+def may_stay(pid: int) -> None:
+    """For a test that adds a process to what a wider fixture ends."""
+    for watched in _watching.values():
+        watched[f"process {pid}"] = pid
+
+
 # --- what is compared ----------------------------------------------------------------------------------------
 
 

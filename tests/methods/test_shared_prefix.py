@@ -13,7 +13,7 @@ from tests.agreement import Agreement, Question
 from tests.exactness import PADDINGS, relative_error
 from tests.oracles import models
 
-SMALL = {"heads": 2, "kv_heads": 1, "width": 12}
+SMALL = {"heads": 2, "kv_heads": 1, "width": 16}  # its root, which Gemma multiplies by, is exact in float32
 
 
 def agreed(setting_of, kind, **options):

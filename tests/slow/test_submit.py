@@ -16,6 +16,7 @@ from tests.infra.doors import doors
 from tests.infra.nodes import Nodes, listening
 from tests.processes import GUARD_SECONDS, wait_for
 from tests.runs import PAIR, content, score_files, toy_mapping
+from tests.unchanged import may_stay
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +118,7 @@ def test_a_run_goes_on_when_one_node_is_lost_and_another_comes(cluster, tmp_path
     cluster.lose(lost)
     assert len(score_files(run)) < 32, "lost too late to show anything"
     cluster.start_worker("--num-cpus=2")
+    may_stay(cluster.processes[-1].pid)
 
     wait_for((run / "_SUCCESS.json").exists)
 
