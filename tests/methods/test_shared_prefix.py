@@ -27,7 +27,9 @@ def test_every_method_with_grouped_keys_and_values_is_that_of_the_oracles(settin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("padding", "shared"), [("left", 1), ("right", 3)])
+@pytest.mark.parametrize(
+    ("padding", "shared"), [("left", 1), pytest.param("right", 3, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize(("kind", "kv"), models.SHAPES)
 def test_every_method_of_every_family_is_that_of_the_oracles(setting_of, kind, kv, padding, shared):
     agreed(setting_of, kind, kv=kv, padding=padding, shared=shared)

@@ -44,7 +44,9 @@ def test_no_config_can_name_code_to_import():
     """The names of tasks and methods are closed lists, and the schema that editors get says so."""
     properties = RunConfig.json_schema()["properties"]
     for section, known in (("tasks", TASKS), ("methods", METHODS)):
-        chosen_by = properties[section]["items"]["discriminator"]
+        entry, name_alone = properties[section]["items"]["anyOf"]
+        assert name_alone["type"] == "string"
+        chosen_by = entry["discriminator"]
         assert chosen_by["propertyName"] == "name"
         assert set(chosen_by["mapping"]) == {cls.model_fields["name"].default for cls in known}
 

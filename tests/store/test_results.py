@@ -27,7 +27,7 @@ def test_merged_scores_are_a_frame_with_a_row_per_task_method_and_edge(finished)
     frame = load_scores(finished.path)
     assert frame.columns.tolist() == [
         "task", "method", "edge_id", "sender", "receiver", "span", "score", "score_std", "score_sem", "ci_low",
-        "ci_high", "n_prompts", "n_shards", "rank", "sign_agreement", "kept_fraction",
+        "ci_high", "n_prompts", "n_shards", "rank", "sign_agreement", "kept_fraction", "kept",
         "boot_low", "boot_high",
     ]  # fmt: skip
     assert len(frame) == 2 * 2 * GRAPH.n_edges  # two tasks, two methods that score edges
