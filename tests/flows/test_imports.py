@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.infra.nodes import ROOT
+from tests.processes import GUARD_SECONDS
 
 
 @pytest.fixture
@@ -21,7 +22,13 @@ def elsewhere(tmp_path):
 def say(code, folder, **env):
     words = [sys.executable, "-c", code]
     done = subprocess.run(
-        words, cwd=folder, env=os.environ | env, capture_output=True, text=True, check=False, timeout=100
+        words,
+        cwd=folder,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=GUARD_SECONDS,
     )
     return done.returncode, done.stdout.strip(), done.stderr.strip()
 
