@@ -104,7 +104,9 @@ class Agreement:
     def gradients(self) -> Iterator[tuple[str, float]]:
         dense, p, steps = self.setting.dense, self.prompts, 2
         start, end = self.ablated[0], dense.embed(p.clean, p.mask)
-        delta = dense.changes(self.setting.clean.outputs, self.ablated)
+        clean = self.setting.clean.outputs
+        in_front = self.setting.model.parts.post_norm == "mib"
+        delta = self.ablated - clean if in_front else dense.changes(clean, self.ablated)
 
         def gradient(embeddings: Tensor) -> Tensor:
             return attribution.receiver_gradients(dense, p.clean, p.mask, embeddings, self.harm)

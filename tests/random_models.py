@@ -6,7 +6,8 @@ Knows what may be drawn. What is compared is in `tests.agreement`.
 """
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.oracles.float64 import float64_throughout
 # The largest difference of 200 models is well below.
 ALLOWED = 1e-9
 HEADS = ((1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2))
+NORMED_AFTER = ("gemma2", "gemma3", "olmo2")
 WINDOWED = ("mistral", "gemma2", "gemma3", "phi3", "qwen2_moe", "qwen3_moe")
 
 
@@ -40,6 +42,7 @@ class Drawn:
     shared: int
     question: Question
     changed: dict[str, Any] = field(default_factory=dict)
+    post_norm: str = "mixed"
 
     def setting(self) -> Setting:
         stock = models.build(
@@ -52,8 +55,10 @@ class Drawn:
             seed=self.number,
             changed=self.changed,
         )
-        model = patchable(stock, kv=self.kv)  # type: ignore[arg-type]  # one of both
-        return make_setting(stock, model, self.padding, list(self.lengths), self.shared, self.number)
+        model = patchable(stock, kv=self.kv, post_norm=self.post_norm)  # type: ignore[arg-type]  # words of each
+        return make_setting(
+            stock, model, self.padding, list(self.lengths), self.shared, self.number, self.post_norm
+        )
 
 
 def drawn(number: int) -> Drawn:
@@ -83,13 +88,15 @@ def drawn(number: int) -> Drawn:
     if kind == "granite":
         names = ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")
         changed |= {name: float(rng.uniform(0.2, 2.0)) for name in names}
-    return Drawn(
+    layers = int(rng.integers(1, 4 if heads < 3 else 3 if heads < 4 else 2))
+    d_head = int(rng.choice([4, 6, 8]))
+    drawing = Drawn(
         number,
         kind,
-        layers=int(rng.integers(1, 4 if heads < 3 else 3 if heads < 4 else 2)),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
-        width=heads * int(rng.choice([4, 6, 8])),
+        width=heads * d_head,
         scale=float(rng.uniform(0.5, 1.5)),
         kv=str(rng.choice(["query_head", "kv_head"])) if kind not in models.UNGROUPED else "query_head",
         padding=padding,
@@ -98,6 +105,33 @@ def drawn(number: int) -> Drawn:
         question=question,
         changed=changed,
     )
+    if kind in NORMED_AFTER:
+        drawing = replace(drawing, post_norm=str(rng.choice(["own", "mixed", "mib"])))
+    if kind in ROPES and rng.random() < 0.7:
+        drawing.changed.update(ROPES[kind](rng, d_head))
+    return drawing
+
+
+def _longrope(rng: np.random.Generator, d_head: int) -> dict[str, Any]:
+    """Other frequencies from a length on that lies among those of the prompts."""
+    rotated = int(rng.choice([2, 4])) if d_head > 4 else 4
+    limit = int(rng.integers(2, 8))
+    factors = {name: rng.uniform(1.0, 5.0, rotated // 2).tolist() for name in ("short_factor", "long_factor")}
+    rope = {"rope_type": "longrope", "rope_theta": 10.0, "partial_rotary_factor": rotated / d_head, **factors}
+    return {"rope_parameters": rope, "original_max_position_embeddings": limit}
+
+
+def _dynamic(rng: np.random.Generator, _: int) -> dict[str, Any]:
+    """Other frequencies at every length beyond one."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10.0, "factor": float(rng.uniform(1.5, 5.0))}
+    return {"rope_parameters": rope, "max_position_embeddings": int(rng.integers(2, 8))}
+
+
+# Rotary embeddings that change with the length of a prompt, in the kinds whose oracle knows them.
+ROPES: dict[str, Callable[[np.random.Generator, int], dict[str, Any]]] = {
+    "phi3": _longrope,
+    "llama": _dynamic,
+}
 
 
 def differences(drawing: Drawn) -> dict[str, float]:

@@ -50,7 +50,8 @@ class Llama(Family):
         """Inverse wavelengths / 2 pi in a prompt of this length, scaled as the config says."""
         rotated, theta = int(self.d_head * rope.get("partial_rotary_factor", 1)), rope["rope_theta"]
         if rope["rope_type"] == "dynamic" and length > (limit := self.config.max_position_embeddings):
-            stretch = rope["factor"] * length / limit - (rope["factor"] - 1)
+            # rounded as the stock model does, which counts lengths in a tensor
+            stretch = rope["factor"] * torch.tensor(length) / limit - (rope["factor"] - 1)
             return inverse_wavelengths(theta * stretch ** (rotated / (rotated - 2)), rotated)
         inverse = inverse_wavelengths(theta, rotated)
         if rope["rope_type"] == "dynamic":
