@@ -37,6 +37,7 @@ def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
         "done": done,
         "workers": _workers(plan),
         "graph": plan.graph.describe(),
+        "note": plan.model.note,
         "rows": work_table(plan),
         "evaluation": evaluation,
     }
@@ -74,6 +75,8 @@ def print_plan(facts: Facts) -> None:
     table.add_row("total", "", *_work({**facts["totals"], "items": len(facts["items"])}, "", ""))
     show(table)
     say(f"graph: {facts['graph']}")
+    if facts["note"]:
+        say(facts["note"])
     say(f"memory of a worker: about {size(facts['memory_bytes'])}")
     say(f"workers: {facts['workers']}")
     if facts["search_bytes"]:
@@ -193,6 +196,8 @@ def print_show(facts: Facts) -> None:
     """Strongest edges per task and method, and how faithful circuits are."""
     model = facts["model"]
     say(f"{facts['name']}: {model['name']} ({model['revision'][:12]}, {model['dtype']}), {facts['graph']}")
+    if model["note"]:
+        say(model["note"])
     say(
         f"metric {facts['metric']}, ablation {facts['ablation']}, "
         + ("complete" if facts["complete"] else "INCOMPLETE")

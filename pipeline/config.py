@@ -105,6 +105,8 @@ class RunConfig(Section):
     def to_mapping(self) -> dict[str, Any]:
         """Plain data with every default written out; reads back as an equal config."""
         mapping = self.model_dump(mode="json", by_alias=True)
+        if mapping["model"]["gguf"] is None:
+            del mapping["model"]["gguf"]
         for entry in (*mapping["tasks"], *mapping["methods"]):
             for key in ("as", "metric", "ablation", "thresholds"):
                 if entry.get(key, "") is None:

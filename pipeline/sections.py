@@ -28,6 +28,9 @@ class ModelSection(Section):
 
     name: OneLine = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
     revision: OneLine = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
+    gguf: OneLine | None = Field(
+        default=None, min_length=1, description="a .gguf file in that folder, which alone is the model"
+    )
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device_map: str | dict[str, int | str] = Field(
         default="auto",

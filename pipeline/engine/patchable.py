@@ -210,18 +210,20 @@ def load_model(
     max_memory: Any = None,
     fingerprint: str | None = None,
     post_norm: PostNorm = "mixed",
+    gguf: str | None = None,
 ) -> PatchableModel:
     """A model from a folder, the hub or the bundled toys (`toy:trained`), checked against its own stock logits.
 
     `device_map` and `max_memory` are accelerate's: layers may lie on several devices, or be offloaded. `fingerprint`
     is that of the folder which is meant; a hub's commit is meant by `revision`. `post_norm` says what a head writes in
     models with a norm after attention (Gemma 2 and 3, OLMo-2; no other): in front of the norm, which each reader takes
-    of the `mixed` sum it reads, or its share in its `own` run; `mib` is `mixed` with EAP-IG's attribution.
+    of the `mixed` sum it reads, or its share in its `own` run; `mib` is `mixed` with EAP-IG's attribution. `gguf` names
+    a file in the folder that is the model, dequantised (`pipeline.models.gguf`).
 
     Raises ModelError for an unknown model, another one than is meant, an unsupported architecture, or one that the
     engine does not reproduce.
     """
-    resolved = resolve_model(name, revision, trust_remote_code)
+    resolved = resolve_model(name, revision, trust_remote_code, gguf)
     if resolved.is_local and fingerprint not in (None, resolved.fingerprint):
         raise ModelError(
             f"model {name!r}: is not the one that the run was planned with, its files have changed or differ between "

@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.core.documents import looked_in, suggest
 from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph, KvGrouping
-from pipeline.core.text import first_line
+from pipeline.core.text import first_line, printable
+from pipeline.models import gguf
 from pipeline.models.encoding import is_failure
 from pipeline.models.families import family_of
 from pipeline.models.folder import (
@@ -38,7 +39,8 @@ class ResolvedModel:
     """A model name with what it stands for at this moment.
 
     `path` is what transformers loads, `revision` the resolved commit or "local", `fingerprint` the sha256 of
-    a folder's files or the commit, `config` the transformers config.
+    a folder's files or the commit, `config` the transformers config. `gguf` names the file in `path` that alone is the
+    model, and whose sha256 the fingerprint then is.
     """
 
     name: str
@@ -48,11 +50,30 @@ class ResolvedModel:
     config: Any
     is_local: bool
     trust_remote_code: bool = False
+    gguf: str | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What is to be known of the weights, wherever the model is named; None of most models."""
+        if self.gguf is not None:
+            return gguf.read_header(self.file).note(self.gguf)
+        note = getattr(self.config, gguf.NOTE, None)
+        return printable(note)[:300] if isinstance(note, str) and note else None
+
+    @property
+    def file(self) -> Path:
+        """The one file that the model is."""
+        return Path(self.path) / str(self.gguf)
 
 
-def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = False) -> ResolvedModel:
-    """What `name` stands for; ModelError for an unknown model or an unsupported architecture."""
+def resolve_model(
+    name: str, revision: str = "main", trust_remote_code: bool = False, gguf_file: str | None = None
+) -> ResolvedModel:
+    """What `name` stands for, or the file `gguf_file` in that folder; ModelError for an unknown model or an unsupported
+    architecture."""
     path = str(toy_path(name)) if name.startswith("toy:") else name
+    if gguf_file is not None:
+        return _resolve_file(name, Path(path), gguf_file)
     is_local = Path(path).is_dir()
     if is_local and not (Path(path) / "config.json").is_file():
         raise ModelError(
@@ -79,6 +100,18 @@ def resolve_model(name: str, revision: str = "main", trust_remote_code: bool = F
     return ResolvedModel(name, path, commit, commit, config, is_local, trust_remote_code)
 
 
+def _resolve_file(name: str, folder: Path, gguf_file: str) -> ResolvedModel:
+    """A model that is one file: its own config, and its hash."""
+    path = gguf.find_file(name, folder, gguf_file)
+    gguf.read_header(path)
+    config = gguf.read_config(path)
+    family_of(config)
+    refuse_what_is_no_plain_model(gguf_file, config)
+    return ResolvedModel(
+        name, str(folder), "local", gguf.digest_of(path), config, is_local=True, gguf=gguf_file
+    )
+
+
 def graph_of(config: Any, kv: KvGrouping = "query_head") -> Graph:
     """The graph of a transformers config."""
     family = family_of(config)
@@ -98,6 +131,8 @@ def context_length(config: Any) -> int | None:
 
 def load_tokenizer(resolved: ResolvedModel) -> Any:
     """The model's tokenizer, or None for a folder without one (prompts are then lists of ids)."""
+    if resolved.gguf is not None:
+        return gguf.read_tokenizer(resolved.file)
     if resolved.is_local and not any((Path(resolved.path) / file).is_file() for file in _TOKENIZER_FILES):
         return None
     from transformers import AutoTokenizer
@@ -117,8 +152,11 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
 def check_weights(resolved: ResolvedModel) -> None:
     """Raises ModelError unless the weights are those that config.json describes: each there, in its shape.
 
-    Told from names and shapes, as transformers reads them; no weight is read and no memory taken.
+    Told from names and shapes, as transformers reads them; no weight is read and no memory taken. Of a GGUF file the
+    header has been read; whether its weights fit is seen where they are.
     """
+    if resolved.gguf is not None:
+        return
     if resolved.is_local:
         refuse_layers_without_weights(resolved.name, Path(resolved.path), resolved.config.num_hidden_layers)
     _, found = _from_pretrained(resolved, device_map="meta", ignore_mismatched_sizes=True)
@@ -148,6 +186,11 @@ def load_weights(
         raise ModelError(f"dtype {dtype!r} is unknown{suggest(dtype, DTYPES)}")
     device_map = check_device_map(resolved.name, device_map)
     check_weights(resolved)
+    if resolved.gguf is not None:
+        model = gguf.read_weights(
+            resolved.file, resolved.config, dtype, device_map=device_map, max_memory=max_memory
+        )
+        return model.requires_grad_(requires_grad=False).eval()
     model, _ = _from_pretrained(resolved, dtype=dtype, device_map=device_map, max_memory=max_memory)
     return model.requires_grad_(requires_grad=False).eval()
 

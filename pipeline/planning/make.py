@@ -28,7 +28,9 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
     `recorded`: prompts in tokens, by task, that are taken as they are. Raises ModelError, PromptError or ConfigError;
     reads no weights. `pipeline.planning.progress` tells how far it is.
     """
-    model = resolve_model(config.model.name, config.model.revision, config.model.trust_remote_code)
+    model = resolve_model(
+        config.model.name, config.model.revision, config.model.trust_remote_code, config.model.gguf
+    )
     graph = graph_of(model.config, config.model.kv)
     if config.aggregate.bootstrap and config.aggregate.bootstrap_top is None and graph.n_edges > MOST_EDGES:
         raise ConfigError(

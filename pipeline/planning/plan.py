@@ -146,7 +146,9 @@ class Plan:
 
     @property
     def model_name(self) -> str:
-        """What the model is called: for a folder its name alone, however somebody has spelled where it lies."""
+        """What the model is called: its name alone where it is a folder or a file, however that was spelled."""
+        if self.model.gguf is not None:
+            return self.model.gguf
         name = self.config.model.name
         return Path(name).resolve().name if self.model.is_local and not name.startswith("toy:") else name
 
@@ -282,6 +284,7 @@ class Plan:
                 "dtype": self.config.model.dtype,
                 "trust_remote_code": self.config.model.trust_remote_code,
                 **self._post_norm,
+                **({"note": self.model.note} if self.model.note else {}),
             },
             "graph": asdict(self.graph),
             "graph_fingerprint": self.graph.fingerprint,

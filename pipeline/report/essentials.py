@@ -62,7 +62,10 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     return {
         "name": manifest["name"],
         "run_key": manifest["run_key"],
-        "model": {key: str(model[key]) for key in ("name", "revision", "fingerprint", "dtype")},
+        "model": {
+            **{key: str(model[key]) for key in ("name", "revision", "fingerprint", "dtype")},
+            "note": model.get("note"),
+        },
         "graph": graph.describe(),
         "metric": identity["metric"],
         "ablation": identity["ablation"],

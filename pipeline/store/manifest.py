@@ -38,6 +38,7 @@ class _Model(_Part):
     revision: OneLine
     fingerprint: OneLine
     dtype: OneLine
+    note: OneLine | None = None
 
 
 class _Parameters(_Part):

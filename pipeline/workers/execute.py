@@ -168,6 +168,7 @@ def open_bench(settings: Settings) -> Bench:
         post_norm=config.model.post_norm,
         trust_remote_code=config.model.trust_remote_code,
         fingerprint=directory.manifest["model"]["fingerprint"],
+        gguf=config.model.gguf,
     )
     return Bench(directory, config, model, settings.batch_size)
 
