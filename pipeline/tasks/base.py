@@ -8,13 +8,14 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import Bos, PromptPair
+from pipeline.core.ways import Way
 from pipeline.models.encoding import encode, encode_all
 
 
@@ -27,6 +28,8 @@ class Task(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    ways: ClassVar[tuple[Way, ...]] = ()  # in which heads are known to look at such prompts
 
     name: str
     as_: str | None = Field(default=None, alias="as")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.core.prompts import PromptPair
+from pipeline.core.ways import Way
 from pipeline.tasks.base import GeneratedTask, nth_word, one_token_words
 
 # Common words, so that most tokenizers have many of them as one token; the meaning plays no part.
@@ -39,6 +40,12 @@ class Induction(GeneratedTask):
     `break` replaces the first A by an unseen word: nothing in the prompt says what comes next.
     Spans: `a`, `b`, `c` and `d`, the words of the two bigrams where they first stand, and `end`, the last word.
     """
+
+    ways = (
+        Way("last", "b", "induction head"),
+        Way("last", "a", "duplicate token head"),
+        Way("b", "a", "previous token head"),
+    )
 
     name: Literal["induction"] = "induction"
     length: int = Field(default=10, ge=5, le=100)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
+from pipeline.core.ways import Way
 from pipeline.tasks.base import GeneratedTask, is_known, last_word, next_word, one_token_words, pick, written
 
 # {0} and {1} are the two names as introduced, {s} is the one repeated; no prompt begins with a name, because
@@ -63,6 +64,14 @@ class Ioi(GeneratedTask):
     Spans: `io` the name that is the answer, `s1` and `s2` the repeated one where it comes first and again,
     `s1_next` the word after `s1`, `end` the last word.
     """
+
+    ways = (
+        Way("last", "io", "name mover"),
+        Way("last", "s2", "S-inhibition head"),
+        Way("s2", "s1", "duplicate token head"),
+        Way("s2", "s1_next", "induction head"),
+        Way("s1_next", "s1", "previous token head"),
+    )
 
     name: Literal["ioi"] = "ioi"
     corruption: Literal["abc", "s2_io_flip", "s2_third"] = "abc"
