@@ -3,6 +3,9 @@
 The environment is set while this file is read, before torch, Ray or Prefect are imported by any test.
 """
 
+import tests.typed  # noqa: F401 (before `pipeline` is imported)
+
+# isort: split
 import os
 import shutil
 import signal

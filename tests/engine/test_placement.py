@@ -1,6 +1,5 @@
 """A model spread over devices, or kept off them, gives the same scores, and every tensor is where it is used."""
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching, PathP
 from pipeline.models.adapters import find_parts
 from pipeline.models.families import family_of
 from pipeline.models.load import graph_of
+from tests import typed
 from tests.engine.places import MisplacedError, Places
 from tests.oracles import models
 
@@ -57,18 +57,11 @@ def everything(model):
 
 
 @pytest.fixture
-def unchecked(monkeypatch):
-    """Without the checks of types and shapes, which cost several times what is computed. They are made of the same
-    functions wherever else a kind is tested."""
-    checked = jaxtyping.jaxtyped
-
-    def jaxtyped(**kwargs):
-        return lambda f: f if "<locals>" in getattr(f, "__qualname__", "") else checked(f, **kwargs)
-
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    monkeypatch.setattr(
-        jaxtyping, "jaxtyped", jaxtyped
-    )  # functions inside of others are wrapped at every call
+def unchecked():
+    """Of types and shapes, whose checks cost several times what is computed: the same functions are checked wherever
+    else a kind is tested."""
+    with typed.unchecked():
+        yield
 
 
 @pytest.mark.usefixtures("unchecked")
