@@ -6,11 +6,12 @@ Knows what goes where. Does not know the numbers (`essentials`) nor how a figure
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from pipeline.report.circuit_figure import circuit_svg, strongest_part
@@ -43,6 +44,14 @@ def render(run: Run) -> str:
         _section(run, facts, task["task"], curve[curve["task"] == task["task"]]) for task in facts["tasks"]
     ]
     style = _style(max((section["most_boxes"] for section in sections), default=0))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    sheet = Markup(style)  # noqa: S704 - our own files, and a quote escaped would not match the hash
+    return _template().render(run=facts, sections=sections, style=sheet, style_hash=f"sha256-{digest}")
+
+
+@cache
+def _template() -> Template:
+    """The page without its contents, compiled once."""
     environment = Environment(
         loader=PackageLoader("pipeline", "report"),
         autoescape=True,
@@ -57,10 +66,7 @@ def render(run: Run) -> str:
         "whisker": lambda row, reach: interval_svg(row["score"], _ends(row, "ci"), _ends(row, "boot"), reach),
         "quoted": lambda pieces: ", ".join(f"“{p}”" if isinstance(p, str) else str(p) for p in pieces),
     }
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    template = environment.get_template("template.html")
-    sheet = Markup(style)  # noqa: S704 - our own files, and a quote escaped would not match the hash
-    return template.render(run=facts, sections=sections, style=sheet, style_hash=f"sha256-{digest}")
+    return environment.get_template("template.html")
 
 
 def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame) -> dict[str, Any]:
