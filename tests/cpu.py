@@ -1,4 +1,6 @@
-"""`--cpu`: the CPU seconds of the tests, by file and in all, with every process that they start. A plugin of pytest.
+"""`--cpu`: the CPU seconds of the tests, by file, of the dearest and in all, with every process that they start.
+
+A plugin of pytest. What a fixture costs is with the test that is the first to need it.
 
 Knows /proc; elsewhere only processes that have ended are counted. Seconds are shown, never compared with anything.
 """
@@ -11,12 +13,13 @@ from typing import Any
 
 import pytest
 
+DEAREST = 30  # tests that are named
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--cpu", action="store_true", help="show the CPU seconds of the tests by file and in all"
+        "--cpu", action="store_true", help="show the CPU seconds of the dearest tests, by file and in all"
     )
 
 
@@ -32,6 +35,7 @@ class Meter:
         self._config = config
         self._seen: dict[tuple[int, int], float] = {}  # by pid and start, of what the children have started
         self._files: dict[str, float] = defaultdict(float)
+        self._tests: dict[str, float] = {}
         self._elsewhere = 0.0
         self._last = 0.0
 
@@ -46,7 +50,9 @@ class Meter:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":
-            self._files[report.nodeid.partition("::")[0]] += dict(report.user_properties).get("cpu", 0.0)
+            used = dict(report.user_properties).get("cpu", 0.0)
+            self._files[report.nodeid.partition("::")[0]] += used
+            self._tests[report.nodeid] = used
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -61,6 +67,9 @@ class Meter:
             return
         own = sum(os.times()[:2]) if self._elsewhere else self.used()  # workers are children too
         terminalreporter.section("CPU seconds")
+        for test, seconds in sorted(self._tests.items(), key=lambda pair: -pair[1])[:DEAREST]:
+            terminalreporter.line(f"{seconds:8.1f} {test}")
+        terminalreporter.line("")
         for file, seconds in sorted(self._files.items(), key=lambda pair: -pair[1]):
             terminalreporter.line(f"{seconds:8.1f} {file}")
         rest = own + self._elsewhere - sum(self._files.values())
