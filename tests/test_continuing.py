@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import pipeline.workers.execute as execute_module
-from pipeline import RunConfig, discover
+from pipeline import RunConfig, discover, open_run
 from pipeline.core.errors import ModelError, RunDirectoryError
 from pipeline.models.toy import toy_path
 from pipeline.planning import make_plan
@@ -30,8 +30,20 @@ def go(config, **options):
     return run, [event.text.split()[0] for event in events if event.kind == "item"]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A complete run of EAP, to be read only."""
+    return go(toy_config(tmp_path_factory.mktemp("undisturbed"), methods=EAP))[0]
+
+
+@pytest.fixture
+def complete(undisturbed, tmp_path):
+    """A copy of it in this test's own folder."""
+    return open_run(shutil.copytree(undisturbed.path, tmp_path / undisturbed.path.name))
+
+
 @pytest.mark.parametrize("kind", ["scores", *slow("prompt_metrics")])
-def test_a_file_that_goes_away_during_the_run_is_computed_again(tmp_path, kind):
+def test_a_file_that_goes_away_during_the_run_is_computed_again(undisturbed, tmp_path, kind):
     config = toy_config(tmp_path, methods=EAP)
     gone = []
 
@@ -43,11 +55,12 @@ def test_a_file_that_goes_away_during_the_run_is_computed_again(tmp_path, kind):
     run = discover(config, local=True, on_event=lose_one)
     assert gone[0].exists()
     assert run.status()["complete"]
-    undisturbed, _ = go(config, run_dir=tmp_path / "undisturbed")
     assert content(run.path / "aggregate") == content(undisturbed.path / "aggregate")
 
 
-def test_faithfulness_is_of_all_prompts_once_a_baseline_that_had_failed_is_there(tmp_path, monkeypatch):
+def test_faithfulness_is_of_all_prompts_once_a_baseline_that_had_failed_is_there(
+    undisturbed, tmp_path, monkeypatch
+):
     real, broken = execute_module._baseline, {"is": True}
 
     def baseline(model, batches, metrics):
@@ -62,12 +75,10 @@ def test_faithfulness_is_of_all_prompts_once_a_baseline_that_had_failed_is_there
     broken["is"] = False
     run, items = go(config)
     assert (items, run.status()["complete"]) == (["induction/baseline/0"], True)
-    undisturbed, _ = go(config, run_dir=tmp_path / "undisturbed")
     pd.testing.assert_frame_equal(run.faithfulness(), undisturbed.faithfulness())
 
 
-def test_a_report_is_drawn_again_where_the_run_was_stopped_before_it(tmp_path, monkeypatch):
-    go(toy_config(tmp_path, methods=EAP))
+def test_a_report_is_drawn_again_where_the_run_was_stopped_before_it(complete, tmp_path, monkeypatch):
     config = toy_config(tmp_path, methods=EAP, evaluate={"edge_fractions": [0.25]})
 
     def killed(*_):
@@ -85,9 +96,10 @@ def test_a_report_is_drawn_again_where_the_run_was_stopped_before_it(tmp_path, m
 
 @pytest.mark.parametrize("name", [*slow("run.yaml", "plan.json"), "manifest.json"])
 @pytest.mark.parametrize("command", ["resume", *slow("first config", "extend")])
-def test_an_extension_that_is_killed_between_two_files_goes_on(tmp_path, monkeypatch, name, command):
-    first = toy_config(tmp_path, methods=EAP)
-    run, _ = go(first)
+def test_an_extension_that_is_killed_between_two_files_goes_on(
+    complete, tmp_path, monkeypatch, name, command
+):
+    first, run = toy_config(tmp_path, methods=EAP), complete
     second = toy_config(tmp_path, methods=[{"name": "eap_ig"}], tasks=[{"name": "induction", "count": 12}])
     before = {path: path.read_bytes() for path in score_files(run.path)}
 

@@ -1,6 +1,7 @@
 """A run that keeps every prompt's scores and draws a bootstrap from them, from config to frame."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -57,8 +58,20 @@ def items(events):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A complete run, to be read only."""
-    return go(config(tmp_path_factory.mktemp("kept"), aggregate={"bootstrap": 60}))[0]
+    """A complete run without a bootstrap, to be read only."""
+    return go(config(tmp_path_factory.mktemp("kept")))[0]
+
+
+def later(run, folder, **changes):
+    """What happens when a copy of a run is asked for with other settings: the copy and the events."""
+    shutil.copytree(run.path, folder / run.path.name)
+    return go(config(folder, **changes))
+
+
+@pytest.fixture(scope="module")
+def drawn(kept, tmp_path_factory):
+    """The run with a bootstrap that came later, to be read only; and what was done."""
+    return later(kept, tmp_path_factory.mktemp("drawn"), aggregate={"bootstrap": 60})
 
 
 def test_every_edge_method_that_scores_prompts_has_a_file_per_item(kept):
@@ -77,8 +90,11 @@ def test_a_prompts_row_is_the_score_of_that_prompt_alone(kept, method):
     model = load_model("toy:planted")
     frame = kept.prompt_scores(method.id)
     assert frame.index.tolist() == list(range(8))
-    alone = np.stack([method.score(model, [model.batch([prompt])]).score for prompt in kept.prompts("pairs")])
-    np.testing.assert_allclose(frame.to_numpy(), alone, atol=2e-6 * np.abs(alone).max())
+    some = [0, 1, 6]  # of both shards and lengths
+    prompts = list(kept.prompts("pairs"))
+    alone = np.stack([method.score(model, [model.batch([prompts[i]])]).score for i in some])
+    found = frame.to_numpy()
+    np.testing.assert_allclose(found[some], alone, atol=2e-6 * np.abs(found).max())
 
 
 @pytest.mark.parametrize("method", sorted(KEPT))
@@ -93,8 +109,8 @@ def test_the_rows_of_a_shard_have_the_shards_mean_and_spread(kept, method):
         np.testing.assert_allclose(own["score_std"], part.std(axis=0), atol=1e-6 * scale)
 
 
-def test_merged_scores_have_an_interval_that_holds_them(kept):
-    frame = load_scores(kept.path)
+def test_merged_scores_have_an_interval_that_holds_them(drawn):
+    frame = load_scores(drawn[0].path)
     has = frame["method"].isin(KEPT)
     assert frame.loc[~has, "boot_low"].isna().all()
     slack = 1e-6 * frame["score"].abs().max()
@@ -116,9 +132,16 @@ def test_footers_name_every_library_device_and_type_that_the_numbers_depend_on(k
 # --- asked for later ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A complete run that keeps no prompt's scores, to be read only."""
+    return go(config(tmp_path_factory.mktemp("plain"), store={}))[0]
+
+
 @pytest.fixture
-def without(tmp_path):
-    return go(config(tmp_path, store={}))[0]
+def without(plain, tmp_path):
+    """A copy of it in this test's own folder."""
+    return open_run(shutil.copytree(plain.path, tmp_path / plain.path.name))
 
 
 def test_asking_later_computes_those_items_again_and_the_same_scores(without, tmp_path):
@@ -149,16 +172,20 @@ def test_only_named_methods_and_only_lost_files_are_computed(without, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_a_bootstrap_that_comes_later_computes_and_evaluates_nothing_anew(tmp_path):
-    run, _ = go(config(tmp_path))
-    before = faithfulness.scores_digest(run.path)
-    assert load_scores(run.path)["boot_low"].isna().all()
-    _, events = go(config(tmp_path, aggregate={"bootstrap": 60, "bootstrap_top": 20}))
-    assert not items(events)
-    assert not [text for kind, text in events if kind == "circuits"]
-    assert faithfulness.scores_digest(run.path) == before
-    frame = load_scores(run.path)
-    assert (frame.groupby("method", observed=True)["boot_low"].count().loc[sorted(KEPT)] == 20).all()
+def test_a_bootstrap_that_comes_later_computes_and_evaluates_nothing_anew(kept, drawn, tmp_path):
+    assert load_scores(kept.path)["boot_low"].isna().all()
+    before = faithfulness.scores_digest(kept.path)
+    for run, events in (drawn, later(kept, tmp_path, aggregate={"bootstrap": 60, "bootstrap_top": 20})):
+        assert not items(events)
+        assert not [text for kind, text in events if kind == "circuits"]
+        assert faithfulness.scores_digest(run.path) == before
+    assert (boot_low(drawn[0]) > 20).all()
+    assert (boot_low(run) == 20).all()
+
+
+def boot_low(run):
+    """How many edges have an interval, by method."""
+    return load_scores(run.path).groupby("method", observed=True)["boot_low"].count().loc[sorted(KEPT)]
 
 
 # --- planned -----------------------------------------------------------------------------------------------
