@@ -91,6 +91,24 @@ def plan(config: ConfigFile, set_: Overrides = [], as_json: AsJson = False, run_
 
 
 @app.command()
+def check(
+    config: ConfigFile,
+    set_: Overrides = [],  # noqa: B006
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="of each task, so many at most")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Try a config's tasks on its model: does it have the behaviours, and do the prompts show them?"""
+    from flows.checked import print_check
+    from flows.reading import reading
+    from pipeline.checking import check as checked
+    from pipeline.config import RunConfig
+
+    with reading(), contextlib.redirect_stdout(sys.stderr):
+        facts = checked(RunConfig.load(config, set_), prompts)
+    _emit(facts, as_json, print_check)
+
+
+@app.command()
 def run(
     config: ConfigFile,
     set_: Overrides = [],  # noqa: B006

@@ -5,6 +5,7 @@ Knows what is worth saying. Does not know how it was computed; loads without tor
 
 from typing import Any
 
+from flows.checked import planned_facts, print_planned
 from flows.pareto import check_names, overlap_of, print_overlap
 from flows.writing import count, number, say, share, show, size, table_of
 from pipeline.core.items import RESERVED_IDS
@@ -38,6 +39,7 @@ def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
         "workers": _workers(plan),
         "graph": plan.graph.describe(),
         "note": plan.model.note,
+        "check": planned_facts(plan),
         "rows": work_table(plan),
         "evaluation": evaluation,
     }
@@ -74,6 +76,7 @@ def print_plan(facts: Facts) -> None:
     table.add_section()
     table.add_row("total", "", *_work({**facts["totals"], "items": len(facts["items"])}, "", ""))
     show(table)
+    print_planned(facts["check"])
     say(f"graph: {facts['graph']}")
     if facts["note"]:
         say(facts["note"])

@@ -1,4 +1,4 @@
-"""How wide a 95 % interval for a mean over few prompts is: Student's t.
+"""How wide a 95 % interval for a mean over few prompts is (Student's t), and one for a share of them (Wilson's).
 
 Knows quantiles of Student's distribution. Does not know what was averaged, nor files.
 
@@ -23,6 +23,15 @@ def t_95(n: Int[np.ndarray, " entry"]) -> Float[np.ndarray, " entry"]:
     values, places = np.unique(n, return_inverse=True)
     reach = [quantile(int(value) - 1) if value > 1 else np.nan for value in values]
     return np.asarray(reach, dtype=np.float64)[places]
+
+
+def wilson_95(right: int, n: int) -> tuple[float, float]:
+    """Both ends of Wilson's 95 % interval for a share of which `right` of `n` draws were seen (Wilson 1927): unlike
+    right / n +- 1.96 standard errors it is no point where all or none were right, and never leaves [0, 1]."""
+    z2, share = Z_95**2, right / n
+    middle, reach = share + z2 / (2 * n), Z_95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low, high = (middle - reach) / (1 + z2 / n), (middle + reach) / (1 + z2 / n)
+    return (low if right else 0.0), (high if right < n else 1.0)
 
 
 @cache

@@ -138,6 +138,12 @@ def read_config(path: Path) -> Any:
 
 def read_tokenizer(path: Path) -> Any:
     """The file's own tokenizer; ModelError where transformers cannot make one of it."""
+    stat = path.stat()
+    return _read_tokenizer(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_tokenizer(path: Path, _size: int, _time: int) -> Any:
     from transformers import AutoTokenizer
 
     with _alone(path) as folder:

@@ -1,0 +1,92 @@
+"""A config's tasks tried on its model: what the prompts are, what the model does with them, and what that means.
+
+Knows configs, models and tasks. Does not know items, runs or how facts are shown; computes in this process.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from pipeline.checking.prompts import pieces, prompt_facts
+from pipeline.checking.reading import Refused, usable
+from pipeline.checking.verdict import verdict
+from pipeline.config import RunConfig
+from pipeline.core.prompts import PromptPair, TokenPair
+from pipeline.metrics import METRICS
+from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
+from pipeline.models.trial import try_folder
+from pipeline.planning.progress import tell
+from pipeline.tasks import Task
+
+AT_ONCE = 256  # prompts between two words on how far it is
+
+
+def check(config: RunConfig, limit: int | None = 1000) -> dict[str, Any]:
+    """By task, whether the model does what the prompts ask, in plain data: `{"model": ..., "tasks": {id: {...}}}`.
+
+    Of every task the first `limit` prompts are tried (None: all). A prompt that cannot be used is counted with its
+    reason. Raises ModelError for a model that does not load, PromptError for a task that has no prompts to give.
+    """
+    import torch
+
+    from pipeline.checking.behaviour import Behaviour
+    from pipeline.engine.patchable import load_model
+
+    asked = config.model
+    resolved = resolve_model(asked.name, asked.revision, asked.trust_remote_code, asked.gguf)
+    try_folder(resolved)
+    tokenizer = load_tokenizer(resolved)
+    read = {
+        id_: _read(task, id_, tokenizer, resolved, config, limit) for id_, task in config.task_ids.items()
+    }
+    torch.set_num_threads(config.cluster.threads)
+    model = load_model(
+        asked.name,
+        asked.dtype,
+        asked.device_map if config.cluster.gpus_per_worker else "cpu",
+        asked.revision,
+        asked.kv,
+        trust_remote_code=asked.trust_remote_code,
+        max_memory=asked.max_memory,
+        post_norm=asked.post_norm,
+        gguf=asked.gguf,
+    )
+    tasks = {}
+    for id_, (tokens, refused) in read.items():
+        behaviour = Behaviour(model, config.metrics, config.task_ids[id_].attention)
+        for start in range(0, len(tokens), AT_ONCE):
+            part = tokens[start : start + AT_ONCE]
+            behaviour.take(part, config.cluster.batch_size)
+            tell(id_, start + len(part), (start + len(part)) / len(tokens))
+        facts = prompt_facts(
+            tokens, tokenizer, per_shard=config.shards.prompts, batch_size=config.cluster.batch_size
+        )
+        facts |= {"refused": refused.to_list(), **behaviour.facts()}
+        for one in facts["instead"]:
+            (one["text"],) = pieces(tokenizer, [one["token"]])
+        word, words = verdict(facts)
+        tasks[id_] = {"verdict": word, "words": words, **facts}
+    return {"model": {"name": asked.name, "note": resolved.note}, "limit": limit, "tasks": tasks}
+
+
+def _read(
+    task: Task, id_: str, tokenizer: Any, model: ResolvedModel, config: RunConfig, limit: int | None
+) -> tuple[list[TokenPair], Refused]:
+    refused = Refused()
+    pairs = islice(_told(task, id_, tokenizer, config.seed), limit)
+    limits = {
+        "vocab_size": model.config.vocab_size,
+        "max_length": context_length(model.config),
+        "needs_wrong": any(METRICS[name].needs_wrong for name in config.metrics),
+    }
+    return list(usable(pairs, tokenizer, refused, **limits)), refused
+
+
+def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
+    """The pairs of a task as they come; what was taken is told."""
+    taken = 0
+    portions: Iterable[tuple[list[PromptPair], float]] = task.portions(tokenizer, seed)
+    for pairs, share in portions:
+        yield from pairs
+        taken += len(pairs)
+        tell(id_, taken, share)
