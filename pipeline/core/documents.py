@@ -120,7 +120,7 @@ def parse_json(text: str) -> Any:
     """The value of JSON text. ValueError for whatever is none, NaN and infinities, whole numbers of more digits than
     Python reads, a key given twice, and what is nested too deeply to be read."""
     try:
-        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_no_key_twice)
+        return _JSON.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError:
@@ -142,6 +142,9 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:100]!r} is given twice")
     return found
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_no_key_twice)
 
 
 def apply_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

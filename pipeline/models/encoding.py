@@ -55,7 +55,7 @@ def encode_all(tokenizer: Any, texts: Sequence[str], *, places: bool = False) ->
 
     PromptError, quoting the text, where the tokenizer cannot read it.
     """
-    read = _fast if _is_plainly_fast(tokenizer) else _slow
+    read = _fast if is_plainly_fast(tokenizer) else _slow
     try:
         return read(tokenizer, texts, places)
     except PromptError:
@@ -77,7 +77,7 @@ def is_failure(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def _is_plainly_fast(tokenizer: Any) -> bool:
+def is_plainly_fast(tokenizer: Any) -> bool:
     """Whether the tokenizer is a `tokenizers` one and nothing of Python stands around it."""
     if not getattr(tokenizer, "is_fast", False):
         return False
@@ -93,12 +93,18 @@ def _is_plainly_fast(tokenizer: Any) -> bool:
 
 def _fast(tokenizer: Any, texts: Sequence[str], places: bool) -> list[Encoded]:
     """The encoder in Rust, asked directly: transformers' way to it takes as long again."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # as transformers does at every call
-    backend.no_padding()
-    backend.encode_special_tokens = tokenizer.split_special_tokens
+    backend = backend_of(tokenizer)
     encodings = (backend.encode_batch if places else backend.encode_batch_fast)(list(texts))
     return [_cut(tokenizer, encoding, places) for encoding in encodings]
+
+
+def backend_of(tokenizer: Any) -> Any:
+    """The `tokenizers` one below, set as transformers does at every call."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend
 
 
 def _cut(tokenizer: Any, encoding: Any, places: bool) -> Encoded:

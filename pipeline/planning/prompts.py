@@ -9,11 +9,13 @@ the rest lies in a `Spill`. Hashes are those of one JSON list over all prompts, 
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from pipeline.core.items import canonical_json
@@ -51,10 +53,11 @@ class _Digests:
         self._all, self._shard, self._count = _Digest(), _Digest(), 0
         self.shards: list[str] = []
 
-    def add(self, entries: list[Any]) -> None:
+    def add(self, entries: list[str]) -> None:
+        """Entries as canonical JSON."""
         while entries:
             room = self._per_shard - self._count % self._per_shard
-            text = canonical_json(entries[:room])[1:-1]
+            text = ",".join(entries[:room])
             self._all.add_text(text)
             self._shard.add_text(text)
             self._count += len(entries[:room])
@@ -85,13 +88,14 @@ class TaskPrompts(Sequence[TokenPair]):
         self.differs = self.has_notes = False
         passing = iter(tokens)
         while chunk := list(islice(passing, CHUNK)):
-            digests.add([_plain(token) for token in chunk])
-            for name, (digest, has) in of_spans.items():
-                digest.add([token.spans.get(name) for token in chunk])
-                has.extend(name in token.spans for token in chunk)
             start = len(lengths)
+            rows = prompt_rows(chunk, [(start + i) // per_shard for i in range(len(chunk))])
+            self._rows.add(rows)
+            digests.add(_entries(chunk, rows))
+            for name, (digest, has) in of_spans.items():
+                digest.add([canonical_json(token.spans.get(name)) for token in chunk])
+                has.extend(name in token.spans for token in chunk)
             lengths.extend(token.length for token in chunk)
-            self._rows.add(prompt_rows(chunk, [(start + i) // per_shard for i in range(len(chunk))]))
             self.differs = self.differs or any(token.clean != token.corrupted for token in chunk)
             self.has_notes = self.has_notes or any(token.pair.notes for token in chunk)
             for token in chunk:
@@ -148,8 +152,25 @@ class TaskPrompts(Sequence[TokenPair]):
         return self._rows.tables(size)
 
 
-def _plain(token: TokenPair) -> list[Any]:
-    """A prompt as it is rendered, in tokens and in words, without where it came from."""
-    pair = token.pair
-    ids = [token.clean, token.corrupted, token.answers, token.wrong_answers]
-    return [*ids, pair.clean, pair.corrupted, pair.answers, pair.wrong_answers]
+def _entries(tokens: Sequence[TokenPair], rows: pa.Table) -> list[str]:
+    """Canonical JSON of each prompt as it is rendered, in tokens and in words, without where it came from: a list of
+    clean, corrupted, answers, wrong answers; in tokens, then as they were given. `rows` are those of the same prompts.
+    """
+    clean, corrupted = (_joined(rows[name]) for name in ("clean_ids", "corrupted_ids"))
+    short = cache(canonical_json)  # answers come again and again
+    entries = []
+    for token, ids, others in zip(tokens, clean, corrupted, strict=True):
+        pair = token.pair
+        given = ids if pair.clean == token.clean else canonical_json(pair.clean)
+        changed = others if pair.corrupted == token.corrupted else canonical_json(pair.corrupted)
+        answers = f"{short(token.answers)},{short(token.wrong_answers)}"
+        words = f"{short(pair.answers)},{short(pair.wrong_answers)}"
+        entries.append(f"[{ids},{others},{answers},{given},{changed},{words}]")
+    return entries
+
+
+def _joined(ids: pa.ChunkedArray) -> list[str]:
+    """Lists of numbers as JSON."""
+    numbers = ids.combine_chunks()
+    words = pa.ListArray.from_arrays(numbers.offsets, numbers.values.cast(pa.large_string()))
+    return [f"[{text}]" for text in pc.binary_join(words, pa.scalar(",", pa.large_string())).to_pylist()]

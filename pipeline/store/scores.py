@@ -5,6 +5,7 @@ Knows the meaning of columns. Does not know where files lie, footers or runs.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -221,16 +222,27 @@ def prompt_rows(tokens: Sequence[TokenPair], shards: Sequence[int]) -> pa.Table:
         [_words(pair.corrupted) for pair in pairs],
         [[_words(answer) for answer in pair.answers] for pair in pairs],
         [[_words(answer) for answer in pair.wrong_answers] for pair in pairs],
-        [token.clean for token in tokens],
-        [token.corrupted for token in tokens],
-        [token.answers for token in tokens],
-        [token.wrong_answers for token in tokens],
+        _ids([token.clean for token in tokens]),
+        _ids([token.corrupted for token in tokens]),
+        _ids([token.answers for token in tokens]),
+        _ids([token.wrong_answers for token in tokens]),
         [pair.source for pair in pairs],
         [[_span(token, name) for name in token.spans] or None if token.spans else None for token in tokens],
         [json.dumps(pair.notes, ensure_ascii=False) if pair.notes else None for pair in pairs],
     ]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema.PROMPT_ROWS, strict=True)]
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, field.type)
+        for column, field in zip(columns, schema.PROMPT_ROWS, strict=True)
+    ]
     return pa.table(arrays, schema=schema.PROMPT_ROWS)
+
+
+def _ids(rows: Sequence[tuple[int, ...]]) -> pa.ListArray:
+    """Token ids, a list for each row."""
+    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    values = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 def prompts_of(table: pa.Table) -> list[TokenPair]:
