@@ -38,6 +38,8 @@ def known_names() -> Facts:
             {
                 "name": cls.model_fields["name"].default,
                 "does": _sentence(cls),
+                "paper": cls.paper or None,
+                "metric": cls.measure if cls.paper else None,
                 "parameters": _parameters(cls),
             }
             for cls in TASKS
@@ -70,6 +72,8 @@ def print_known_names(facts: Facts) -> None:
             words = row["does"]
             if section == "metrics":
                 words += f" Better is {row['better']}; {'with' if row['gradient'] else 'without'} a gradient."
+            if row.get("paper"):
+                words += f" {row['paper']}, {row['metric']}."
             table.add_row(row["name"], words)
             if parameters := row.get("parameters"):
                 table.add_row("", ", ".join(f"{key}={value}" for key, value in parameters.items()))

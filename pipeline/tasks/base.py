@@ -8,7 +8,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import Formatter
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
@@ -17,6 +17,8 @@ from pipeline.core.errors import PromptError
 from pipeline.core.prompts import Bos, PromptPair
 from pipeline.core.ways import Way
 from pipeline.models.encoding import encode, encode_all
+
+_Item = TypeVar("_Item")
 
 
 class Task(BaseModel):
@@ -36,12 +38,17 @@ class Task(BaseModel):
     attention: Literal["causal", "bidirectional"] = "causal"
     bos: Bos = "tokenizer"
 
+    paper: ClassVar[str] = ""  # where the behaviour was studied
+    measure: ClassVar[str] = "logit_diff"  # the metric used there, as it is called here
+    later: ClassVar[frozenset[str]] = frozenset({"bos"})  # are written down only where they are set
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, write: Callable[[Any], Any]) -> dict[str, Any]:
-        """Without `bos` where it changes nothing: runs that do not ask for it are what they were."""
+        """Without what came later, where it changes nothing: runs that do not ask for it are what they were."""
         data: dict[str, Any] = write(self)
-        if self.bos == "tokenizer":
-            data.pop("bos", None)
+        for field in self.later:
+            if getattr(self, field) == type(self).model_fields[field].default:
+                data.pop(field, None)
         return data
 
     @property
@@ -135,12 +142,17 @@ def last_word(text: str) -> tuple[int, int]:
     return text.rindex(" ") + 1, len(text)
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """The words of a text with white space between them."""
+    return tuple(text.split())
+
+
 def slug(text: str) -> str:
     """`text` in the characters that an id may have."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-")[:80] or "task"
 
 
-def pick(rng: np.random.Generator, items: Sequence[str], n: int) -> list[str]:
+def pick(rng: np.random.Generator, items: Sequence[_Item], n: int) -> list[_Item]:
     """`n` different items, in random order."""
     return [items[i] for i in rng.choice(len(items), size=n, replace=False)]
 

@@ -6,7 +6,7 @@ Knows three ways of splitting a year and finds the one a tokenizer uses. Does no
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
@@ -48,6 +48,8 @@ class GreaterThan(GeneratedTask):
     """
 
     name: Literal["greater_than"] = "greater_than"
+    paper: ClassVar = "arXiv 2305.00586"
+    measure: ClassVar = "prob_diff"
 
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         self.need(tokenizer)

@@ -5,9 +5,9 @@
 Knows a list of common words and how to arrange them. Does not know which tokenizer writes them.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.prompts import PromptPair
 from pipeline.core.ways import Way
@@ -38,6 +38,7 @@ class Induction(GeneratedTask):
     it differs where the word is read, matched and copied, so that each link of the circuit shows;
     `answer` replaces B by an unseen word: only what is copied differs, and that word is the wrong answer;
     `break` replaces the first A by an unseen word: nothing in the prompt says what comes next.
+    `repeated` is how many words come again, A as the last of them: a longer stretch is easier to continue.
     Spans: `a`, `b`, `c` and `d`, the words of the two bigrams where they first stand, and `end`, the last word.
     """
 
@@ -48,8 +49,21 @@ class Induction(GeneratedTask):
     )
 
     name: Literal["induction"] = "induction"
+    paper: ClassVar = "arXiv 2209.11895"
     length: int = Field(default=10, ge=5, le=100)
     corruption: Literal["exchange", "answer", "break"] = "exchange"
+    repeated: int = Field(default=1, ge=1, le=50)
+
+    later: ClassVar = frozenset({"bos", "repeated"})
+
+    @model_validator(mode="after")
+    def _has_room(self) -> "Induction":
+        if self.repeated > self.length - 4:
+            raise ValueError(
+                f"repeated: {self.repeated} words of {self.length} leave no room for two bigrams; use "
+                f"length: {self.repeated + 4} or more"
+            )
+        return self
 
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         self.need(tokenizer)
@@ -65,6 +79,8 @@ class Induction(GeneratedTask):
         # The first word is written without a space before it, so it stays the same in both prompts.
         starts = self._bigram_starts(rng.integers, self.length)
         a, c = (int(i) for i in rng.permutation(starts))
+        while a < self.repeated:  # the first word is never among those that come again
+            a, c = (int(i) for i in rng.permutation(self._bigram_starts(rng.integers, self.length)))
         corrupted = list(body)
         match self.corruption:
             case "exchange":
@@ -76,11 +92,12 @@ class Induction(GeneratedTask):
             case "break":
                 corrupted[a] = unseen
                 last, wrong = body[a], body[c + 1]
-        clean = " ".join([*body, body[a]])
-        place = {"a": a, "b": a + 1, "c": c, "d": c + 1, "end": self.length}
+        before = slice(a - self.repeated + 1, a)
+        clean = " ".join([*body, *body[before], body[a]])
+        place = {"a": a, "b": a + 1, "c": c, "d": c + 1, "end": self.length + self.repeated - 1}
         return PromptPair(
             clean=clean,
-            corrupted=" ".join([*corrupted, last]),
+            corrupted=" ".join([*corrupted, *corrupted[before], last]),
             answers=(f" {body[a + 1]}",),
             wrong_answers=(f" {wrong}",),
             source=f"{self.id} prompt {index}",

@@ -7,7 +7,9 @@ and so are templates with unknown words.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
@@ -59,7 +61,8 @@ class Ioi(GeneratedTask):
 
     `corruption` says what the corrupted prompt replaces:
     `abc` all three names by three unrelated ones (the paper's), `s2_io_flip` the repeated name by the other,
-    so that the answer flips (MIB's default), `s2_third` the repeated name by a third (EAP-IG's `corrupted`).
+    so that the answer flips (MIB's default; `s2_flip` is another word for it), `s2_third` the repeated name by a third
+    (EAP-IG's `corrupted`), `random_names` all three by others that repeat in the same way (MIB's).
     `order` says which name comes first: the answer (abba), the repeated one (baba), or either (mixed).
     Spans: `io` the name that is the answer, `s1` and `s2` the repeated one where it comes first and again,
     `s1_next` the word after `s1`, `end` the last word.
@@ -74,8 +77,14 @@ class Ioi(GeneratedTask):
     )
 
     name: Literal["ioi"] = "ioi"
-    corruption: Literal["abc", "s2_io_flip", "s2_third"] = "abc"
+    paper: ClassVar = "arXiv 2211.00593"
+    corruption: Literal["abc", "s2_io_flip", "s2_third", "random_names", "s2_flip"] = "abc"
     order: Literal["mixed", "abba", "baba"] = "mixed"
+
+    @field_validator("corruption")
+    @classmethod
+    def _one_word_each(cls, corruption: str) -> str:
+        return "s2_io_flip" if corruption == "s2_flip" else corruption
 
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         self.need(tokenizer)
@@ -84,7 +93,7 @@ class Ioi(GeneratedTask):
 
     def _words(self, tokenizer: Any) -> Words:
         names = list(one_token_words(tokenizer, NAMES, before="Then,"))
-        needed = {"abc": 5, "s2_io_flip": 2, "s2_third": 3}[self.corruption]
+        needed = {"abc": 5, "s2_io_flip": 2, "s2_third": 3, "random_names": 4}[self.corruption]
         if len(names) < needed:
             mend = "use corruption: s2_io_flip," if len(names) >= 2 else "use another model"
             raise self.short_of(len(names), len(NAMES), needed, "names", mend)
@@ -119,6 +128,7 @@ class Ioi(GeneratedTask):
             "abc": lambda: write(*others[:3]),
             "s2_io_flip": lambda: write(answer, subject, answer),
             "s2_third": lambda: write(answer, subject, others[0]),
+            "random_names": lambda: write(others[0], others[1], others[1]),
         }[self.corruption]()
         return PromptPair(
             clean=clean,
