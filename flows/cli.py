@@ -106,6 +106,8 @@ def check(
     with reading(), contextlib.redirect_stdout(sys.stderr):
         facts = checked(RunConfig.load(config, set_), prompts)
     _emit(facts, as_json, print_check)
+    unused = any(one["verdict"] == "unused" for one in facts["tasks"].values())
+    raise typer.Exit(ERROR if unused else OK)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pipeline.checking.prompts import pieces, prompt_facts
 from pipeline.checking.reading import Refused, usable
 from pipeline.checking.verdict import verdict
 from pipeline.config import RunConfig
+from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import METRICS
 from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
@@ -25,7 +26,7 @@ def check(config: RunConfig, limit: int | None = 1000) -> dict[str, Any]:
     """By task, whether the model does what the prompts ask, in plain data: `{"model": ..., "tasks": {id: {...}}}`.
 
     Of every task the first `limit` prompts are tried (None: all). A prompt that cannot be used is counted with its
-    reason. Raises ModelError for a model that does not load, PromptError for a task that has no prompts to give.
+    reason, and so is a task that has none to give. Raises ModelError for a model that does not load.
     """
     import torch
 
@@ -79,7 +80,13 @@ def _read(
         "max_length": context_length(model.config),
         "needs_wrong": any(METRICS[name].needs_wrong for name in config.metrics),
     }
-    return list(usable(pairs, tokenizer, refused, **limits)), refused
+    tokens = []
+    try:
+        for token in usable(pairs, tokenizer, refused, **limits):
+            tokens.append(token)  # noqa: PERF402 - what came before an error is kept
+    except PromptError as error:  # of a file that cannot be read, or a tokenizer without the task's words
+        refused.add(str(error))
+    return tokens, refused
 
 
 def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:

@@ -50,13 +50,18 @@ def test_check_as_json_has_a_row_per_task(config, capsys):
     assert tasks["pairs"]["verdict"] == "unsure"
 
 
-def test_a_task_of_which_no_prompt_can_be_used_has_no_accuracy(config, capsys):
+def test_a_task_of_which_no_prompt_can_be_used_has_no_accuracy_and_ends_with_an_error(config, capsys):
     (config.parent / "pairs.jsonl").write_text(json.dumps(row(answers=(" Zzyzx",))))
-    assert cli.main(["check", str(config), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["tasks"]["pairs"]
+    assert cli.main(["check", str(config), "--json"]) == 1
+    tasks = json.loads(capsys.readouterr().out)["tasks"]
+    found = tasks["pairs"]
     assert (found["verdict"], found["accuracy"], found["prompts"]) == ("unused", None, 0)
-    assert cli.main(["check", str(config)]) == 0
-    assert "no prompt can be used: pairs.jsonl:1" in " ".join(capsys.readouterr().out.split())
+    assert tasks["induction"]["accuracy"] == 1.0
+    (config.parent / "pairs.jsonl").unlink()
+    assert cli.main(["check", str(config)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pairs: no prompt can be used:" in said
+    assert "no such file; check the path" in said
 
 
 def test_plan_shows_what_the_tokens_tell(config, capsys):

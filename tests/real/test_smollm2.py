@@ -10,7 +10,7 @@ from pipeline.engine.looking import looked
 from pipeline.methods import Eap
 from pipeline.models.load import resolve_model
 from pipeline.report.heads import main_heads
-from pipeline.tasks import Induction, Ioi
+from pipeline.tasks import GreaterThan, Ioi
 
 pytestmark = pytest.mark.real
 
@@ -39,7 +39,7 @@ def test_numbers_are_written_digit_by_digit_and_texts_come_back(real_model):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-@pytest.mark.parametrize("task", [Ioi(count=32), Induction(count=32)])
+@pytest.mark.parametrize("task", [Ioi(count=32), GreaterThan(count=32)])
 def test_the_model_has_the_behaviour(real_model, task):
     batch = real_model.batch(task.pairs(real_model.tokenizer, seed=0))
     whole = Circuit(real_model.graph, np.ones(real_model.graph.n_edges, dtype=bool))

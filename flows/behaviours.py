@@ -1,0 +1,112 @@
+"""`make behaviours`: which behaviours of the package the language model of `make real` has, as one table.
+
+    python -m flows.behaviours [NAME...]     all, or those named; the rows of the others stay as they are
+
+Knows the list of tasks and where the table lies. Whether the model has one is what `circuits check` says of it. The
+prompts are drawn with another seed than the default, with which the generators' words and sentences were chosen.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.real import FOLDER, NOTE
+from pipeline.checking import check
+from pipeline.config import RunConfig
+from pipeline.core.errors import CircuitsError
+from pipeline.tasks import TASKS
+
+TABLE = Path("results/reference/smollm2/behaviours.md")
+FACTS = TABLE.with_suffix(".json")
+COUNT, SEED = 200, 1
+DIGITS = 4
+SAID = {
+    "has": "has it",
+    "prefers": "prefers the answer",
+    "lacks": "does not have it",
+    "unsure": "too few prompts",
+}
+
+
+def config_of(names: list[str]) -> RunConfig:
+    """The config that tries the generated tasks of these names."""
+    return RunConfig.from_mapping(
+        {
+            "name": "behaviours",
+            "model": {"name": str(FOLDER)},
+            "tasks": [{"name": name, "count": COUNT, "seed": SEED, "as": name} for name in names],
+            "methods": ["eap"],
+            "cluster": {"batch_size": 20},
+        }
+    )
+
+
+def known() -> list[str]:
+    """The names of the tasks that write prompts themselves."""
+    return [cls.model_fields["name"].default for cls in TASKS if "count" in cls.model_fields]
+
+
+def rounded(value: Any) -> Any:
+    """Plain data whose numbers have a few digits: the last ones differ between machines."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, DIGITS) if isinstance(value, float) else value
+
+
+def table(tasks: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    lines = [
+        "# What SmolLM2-135M-Instruct does",
+        "",
+        f"Written by `make behaviours`. {NOTE[0].upper()}{NOTE[1:]}.",
+        f"{COUNT} prompts of each behaviour (distinct: those that are no other's again), task seed {SEED}; 95 %",
+        "intervals (Wilson). *Above wrong*: the answer is more likely than all wrong ones; *first*: than every token.",
+        "The model has what it says first in 90 % of the prompts. Logit difference: mean and spread over prompts.",
+        "",
+        "| behaviour | prompts | distinct | above wrong | first | logit difference | corrupted | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(tasks, key=lambda name: -(tasks[name]["greedy"] or 0)):
+        one = tasks[name]
+        diff = one["metrics"].get("logit_diff")
+        numbers = ["–", "–"]
+        if diff:
+            numbers = [f"{diff[w]['mean']:+.2f} ± {diff[w]['std']:.2f}" for w in ("clean", "corrupted")]
+        distinct = one["prompts"] - one["duplicates"]
+        cells = [name, str(one["prompts"]), str(distinct), _share(one, "accuracy"), _share(one, "greedy")]
+        lines.append(f"| {' | '.join([*cells, *numbers, SAID.get(one['verdict'], one['verdict'])])} |")
+    has = [name for name, one in tasks.items() if one["verdict"] == "has"]
+    lines += ["", f"It has {len(has)} of {len(tasks)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _share(one: dict[str, Any], name: str) -> str:
+    if one[name] is None:
+        return "–"
+    return f"{one[name]:.3f} [{one[f'{name}_low']:.3f}, {one[f'{name}_high']:.3f}]"
+
+
+def main() -> int:
+    """Tries the behaviours and writes the table; 0 where all could be tried."""
+    names = sys.argv[1:] or known()
+    try:
+        tasks = json.loads(FACTS.read_text(encoding="utf-8")) if FACTS.is_file() and sys.argv[1:] else {}
+        for name in names:
+            tasks[name] = rounded(check(config_of([name]), None)["tasks"][name])
+            print(f"{name}: {'; '.join(tasks[name]['words'])}", flush=True)
+    except CircuitsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    tasks = {name: tasks[name] for name in known() if name in tasks}
+    FACTS.parent.mkdir(parents=True, exist_ok=True)
+    FACTS.write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    TABLE.write_text(table(tasks), encoding="utf-8")
+    print(f"table    {TABLE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
