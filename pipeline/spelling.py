@@ -15,7 +15,7 @@ from pipeline.metrics import METRICS
 from pipeline.sections import ModelSection, Store
 from pipeline.tasks import TASKS
 
-SUFFIXES = (".jsonl", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".csv", ".json", ".parquet")
 
 
 def written_out(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Task(BaseModel):
         """Without what came later, where it changes nothing: runs that do not ask for it are what they were."""
         data: dict[str, Any] = write(self)
         for field in self.later:
-            if getattr(self, field) == type(self).model_fields[field].default:
+            if getattr(self, field) == type(self).model_fields[field].get_default(call_default_factory=True):
                 data.pop(field, None)
         return data
 

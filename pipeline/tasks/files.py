@@ -14,32 +14,57 @@ tokens. The same tokens are meant in the corrupted prompt. A prompt that lacks a
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import Bos, PromptPair
 from pipeline.core.text import OneLine
 from pipeline.tasks.base import Task, slug
 from pipeline.tasks.fields import Layout, layout_of, pair_of, refuse_lonely_ids
-from pipeline.tasks.rows import EXPECTED, Table
+from pipeline.tasks.presets import (
+    PRESETS,
+    Columns,
+    MappedField,
+    hint,
+    layout_of_mapped,
+    mapped,
+    preset_row,
+    reading_problem,
+)
+from pipeline.tasks.rows import EXPECTED, Row, Table
 
 _LOOKED_AT = 1000  # rows, before the first is believed
 _LAYOUTS = 1000  # that are remembered
 
 
 class FileTask(Task):
-    """Prompt pairs from a JSONL, CSV or Parquet file; `limit` takes the first, `corrupted_field` another column
-    of corruptions."""
+    """Prompt pairs from a JSONL, CSV, JSON or Parquet file; `limit` takes the first, `corrupted_field` another column
+    of corruptions.
+
+    `columns` says which column holds a field, or which piece of one (`{clean: prompt, corrupted:
+    random_counterfactual.prompt}`); `preset` names the convention of a collection, which does the same.
+    """
 
     name: Literal["file"] = "file"
     path: OneLine
     limit: int | None = Field(default=None, ge=1)
     corrupted_field: str = Field(default="corrupted", min_length=1)
+    columns: dict[MappedField, OneLine] = Field(default_factory=dict)
+    preset: OneLine | None = None
+
+    later: ClassVar = frozenset({"bos", "columns", "preset"})
+
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> "FileTask":
+        if problem := reading_problem(self.columns, self.preset):
+            raise ValueError(problem)
+        return self
 
     def default_id(self) -> str:
         """The file's stem."""
@@ -58,20 +83,28 @@ class FileTask(Task):
     ) -> Iterator[tuple[list[PromptPair], float]]:
         """The pairs as they are read, `size` at a time, and how much of the file that is."""
         table = _table(self.path)
-        pairs = islice(_pairs(table, self.corrupted_field, self.bos), self.limit)
+        pairs = islice(_pairs(table, self.corrupted_field, self.bos, self.columns, self.preset), self.limit)
         while portion := list(islice(pairs, size)):
             yield portion, table.share
 
 
 def read_pairs(
-    path: str | Path, *, corrupted_field: str = "corrupted", bos: Bos = "tokenizer"
+    path: str | Path,
+    *,
+    corrupted_field: str = "corrupted",
+    bos: Bos = "tokenizer",
+    columns: Columns | None = None,
+    preset: str | None = None,
 ) -> list[PromptPair]:
-    """All prompt pairs of a `.jsonl`, `.csv`, `.tsv` or `.parquet` file, each with `source` "file.jsonl:12".
+    """All prompt pairs of a `.jsonl`, `.csv`, `.tsv`, `.json` or `.parquet` file, each with `source` "file.jsonl:12".
 
+    `columns` says which column holds a field, `{"clean": "prompt"}`, or `preset` names a collection whose tables do.
     `bos="add"` puts the tokenizer's token for the beginning of a text before prompts where the tokenizer does not.
     Raises PromptError with file and line for whatever cannot be read; nothing is skipped but blank lines.
     """
-    return list(_pairs(_table(path), corrupted_field, bos))
+    if problem := reading_problem(columns or {}, preset):
+        raise PromptError(f"{path}: {problem}")
+    return list(_pairs(_table(path), corrupted_field, bos, columns or {}, preset))
 
 
 def _table(path: str | Path) -> Table:
@@ -90,13 +123,54 @@ def _missing(path: Path) -> str:
     return f"no such file; did you mean {near[0]}?" if near else "no such file; check the path"
 
 
-def _pairs(table: Table, corrupted_field: str, bos: Bos) -> Iterator[PromptPair]:
+@contextmanager
+def _hinting(names: tuple[str, ...], mend: str = "") -> Iterator[None]:
+    """Adds to an error what would read a table with these columns."""
+    try:
+        yield
+    except PromptError as error:
+        if words := mend or hint(names):
+            raise PromptError(f"{error}; {words}") from None
+        raise
+
+
+def _pairs(
+    table: Table, corrupted_field: str, bos: Bos, columns: Columns, preset: str | None
+) -> Iterator[PromptPair]:
     """The pairs of a table, one after the other."""
-    path, rows, layouts = table.path, table.rows(), dict[tuple[str, ...], Layout]()
+    with closing(table.rows()) as rows:
+        if preset is not None:
+            said = ((where, preset_row(PRESETS[preset], row, corrupted_field, where)) for where, row in rows)
+            yield from _pairs_of(
+                table, said, "corrupted", bos, lambda names: layout_of_mapped(names, {}, "corrupted")
+            )
+        elif columns:
+            said = ((where, mapped(row, columns, where)) for where, row in rows)
+            yield from _pairs_of(
+                table,
+                said,
+                corrupted_field,
+                bos,
+                lambda names: layout_of_mapped(names, columns, corrupted_field),
+            )
+        else:
+            yield from _pairs_of(table, rows, corrupted_field, bos, None)
+
+
+def _pairs_of(
+    table: Table,
+    rows: Iterator[tuple[str, Row]],
+    corrupted_field: str,
+    bos: Bos,
+    told: Callable[[tuple[str, ...]], Layout] | None,
+) -> Iterator[PromptPair]:
+    """The pairs of rows whose layout is told, or found by the names of their columns."""
+    path, layouts = table.path, dict[tuple[str, ...], Layout]()
     first = list(islice(rows, _LOOKED_AT))
     if not first:
         raise PromptError(f"{path}: no prompt pairs in it; give at least one with the fields {EXPECTED}")
     names_seen = {name for _, row in first for name in row}
+    plain, hinted = nullcontext(), nullcontext if told else _hinting
     for number, (where, row) in enumerate(chain(first, rows)):
         names = tuple(row)
         layout = layouts.get(names)
@@ -104,9 +178,13 @@ def _pairs(table: Table, corrupted_field: str, bos: Bos) -> Iterator[PromptPair]
             if len(layouts) >= _LAYOUTS:
                 layouts.clear()
             header = f"{path}:1" if table.spells else where
-            layout = layouts[names] = layout_of(names, corrupted_field, header)
+            with hinted(names):
+                layout = told(names) if told else layout_of(names, corrupted_field, header)
+            layouts[names] = layout
         source = f"{path.name}:{where.rpartition(':')[2]}"
-        pair = pair_of(row, layout, where, source, corrupted_field, bos=bos, spells=table.spells)
-        if not number:
-            refuse_lonely_ids(names_seen, pair.clean, where)
+        with plain if number else hinted(names):
+            pair = pair_of(row, layout, where, source, corrupted_field, bos=bos, spells=table.spells)
+        if not number and not told:
+            with _hinting(names, "or read it with preset: eap_ig_greater_than_idx"):
+                refuse_lonely_ids(names_seen, pair.clean, where)
         yield pair

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -48,7 +48,7 @@ class Table:
         zipped = path.name.lower().endswith(".gz")
         if suffix is None or (zipped and suffix == ".parquet"):
             raise PromptError(
-                f"{path}: prompt pairs are read from .jsonl, .csv, .parquet; convert it to one of these"
+                f"{path}: prompt pairs are read from .jsonl, .csv, .json, .parquet; convert it to one of these"
             )
         self.path = path
         self.spells = suffix in (".csv", ".tsv")  # every cell is text, whatever it means
@@ -64,7 +64,7 @@ class Table:
             return 1.0 if self._size else 0.0
         return min(1.0, self._file.tell() / max(1, self._size))
 
-    def rows(self) -> Iterator[tuple[str, Row]]:
+    def rows(self) -> Generator[tuple[str, Row], None, None]:
         """("path:line", row) of every row."""
         try:
             with self.path.open("rb") as self._file:
@@ -234,9 +234,43 @@ def read_parquet(path: Path, file: Bytes) -> Iterator[tuple[str, Row]]:
         raise PromptError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
 
 
+# --- JSON --------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path, file: Bytes) -> Iterator[tuple[str, Row]]:
+    """Rows with "path:number", from 1, of a list of objects or of the list under "prompts". PromptError for others."""
+    data = file.read(MOST_LINE + 1)
+    if len(data) > MOST_LINE:
+        raise PromptError(
+            f"{path}: over {MOST_LINE:,} bytes of JSON in one piece; write one object per line (.jsonl)"
+        )
+    try:
+        document = parse_json(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path}: {_NO_UTF8.format(byte=data[error.start])}") from None
+    except ValueError as error:
+        raise PromptError(
+            f"{path}: not valid JSON ({error}); write a list of objects, or one per line (.jsonl)"
+        ) from None
+    rows = document.get("prompts") if isinstance(document, dict) else document
+    if not isinstance(rows, list):
+        raise PromptError(
+            f'{path}: {kind_of(document)} where a list of objects, or one under "prompts", is expected; write it so'
+        )
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}:{number}"
+        if not isinstance(row, dict):
+            raise PromptError(
+                f"{where}: {kind_of(row)} where an object with the fields {EXPECTED} is expected"
+            )
+        _refuse_too_many(len(row), where)
+        yield where, row
+
+
 READERS: dict[str, Reader] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
+    ".json": read_json,
     ".csv": read_csv,
     ".tsv": read_csv,
     ".parquet": read_parquet,

@@ -93,7 +93,7 @@ VALUES = {
     ),
     "a task from somewhere else": (
         {"tasks": [{"name": "os:system"}]},
-        ["tasks.0.name", "unknown name 'os:system'; Python from elsewhere", "known: file, greater_than, "],
+        ["tasks.0.name", "unknown name 'os:system'; Python from elsewhere", "known: acronym, addition, "],
     ),
     "a model with an escape sequence": ({"model": {"name": "\x1b]0;x\x07gpt2"}}, ["model.name", "not seen"]),
     "a file of two lines": ({"tasks": [{"name": "file", "path": "a\nb.jsonl"}]}, ["path", "not seen"]),

@@ -192,7 +192,7 @@ BAD_FILES = {
     "i.csv": (b"clean,corrupted,answers\na,,c\n", r"i\.csv:2: the field 'corrupted' is missing"),
     "j.csv": (b"clean,corrupted,correct_idx\na,b,-3\n", r"j\.csv:2: 'answers' holds the number -3"),
     "k.parquet": (b"PAR1 not really", r"k\.parquet: not a readable Parquet file"),
-    "l.txt": (b"a", r"l\.txt: prompt pairs are read from \.jsonl, \.csv, \.parquet; convert it"),
+    "l.txt": (b"a", r"l\.txt: prompt pairs are read from \.jsonl, \.csv, \.json, \.parquet; convert it"),
 }
 
 
