@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from pipeline import load_model
-from pipeline.engine.circuit_run import run_circuit
+from pipeline.core.wiring import wire
+from pipeline.engine.circuit_run import run_circuits
+from pipeline.engine.emptied import Emptied
 from pipeline.engine.senders import SenderValues
 from tests.oracles import metrics, models
 from tests.oracles.dense import Dense, Forward, position_ids
@@ -105,8 +107,9 @@ def recomputed_logits(setting: Setting, kept: np.ndarray) -> Tensor:
     model, batch = setting.model, setting.batch
     clean, corrupted = model.capture(batch, "clean"), model.capture(batch, "corrupted")
     executor, ablated = model.executor(clean, batch.answer_pos), SenderValues.of(corrupted)
-    hidden = run_circuit(model.parts, model.graph, executor, clean, ablated, kept)
-    return model.unembedding.logits(hidden)
+    emptied = Emptied.of(model.parts, model.graph, executor, clean, ablated)
+    hidden = run_circuits(emptied, wire(model.graph, model.coupled, kept[None], mute=False))
+    return model.unembedding.logits(hidden[0])
 
 
 def stock_logits(setting: Setting, ids: Tensor, *, eager: bool = False) -> Tensor:

@@ -91,14 +91,12 @@ def test_the_work_of_evaluation_that_was_planned_is_what_was_counted(tmp_path, m
     run, _ = go(config)
     assert run.status()["complete"]
     (cost,) = evaluation(make_plan(config)).values()
-    # 12 prompts. Recorded: clean and corrupted for eap's metric and for acdc's, clean for the mean. Patched: no circuit
-    # for each of the three, 3 sizes of eap and edge_patching, 3 of eap_ig, what acdc keeps.
-    assert (cost.forward_passes, cost.evaluations, cost.rows) == (12 * 5, 12 * (3 + 6 + 3 + 1), 10)
+    # 12 prompts. Recorded: clean and corrupted for eap's metric and for acdc's, clean for the mean; these are all edges
+    # and none. Patched: 2 sizes of eap and edge_patching, 2 of eap_ig, what acdc keeps.
+    assert (cost.forward_passes, cost.evaluations, cost.rows) == (12 * 5, 12 * (4 + 2 + 1), 10)
     assert counted["forward_passes"] == cost.forward_passes
-    assert cost.evaluations_at_most, (
-        "eap and edge_patching share the whole graph, and one more once nothing dangles"
-    )
-    assert counted["evaluations"] == cost.evaluations - 12 * 2
+    assert cost.evaluations_at_most, "eap and edge_patching share a circuit once nothing dangles"
+    assert counted["evaluations"] == cost.evaluations - 12
     assert counted["backward_passes"] == cost.backward_passes == 0
     assert counted["rows"] == cost.rows == len(run.faithfulness())
 

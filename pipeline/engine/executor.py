@@ -50,7 +50,7 @@ class Rows:
         in `[variant, prompt, head, row, d_head]` (`attend_all`). Keys and values of earlier positions come from
         the recorded run."""
         if self.past is not None:
-            index = _index(heads)
+            index = index_of(heads)
             k, v = (
                 _after(past[:, index].transpose(0, 1)[:, None], x)
                 for past, x in zip(self.past, (k, v), strict=True)
@@ -133,14 +133,14 @@ class Executor:
         block = self.parts.blocks[layer]
         if scale is not None:
             z = z * (scale if isinstance(scale, float) else scale[..., None])
-        out = torch.matmul(z.flatten(1, -2), block.projections.out[_index(heads)]).view(*z.shape[:-1], -1)
+        out = torch.matmul(z.flatten(1, -2), block.projections.out[index_of(heads)]).view(*z.shape[:-1], -1)
         return out if (gain := block.post_gain) is None else out * gain
 
     def raw_change(
         self, layer: int, heads: Sequence[int], z: Float[Tensor, "head variant prompt row d_head"]
     ) -> Float[Tensor, "variant prompt row d_model"]:
         """What the output projection makes of a change of some heads' z."""
-        weight = self.parts.blocks[layer].projections.out[_index(heads)]
+        weight = self.parts.blocks[layer].projections.out[index_of(heads)]
         flat = z.movedim(0, -2).flatten(-2)
         return torch.matmul(flat, weight.reshape(-1, weight.shape[-1]))
 
@@ -237,7 +237,7 @@ class Executor:
         return self.rest(layer + 1, mid + self.mlp(layer, mid))
 
 
-def _index(heads: Sequence[int]) -> slice | list[int]:
+def index_of(heads: Sequence[int]) -> slice | list[int]:
     """A slice where heads follow each other, so that weights stay views."""
     if list(heads) == list(range(heads[0], heads[0] + len(heads))):
         return slice(heads[0], heads[0] + len(heads))
@@ -245,7 +245,7 @@ def _index(heads: Sequence[int]) -> slice | list[int]:
 
 
 def _kv_heads(block: Block, port: Port, heads: Sequence[int]) -> slice | list[int]:
-    return _index(heads) if port == "q" else _index([head // block.kv_group for head in heads])
+    return index_of(heads) if port == "q" else index_of([head // block.kv_group for head in heads])
 
 
 def _all_heads(

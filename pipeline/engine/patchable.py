@@ -89,6 +89,11 @@ class PatchableModel:
         places = [*(block.device for block in self.parts.blocks), self.parts.device]
         return tuple(dict.fromkeys(str(place) for place in places))
 
+    @property
+    def coupled(self) -> tuple[bool, ...]:
+        """Which layers have heads that depend on each other."""
+        return tuple(block.coupled for block in self.parts.blocks)
+
     # --- batches -----------------------------------------------------------------------------------------
 
     def batch(

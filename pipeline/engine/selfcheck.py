@@ -23,10 +23,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.core.errors import ModelError
+from pipeline.core.wiring import wire
 from pipeline.engine.attribution import is_out_of_memory
 from pipeline.engine.batch import from_ids
 from pipeline.engine.capture import Capture
-from pipeline.engine.circuit_run import attention_added, run_circuit, written_by_none
+from pipeline.engine.circuit_run import run_circuits
+from pipeline.engine.emptied import Emptied, attention_added, written_by_none
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.senders import SenderValues
 from pipeline.models.dense import device_of
@@ -141,9 +143,10 @@ def _error(model: PatchableModel, expected: Expected) -> float:
         batch = replace(batch, position_ids=expected.positions.to(model.device))
     with _windowed(model.hf, expected.window):
         run, other = model.capture(batch, "clean"), model.capture(batch, "corrupted")
-    kept = model.graph.edge_senders != 0
+    kept = np.asarray(model.graph.edge_senders != 0)
     executor = model.executor(run, batch.answer_pos)
-    hidden = run_circuit(model.parts, model.graph, executor, run, SenderValues.of(other), np.asarray(kept))
+    emptied = Emptied.of(model.parts, model.graph, executor, run, SenderValues.of(other))
+    hidden = run_circuits(emptied, wire(model.graph, model.coupled, kept[None], mute=False))[0]
     found = model.unembedding.logits(hidden.to(model.unembedding.weight.device)).double().cpu()
     logits = float((found - expected.logits).abs().max() / expected.scale)
     return max(logits, *(_residual_error(model, captured, batch.real) for captured in (run, other)))

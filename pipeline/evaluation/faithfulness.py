@@ -8,7 +8,7 @@ edges dangle has the value of the empty one to the last bit. Knows circuits and 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 
 from pipeline.ablations import Statistics, record
 from pipeline.core.circuit import Circuit
-from pipeline.core.dangling import without_dangling
 from pipeline.core.scores import EdgeScores
+from pipeline.core.wiring import Wiring, wire
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
@@ -42,27 +42,48 @@ def circuit_values(
 
     float64 [2 + circuits, prompt]; prompts follow each other as in the batches.
     """
-    from pipeline.engine.circuit_run import run_circuit
+    import torch
 
-    parts, graph = model.parts, model.graph
-    empty = np.zeros(graph.n_edges, dtype=bool)
-    coupled = tuple(block.coupled for block in parts.blocks)
-    mute = ablation == "corrupted"
-    circuits = [empty, *(without_dangling(graph, coupled, mask, mute=mute) for mask in masks)]
-    different = {circuit.tobytes(): circuit for circuit in circuits}
+    from pipeline.engine.circuit_run import run_circuits
+    from pipeline.engine.emptied import Emptied
+
+    graph = model.graph
+    wirings = wire(graph, model.coupled, masks, mute=ablation == "corrupted")
+    circuits = [wiring.mask for wiring in wirings]
+    different = {circuit.tobytes(): w for circuit, w in zip(circuits, wirings, strict=True)}
+    full, empty = np.ones(graph.n_edges, dtype=bool), np.zeros(graph.n_edges, dtype=bool)
+    run = [key for key in different if key not in (full.tobytes(), empty.tobytes())]
     columns = []
     for batch in (part for whole in batches for part in whole.split(_prompts_at_once(model, whole))):
         runs = record(model, batch, ablation, statistics)
         executor = model.executor(runs.clean, runs.answer_pos)
-        full = executor.answer_hidden(runs.clean)
-        objective = model.objective(get_metric(metric), batch, full)
-        values = {}
-        for key, circuit in different.items():
-            values[key] = objective(run_circuit(parts, graph, executor, runs.clean, runs.values, circuit))
-            model.counters.evaluations += batch.n_prompts
-        rows = [objective(full), *(values[circuit.tobytes()] for circuit in circuits)]
-        columns.append(np.stack([row.cpu().numpy() for row in rows]))
+        clean = executor.answer_hidden(runs.clean)
+        objective = model.objective(get_metric(metric), batch, clean)
+        emptied = Emptied.of(model.parts, graph, executor, runs.clean, runs.values)
+        hidden = {full.tobytes(): clean, empty.tobytes(): emptied.hidden()}
+        for some in _at_once(model, batch, [different[key] for key in run]):
+            found = run_circuits(emptied, some)
+            hidden |= {wiring.mask.tobytes(): one for wiring, one in zip(some, found, strict=True)}
+        model.counters.evaluations += batch.n_prompts * len(run)
+        keys = [circuit.tobytes() for circuit in (full, empty, *circuits)]
+        columns.append(objective(torch.stack([hidden[key] for key in keys])).cpu().numpy())
     return np.concatenate(columns, axis=1)
+
+
+def _at_once(model: "PatchableModel", batch: "Batch", wirings: Sequence[Wiring]) -> Iterator[list[Wiring]]:
+    """The circuits in groups whose senders' outputs fit into memory together."""
+    each = batch.n_prompts * batch.length * model.config.hidden_size * 4
+    group: list[Wiring] = []
+    used = 0
+    for wiring in wirings:
+        size = each * int(wiring.everywhere.sum())
+        if group and used + size > 2 * _BATCH_BYTES:
+            yield group
+            group, used = [], 0
+        group.append(wiring)
+        used += size
+    if group:
+        yield group
 
 
 def _prompts_at_once(model: "PatchableModel", batch: "Batch") -> int:

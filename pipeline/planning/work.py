@@ -29,19 +29,20 @@ def work_table(plan: Plan) -> list[dict[str, Any]]:
 
 def evaluation(plan: Plan) -> dict[str, Cost]:
     """By task, the work of evaluating the circuits of its methods once all items are there. Methods that agree in
-    metric and ablation share the recorded runs, the evaluation of the empty circuit and of circuits that are equal."""
-    groups: dict[tuple[str, str], int] = {}
+    metric and ablation share the recorded runs (the circuits of all edges and of none) and what equal circuits cost."""
+    groups: set[tuple[str, str]] = set()
+    n_circuits = n_run = 0
     for method in plan.methods.values():
         if method.level == "edge":
-            group = str(method.metric), str(method.ablation)
-            n_circuits = 1 if method.decides else len(plan.config.evaluate.edge_fractions)
-            groups[group] = groups.get(group, 0) + n_circuits
+            groups.add((str(method.metric), str(method.ablation)))
+            fractions = (0.0,) if method.decides else plan.config.evaluate.edge_fractions
+            n_circuits += len(fractions)
+            n_run += sum(fraction < 1 for fraction in fractions)
     recorded = sum(captures(ablation) for _, ablation in groups)
-    n_circuits = sum(groups.values())
     return {
         task: Cost(
             forward_passes=recorded * len(tokens),
-            evaluations=(len(groups) + n_circuits) * len(tokens),
+            evaluations=n_run * len(tokens),
             evaluations_at_most=True,  # circuits that are the same once nothing dangles are run once
             rows=n_circuits,
         )

@@ -20,6 +20,7 @@ import torch
 from pipeline.engine.patchable import patchable
 from tests.benchmarks.acdc import acdc_rows, pooled_rows, sweep_rows, tiny_rows
 from tests.benchmarks.attribution import attribution_rows, layer_rows, memory_rows
+from tests.benchmarks.circuits import circuit_rows
 from tests.benchmarks.measure import row, wall_seconds
 from tests.benchmarks.models import gpt2_small_shaped
 from tests.benchmarks.orchestration import commit_seconds, schedule_seconds, start_seconds
@@ -72,6 +73,7 @@ def main() -> None:
         "attribution": lambda: [*attribution_rows(model, stock, weights), *layer_rows()],
         "memory": memory_rows,
         "paths": lambda: path_rows(model, stock, weights),
+        "circuits": lambda: circuit_rows(model, stock, weights),
         "acdc": lambda: [*acdc_rows(model, stock, weights), *tiny_rows()],
         "sweep": lambda: sweep_rows(model, weights),
         "pooled": pooled_rows,

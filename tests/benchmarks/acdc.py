@@ -52,7 +52,7 @@ def tiny_rows() -> list[dict[str, Any]]:
     found = []
     for name, task, threshold in (
         ("toy:trained", {"name": "induction", "count": 8}, 0.01),
-        (_shared("models/stories260K"), _prompts("prompts/pronoun.jsonl"), 0.001),
+        (shared("models/stories260K"), _prompts("prompts/pronoun.jsonl"), 0.001),
     ):
         if name.startswith("toy:") or Path(name).is_dir():
             model, batch = _small(name, task)
@@ -99,7 +99,7 @@ def pooled_rows() -> list[dict[str, Any]]:
 
 def _pooled(folder: Path, workers: int) -> list[tuple[float, dict[str, Any]]]:
     """(seconds, facts) of the same search, again and again by the same workers."""
-    narrow = _shared("models/bench-12l-d192")
+    narrow = shared("models/bench-12l-d192")
     trained = Path(narrow).is_dir()
     prompts = folder / "prompts.jsonl"
     if trained:
@@ -167,12 +167,12 @@ def _small(name: str, task: dict[str, Any]) -> tuple[PatchableModel, Batch]:
     return model, model.batch(tokens)
 
 
-def _shared(path: str) -> str:
+def shared(path: str) -> str:
     return str(Path(os.environ.get("CIRCUITS_DATA", "../shared")) / path)
 
 
 def _prompts(path: str) -> dict[str, Any]:
-    return {"name": "file", "path": _shared(path), "limit": 8}
+    return {"name": "file", "path": shared(path), "limit": 8}
 
 
 def _as_lines(n_prompts: int) -> str:

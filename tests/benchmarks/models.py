@@ -17,6 +17,17 @@ NAMES, FILLERS, BOS, CUE = 40, range(40, 60), 60, 61
 
 def gpt2_small_shaped(n_layers: int = N_LAYERS) -> tuple[GPT2LMHeadModel, str]:
     """The model in evaluation mode, and the name of its weights for the table."""
+    wide = gpt2_small_random(n_layers)
+    folder = Path(os.environ.get("CIRCUITS_DATA", "../shared")) / "models" / "bench-12l-d192"
+    if not folder.is_dir() or n_layers != N_LAYERS:
+        return wide, "random stand-in"
+    narrow = GPT2LMHeadModel.from_pretrained(folder).eval()
+    _embed(narrow, wide)
+    return wide, "trained, embedded from d 192"
+
+
+def gpt2_small_random(n_layers: int = N_LAYERS) -> GPT2LMHeadModel:
+    """The same shape with random weights, always the same."""
     torch.manual_seed(0)
     config = GPT2Config(
         n_layer=n_layers,
@@ -26,13 +37,7 @@ def gpt2_small_shaped(n_layers: int = N_LAYERS) -> tuple[GPT2LMHeadModel, str]:
         n_positions=64,
         tie_word_embeddings=False,
     )
-    wide = GPT2LMHeadModel(config).eval()
-    folder = Path(os.environ.get("CIRCUITS_DATA", "../shared")) / "models" / "bench-12l-d192"
-    if not folder.is_dir() or n_layers != N_LAYERS:
-        return wide, "random stand-in"
-    narrow = GPT2LMHeadModel.from_pretrained(folder).eval()
-    _embed(narrow, wide)
-    return wide, "trained, embedded from d 192"
+    return GPT2LMHeadModel(config).eval()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.ablations import collect_statistics, needs_statistics
 from pipeline.core.circuit import Circuit
-from pipeline.core.dangling import without_dangling
+from pipeline.core.wiring import without_dangling
 from pipeline.evaluation import circuit_values
 from pipeline.methods import Eap
 from tests.exactness import relative_error

@@ -48,8 +48,8 @@ def test_plan_counts_without_making_anything(circuits, config_file, tmp_path):
     ]
     (evaluation,) = said.data[
         "evaluation"
-    ]  # 12 prompts: no circuit of eap's metric and acdc's, 3 and 1 circuits
-    assert (evaluation["method"], evaluation["evaluations"]) == ("faithfulness", 12 * (2 + 3 + 1))
+    ]  # 12 prompts: 2 circuits of eap that are not the whole graph, 1 of acdc
+    assert (evaluation["method"], evaluation["evaluations"]) == ("faithfulness", 12 * (2 + 1))
     for what in ("forward_passes", "evaluations", "rows"):
         parts = [*said.data["rows"], evaluation]
         assert said.data["totals"][what] == sum(part[what] for part in parts)

@@ -11,7 +11,9 @@ from transformers import GPT2LMHeadModel
 
 from pipeline import load_model
 from pipeline.ablations import record
-from pipeline.engine.circuit_run import run_circuit
+from pipeline.core.wiring import wire
+from pipeline.engine.circuit_run import run_circuits
+from pipeline.engine.emptied import Emptied
 from pipeline.engine.patchable import patchable
 from pipeline.methods import Acdc
 from pipeline.metrics import get_metric
@@ -109,8 +111,10 @@ def test_tests_on_the_model_of_the_bench_are_forwards_of_the_executor():
     hidden = executor.answer_hidden(runs.clean)
     objective = model.objective(get_metric("kl_divergence"), batch, hidden)
 
+    emptied = Emptied.of(model.parts, model.graph, executor, runs.clean, runs.values)
+
     def harm(kept):
-        hidden = run_circuit(model.parts, model.graph, executor, runs.clean, runs.values, kept)
+        hidden = run_circuits(emptied, wire(model.graph, model.coupled, kept[None], mute=True))[0]
         return float(objective(hidden).mean())
 
     say("GPT-2 small's shape, threshold 0.1", recorded_of_some(harm, model.graph, found, 0.1, n=8))

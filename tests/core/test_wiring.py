@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.dangling import without_dangling
 from pipeline.core.graph import Graph
+from pipeline.core.wiring import without_dangling
 from tests.core.strategies import graphs
 from tests.oracles.reach import alive_receivers, live_senders
 
