@@ -4,16 +4,20 @@ Knows transformers' attention interface. Does not know hooks, blocks or what is 
 that transformers makes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
+from pipeline.core.errors import CircuitsError
+
 EXACT, FAST = "circuits", "circuits_fast"  # the names under which transformers finds them
+EDITED, EDITOR = "circuits_edited", "_circuits_editor"  # the same while a run is edited
 RECORDER = "_circuits_recorder"  # the attribute of an attention module that says where to record
 
 
@@ -77,13 +81,91 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T * scaling + mask) v, the scores capped before the mask where the family does so; the
     softmax in float32 or wider."""
+    return torch.matmul(_softmax(_scores(q, k, mask, scaling, softcap)).to(v.dtype), v)
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
     scores = torch.matmul(q, k.transpose(-1, -2)) * scaling
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    if mask is not None:
-        scores = scores + mask
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return torch.matmul(scores.softmax(-1, dtype=wide).to(v.dtype), v)
+    return scores if mask is None else scores + mask
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Knockout:
+    """Cuts attention of heads of a layer (None: all of them) from positions to positions: the scores of `queries` that
+    look at `keys` are -inf before softmax (Geva et al. 2023, arXiv 2304.14767). CircuitsError, when it runs, where a
+    query is left with nothing to look at."""
+
+    layer: int
+    heads: tuple[int, ...] | None
+    queries: Bool[Tensor, "prompt pos"]
+    keys: Bool[Tensor, "prompt pos"]
+
+
+@dataclass(frozen=True)
+class Editor:
+    """What is cut from the attention of one layer, and who keeps its pattern [prompt, head, query, key]."""
+
+    cuts: tuple[Knockout, ...]
+    keep: Callable[[Tensor], None] | None
+
+
+def edited_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The attention that transformers calls while a run is edited."""
+    editor: Editor = getattr(module, EDITOR)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    group = query.shape[1] // key.shape[1]
+    if group > 1:
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    mask = causal(query) if attention_mask is None else attention_mask
+    scores = _scores(query, key, mask, scaling, softcap)
+    for cut in editor.cuts:
+        scores = _without(scores, cut)
+    pattern = _softmax(scores)
+    if editor.keep is not None:
+        editor.keep(pattern)
+    return torch.matmul(pattern.to(value.dtype), value).transpose(1, 2), None
+
+
+def _without(scores: Tensor, cut: Knockout) -> Tensor:
+    """Scores with -inf where they are cut."""
+    queries, keys = (x.to(scores.device) for x in (cut.queries, cut.keys))
+    hidden = (queries[:, :, None] & keys[:, None])[:, None]
+    if cut.heads is not None:
+        chosen = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
+        chosen[list(cut.heads)] = True
+        hidden = hidden & chosen[:, None, None]
+    scores = scores.masked_fill(hidden, -torch.inf)
+    blind = (scores <= torch.finfo(scores.dtype).min / 2).all(-1) & hidden.any(-1)
+    if bool(blind.any()):
+        prompt, _, position = blind.nonzero()[0].tolist()
+        raise CircuitsError(
+            f"layer {cut.layer}: position {position} of prompt {prompt} of the batch has nothing left to attend to; "
+            "cut less"
+        )
+    return scores
+
+
+def edited_attention_of_module(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
+) -> tuple[Tensor, None]:
+    """In place of the `_attn` of a family whose attention is a method: heads stay before positions."""
+    z, _ = edited_attention(module, query, key, value, attention_mask)
+    return z.transpose(1, 2), None
 
 
 def _mask(*args: Any, allow_is_causal_skip: bool = True, **kwargs: Any) -> Tensor | None:
@@ -97,3 +179,5 @@ AttentionInterface.register(EXACT, recorded_attention)
 AttentionMaskInterface.register(EXACT, eager_mask)
 AttentionInterface.register(FAST, recorded_attention)
 AttentionMaskInterface.register(FAST, _mask)
+AttentionInterface.register(EDITED, edited_attention)
+AttentionMaskInterface.register(EDITED, eager_mask)
