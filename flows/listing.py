@@ -123,7 +123,7 @@ def _sentence(documented: Any) -> str:
 
 
 def _parameters(cls: type[Any]) -> Facts:
-    shared = ("name", "as_", "metric", "ablation", "attention")
+    shared = ("name", "as_", "metric", "ablation", "attention", "chat")
     return {
         key: "..." if field.is_required() else field.default
         for key, field in cls.model_fields.items()

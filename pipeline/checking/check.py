@@ -92,7 +92,7 @@ def _read(
 def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
     """The pairs of a task as they come; what was taken is told."""
     taken = 0
-    portions: Iterable[tuple[list[PromptPair], float]] = task.portions(tokenizer, seed)
+    portions: Iterable[tuple[list[PromptPair], float]] = task.told(tokenizer, seed)
     for pairs, share in portions:
         yield from pairs
         taken += len(pairs)

@@ -72,7 +72,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
 def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
     """The pairs of a task as they come; what was taken is told."""
     taken = 0
-    for pairs, share in task.portions(tokenizer, seed):
+    for pairs, share in task.told(tokenizer, seed):
         yield from pairs
         taken += len(pairs)
         tell(id_, taken, share)

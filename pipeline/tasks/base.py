@@ -17,6 +17,7 @@ from pipeline.core.errors import PromptError
 from pipeline.core.prompts import Bos, PromptPair
 from pipeline.core.ways import Way
 from pipeline.models.encoding import encode, encode_all
+from pipeline.tasks.chat import in_chat
 
 _Item = TypeVar("_Item")
 
@@ -26,7 +27,8 @@ class Task(BaseModel):
 
     `as` names the task in results; `attention: bidirectional` is for models that see the whole prompt at
     every position (compiled toy models, mostly). `bos: add` puts the tokenizer's token for the beginning of a text
-    before prompts where the tokenizer does not (GPT-2's), as EAP-IG and TransformerLens do.
+    before prompts where the tokenizer does not (GPT-2's), as EAP-IG and TransformerLens do. `chat: true` makes a prompt
+    what a user says, by the tokenizer's template; the answer is then what the model's own turn begins with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
@@ -37,10 +39,11 @@ class Task(BaseModel):
     as_: str | None = Field(default=None, alias="as")
     attention: Literal["causal", "bidirectional"] = "causal"
     bos: Bos = "tokenizer"
+    chat: bool = False
 
     paper: ClassVar[str] = ""  # where the behaviour was studied
     measure: ClassVar[str] = "logit_diff"  # the metric used there, as it is called here
-    later: ClassVar[frozenset[str]] = frozenset({"bos"})  # are written down only where they are set
+    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat"})  # are written down only where they are set
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, write: Callable[[Any], Any]) -> dict[str, Any]:
@@ -71,6 +74,11 @@ class Task(BaseModel):
         for start in range(0, len(pairs), size):
             yield pairs[start : start + size], min(1.0, (start + size) / len(pairs))
 
+    def told(self, tokenizer: Any, seed: int) -> Iterator[tuple[list[PromptPair], float]]:
+        """The portions as a model is given them: in its chat template, where the task asks for it."""
+        for pairs, share in self.portions(tokenizer, seed):
+            yield [in_chat(pair, tokenizer) for pair in pairs] if self.chat else pairs, share
+
 
 class GeneratedTask(Task):
     """A task whose prompts are written from templates and word lists.
@@ -87,7 +95,7 @@ class GeneratedTask(Task):
         for field, info in type(self).model_fields.items():
             value = getattr(self, field)
             if field not in {"name", "as_", "count", "attention"} and value != info.default:
-                parts.append("bos" if field == "bos" else slug(str(value)))
+                parts.append(field if field in {"bos", "chat"} else slug(str(value)))
         return "-".join(parts)
 
     def rng(self, seed: int, index: int) -> np.random.Generator:

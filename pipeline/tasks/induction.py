@@ -54,7 +54,7 @@ class Induction(GeneratedTask):
     corruption: Literal["exchange", "answer", "break"] = "exchange"
     repeated: int = Field(default=1, ge=1, le=50)
 
-    later: ClassVar = frozenset({"bos", "repeated"})
+    later: ClassVar = frozenset({"bos", "chat", "repeated"})
 
     @model_validator(mode="after")
     def _has_room(self) -> "Induction":
