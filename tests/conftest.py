@@ -116,9 +116,9 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect_session() -> Iterator[None]:
-    """Prefect's API in a temporary database, started once; however busy the machine, it is waited for."""
+    """Prefect's API in a temporary database; however busy the machine, it is waited for."""
     from prefect import settings
     from prefect.testing.utilities import prefect_test_harness
 

@@ -1,7 +1,7 @@
-"""Which cases of a test over families of models are fast: a few, spread over all of them. A plugin of pytest.
+"""Which cases of a test over families of models are fast: one, another one in each test. A plugin of pytest.
 
-Every case is run by `make test-slow`. Other tests take other cases, so that each family is met many times by the fast
-ones too. A case that is named on the command line is run.
+Every case is run by `make test-slow`. Each family is met many times by the fast tests too. A case
+that is named on the command line is run.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ import pytest
 
 FOLDERS = {"engine", "methods", "oracles"}
 FAMILIES = {"kind", "shape", "known"}  # parameters whose values are families there
-FAST = 2  # cases of one test
+FAST = 1  # cases of one test
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow

@@ -5,12 +5,21 @@ pytest 9.2 on, which hides what they change, 3.8 leaves every test by itself.
 """
 
 import re
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 CLUSTERS = re.compile(r"\b(ray_session|ray_pool|prefect_session)\b")
+LEFT = pytest.StashKey[set[str]]()  # tests of clusters that have not been run
+
+
+@cache
+def uses_clusters(file: Path) -> bool:
+    """Whether a test in this file may start Ray or Prefect."""
+    return "slow" in file.parts or CLUSTERS.search(file.read_text("utf-8")) is not None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -19,14 +28,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from xdist.scheduler import LoadScopeScheduling
 
-    @cache
-    def group_of(file: str) -> str:
-        if file.startswith("tests/slow/") or CLUSTERS.search((config.rootpath / file).read_text("utf-8")):
-            return "clusters"
-        return file
-
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group_of(nodeid.partition("::")[0])
+            file = nodeid.partition("::")[0]
+            return "clusters" if uses_clusters(config.rootpath / file) else file
 
     return Scheduling(config, log)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.stash[LEFT] = {item.nodeid for item in session.items if uses_clusters(item.path)}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Ends Ray after the last test that may use it: its processes are busy even when nothing is asked of them."""
+    left = item.session.stash[LEFT]
+    if item.nodeid in left:
+        left.remove(item.nodeid)
+        if not left and "ray" in sys.modules:
+            sys.modules["ray"].shutdown()

@@ -143,18 +143,6 @@ def test_costs_add_up_over_the_table(folder):
 # --- keys --------------------------------------------------------------------------------------------------
 
 
-def test_the_same_config_has_the_same_keys_in_another_process(folder):
-    a_plan = plan()
-    (folder / "c.yaml").write_text(a_plan.config.to_yaml())
-    code = (
-        "from pipeline.config import RunConfig; from pipeline.planning import make_plan\n"
-        "p = make_plan(RunConfig.load('c.yaml')); print(p.run_key, p.item_key(p.items[-1]))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == [a_plan.run_key, a_plan.item_key(a_plan.items[-1])]
-    assert a_plan.run_id == f"t-{a_plan.run_key[:6]}"
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -382,17 +370,19 @@ def test_an_extended_plan_keeps_the_keys_of_the_run(folder):
     assert first.write("run").items == extended.items
 
 
-def test_planning_loads_no_orchestrator_and_no_torch_of_its_own(folder):
+def test_another_process_plans_the_same_keys_and_loads_no_orchestrator_and_no_torch_of_its_own(folder):
     """transformers, which reads configs and tokenizers, may bring torch along once a plan is made."""
-    (folder / "c.yaml").write_text(plan().config.to_yaml())
+    a_plan = plan()
+    (folder / "c.yaml").write_text(a_plan.config.to_yaml())
     code = (
         "import sys; from pipeline.config import RunConfig; from pipeline.planning import make_plan\n"
         "print(sorted({'ray', 'prefect', 'torch', 'transformers'} & set(sys.modules)))\n"
-        "make_plan(RunConfig.load('c.yaml')).write()\n"
+        "p = make_plan(RunConfig.load('c.yaml')); p.write(); print(p.run_key, p.item_key(p.items[-1]))\n"
         "print(sorted({'ray', 'prefect'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["[]", "[]"]
+    assert out.stdout.split() == ["[]", a_plan.run_key, a_plan.item_key(a_plan.items[-1]), "[]"]
+    assert a_plan.run_id == f"t-{a_plan.run_key[:6]}"
 
 
 @pytest.mark.parametrize(("kind", "is_part"), [("olmo2", True), ("llama", False)])

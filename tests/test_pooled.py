@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections import Counter
 from contextlib import closing
 
@@ -200,7 +201,8 @@ def test_a_driver_that_dies_is_followed_from_the_last_receiver_that_was_decided(
 
 @pytest.mark.parametrize("damage", ["cut", *slow("flip", "other search", "gone")])
 def test_a_damaged_decision_is_made_again(undisturbed, tmp_path, damage):
-    run, _ = go(config(tmp_path))
+    whole = undisturbed[0].path
+    run = open_run(shutil.copytree(whole, tmp_path / whole.name))
     files = sorted(run.path.rglob("receiver-*.json"), reverse=True)  # as visited: from the output back
     victim = files[len(files) // 2]
     receiver = json.loads(victim.read_text())["receiver"]

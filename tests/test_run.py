@@ -20,8 +20,22 @@ from tests.runs import toy_config
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def evaluated():
+    """What the circuits of the shared run have cost, once it has ended."""
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, evaluated):
     """A complete run with every kind of item, to be read only."""
+
+    def counting(job, circuits, methods, model, batches, statistics):
+        before = vars(model.counters).copy()
+        values = values_of(job, circuits, methods, model, batches, statistics)
+        evaluated.update({name: n - before[name] for name, n in vars(model.counters).items()})
+        evaluated["rows"] = sum(len(selection) for selection in circuits.values())
+        return values
+
     methods = [
         {"name": "eap"},
         {"name": "eap_ig", "ablation": "mean"},
@@ -29,8 +43,9 @@ def finished(tmp_path_factory):
         {"name": "edge_patching"},
         {"name": "node_patching"},
     ]
-    run, listener = go(toy_config(tmp_path_factory.mktemp("finished"), methods=methods))
-    return run, listener
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.workers.execute.values_of", counting)
+        return go(toy_config(tmp_path_factory.mktemp("finished"), methods=methods))
 
 
 def test_every_item_lands_and_the_run_says_so(finished):
@@ -69,36 +84,18 @@ def test_what_was_planned_is_what_was_counted(finished):
             assert counted.evaluations == planned.evaluations, item.name
 
 
-def test_the_work_of_evaluation_that_was_planned_is_what_was_counted(tmp_path, monkeypatch):
-    counted = Counter()
-
-    def counting(job, circuits, methods, model, batches, statistics):
-        before = vars(model.counters).copy()
-        values = values_of(job, circuits, methods, model, batches, statistics)
-        counted.update({name: n - before[name] for name, n in vars(model.counters).items()})
-        counted["rows"] = sum(len(selection) for selection in circuits.values())
-        return values
-
-    monkeypatch.setattr("pipeline.workers.execute.values_of", counting)
-    methods = [
-        {"name": "eap"},
-        {"name": "edge_patching"},
-        {"name": "eap_ig", "ablation": "mean"},
-        {"name": "acdc", "threshold": 0.01, "scope": "shard"},
-        {"name": "node_patching"},
-    ]
-    config = toy_config(tmp_path, methods=methods)
-    run, _ = go(config)
-    assert run.status()["complete"]
-    (cost,) = evaluation(make_plan(config)).values()
+def test_the_work_of_evaluation_that_was_planned_is_what_was_counted(finished, evaluated):
+    run, _ = finished
+    plan = make_plan(toy_config(run.path.parent, methods=run.config["methods"]))
+    (cost,) = evaluation(plan).values()
     # 12 prompts. Recorded: clean and corrupted for eap's metric and for acdc's, clean for the mean; these are all edges
     # and none. Patched: 2 sizes of eap and edge_patching, 2 of eap_ig, what acdc keeps.
     assert (cost.forward_passes, cost.evaluations, cost.rows) == (12 * 5, 12 * (4 + 2 + 1), 10)
-    assert counted["forward_passes"] == cost.forward_passes
+    assert evaluated["forward_passes"] == cost.forward_passes
     assert cost.evaluations_at_most, "eap and edge_patching share a circuit once nothing dangles"
-    assert counted["evaluations"] == cost.evaluations - 12
-    assert counted["backward_passes"] == cost.backward_passes == 0
-    assert counted["rows"] == cost.rows == len(run.faithfulness())
+    assert evaluated["evaluations"] == cost.evaluations - 12
+    assert evaluated["backward_passes"] == cost.backward_passes == 0
+    assert evaluated["rows"] == cost.rows == len(run.faithfulness())
 
 
 def test_nothing_is_evaluated_where_no_edge_is_scored(tmp_path):

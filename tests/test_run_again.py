@@ -120,7 +120,8 @@ def test_a_live_run_is_left_alone(tmp_path):
 
 def test_workers_share_no_state_with_the_size_of_their_batches(run, tmp_path):
     """Scores of methods that average over prompts do not depend on batch and shard size."""
-    config = toy_config(tmp_path, shards={"prompts": 12}, cluster={"batch_size": 5})
+    methods, cluster = [{"name": "eap"}], {"batch_size": 5}
+    config = toy_config(tmp_path, methods=methods, shards={"prompts": 12}, cluster=cluster)
     other, _ = go(config)
     a, b = (load_scores(path, method="eap").score.to_numpy() for path in (run.path, other.path))
     assert a == pytest.approx(b, abs=1e-6 * np.abs(a).max())

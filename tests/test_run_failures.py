@@ -41,7 +41,7 @@ TOLERANT = {"retries": 1, "tolerate": 1.0}
 def test_an_exception_that_goes_away_costs_an_attempt(tmp_path, breakable):
     calls = iter(range(100))
     breakable(RuntimeError("flaky"), lambda: next(calls) == 0)
-    run, listener = go(toy_config(tmp_path))
+    run, listener = go(toy_config(tmp_path, methods=[{"name": "eap"}]))
     assert run.status()["complete"]
     assert records(run) == [("induction/eap/0", 1, "error", False)]
     assert listener.names("retry") == ["induction/eap/0"]

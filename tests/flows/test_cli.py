@@ -36,6 +36,19 @@ def run(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / finished.name))
 
 
+@pytest.fixture
+def done(finished, tmp_path):
+    """A copy of the run where the config that `config_file` writes has it."""
+    return Path(shutil.copytree(finished, tmp_path / "results" / finished.name))
+
+
+SMALL = {
+    "methods": [{"name": "eap"}],
+    "tasks": [{"name": "induction", "count": 2}],
+    "evaluate": {"edge_fractions": [0.5]},
+}
+
+
 def test_plan_counts_without_making_anything(circuits, config_file, tmp_path):
     said = circuits("plan", config_file(), "--json")
     assert said.code == 0
@@ -99,10 +112,10 @@ def test_overrides_change_any_field(circuits, config_file):
 
 
 def test_quiet_says_how_it_ended_and_nothing_before(circuits, config_file):
-    said = circuits("run", config_file(), "--local", "--quiet")
+    said = circuits("run", config_file(**SMALL), "--local", "--quiet")
     assert said.code == 0
     assert said.err == ""
-    assert said.out.startswith("complete: 9 items in ")
+    assert said.out.startswith("complete: 2 items in ")
 
 
 def test_the_version_is_that_of_the_package(circuits):
@@ -151,14 +164,14 @@ def test_every_table_fits_the_terminal_and_80_letters_where_there_is_none(
 
 
 def test_json_is_all_that_is_on_stdout(circuits, config_file):
-    said = circuits("run", config_file(), "--local", "--json")
+    said = circuits("run", config_file(**SMALL), "--local", "--json")
     assert said.code == 0
     assert said.data["complete"] is True
     assert said.data["missing"] == []
     assert Path(said.data["report"]).is_file()
 
 
-def test_plan_and_status_say_what_is_kept_by_prompt(circuits, config_file):
+def test_plan_and_status_say_what_is_kept_by_prompt(circuits, config_file, done):
     config = config_file(store={"prompt_scores": True})
     said = circuits("plan", config)
     assert (
@@ -175,8 +188,7 @@ def test_plan_and_status_say_what_is_kept_by_prompt(circuits, config_file):
     assert again.data["done"] == 9
 
 
-def test_plan_sees_that_items_lack_the_scores_by_prompt(circuits, config_file):
-    assert circuits("run", config_file(), "--local").code == 0
+def test_plan_sees_that_items_lack_the_scores_by_prompt(circuits, config_file, done):
     said = circuits("plan", config_file(store={"prompt_scores": True}), "--json")
     assert said.data["done"] == 6
 
@@ -187,14 +199,15 @@ def test_missing_items_are_exit_3_until_they_are_there(circuits, config_file, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Eap, "score", score)
-        said = circuits("run", config_file(failures={"tolerate": 1.0}), "--local", "--json")
+        config = config_file(methods=SMALL["methods"], failures={"tolerate": 1.0})
+        said = circuits("run", config, "--local", "--json")
     assert said.code == 3
     assert said.data["missing"] == [f"induction/eap/{shard}" for shard in range(3)]
     path = said.data["path"]
 
     status = circuits("status", path)
     assert status.code == 3
-    assert "3 of 9 items missing" in status.out
+    assert "3 of 6 items missing" in status.out
     assert f"next: circuits failures {path}" in status.out
 
     failures = circuits("failures", path)

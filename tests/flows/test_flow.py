@@ -3,16 +3,18 @@
 import json
 import sqlite3
 from contextlib import closing
+from functools import partial
 
 import pytest
 
 from pipeline import open_run
+from pipeline.run import open_pool
 from tests.processes import GUARD_SECONDS
 from tests.runs import content
 
 
 @pytest.fixture(scope="module")
-def in_prefect(prefect_session, ray_session):
+def in_prefect(prefect_session):
     """Rows of Prefect's database, which is asked directly: the client could agree with itself alone."""
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
@@ -25,7 +27,15 @@ def in_prefect(prefect_session, ray_session):
     return rows
 
 
-def test_a_run_through_prefect_and_ray_is_the_run_without_them(circuits, config_file, tmp_path, in_prefect):
+@pytest.fixture
+def without_ray(monkeypatch):
+    """Items are computed in this process."""
+    monkeypatch.setattr("flows.discover.open_pool", partial(open_pool, local=True))
+
+
+def test_a_run_through_prefect_and_ray_is_the_run_without_them(
+    circuits, config_file, tmp_path, in_prefect, ray_session
+):
     config = config_file(cluster={"workers": 2})
     said = circuits("run", config, "--json")
     assert said.code == 0, said.err
@@ -45,7 +55,7 @@ def test_a_run_through_prefect_and_ray_is_the_run_without_them(circuits, config_
     assert alone.data["items"] == said.data["items"]
 
 
-def test_a_run_with_missing_items_is_a_failed_flow(circuits, config_file, in_prefect, tmp_path):
+def test_a_run_with_missing_items_is_a_failed_flow(circuits, config_file, in_prefect, without_ray, tmp_path):
     """One prompt is longer than the positions that a patched copy of the model can read without NaN."""
     from tests.runs import nan_beyond_ten, prompts_of_two_lengths
 
@@ -67,7 +77,7 @@ def test_a_run_with_missing_items_is_a_failed_flow(circuits, config_file, in_pre
     assert all("not finite" in row["message"] for row in rows)
 
 
-def test_a_deployment_gives_the_flow_its_config_alone(tmp_path, in_prefect):
+def test_a_deployment_gives_the_flow_its_config_alone(tmp_path, in_prefect, without_ray):
     from flows.discover import discover
     from tests.runs import toy_mapping
 

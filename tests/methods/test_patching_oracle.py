@@ -23,14 +23,16 @@ def found_edges(setting, metric="logit_diff", ablation="corrupted", **options):
     return scores.per_prompt
 
 
+_patched = {}  # logits by setting and ablation, the same for every metric; settings live as long as the session
+
+
 def expected_noising(setting, metric="logit_diff", ablation="corrupted"):
     """Harm of ablating each edge alone in the clean run, [prompt, edge]."""
-    graph = setting.graph
+    edges = np.arange(setting.graph.n_edges)
+    if (id(setting), ablation) not in _patched:
+        _patched[id(setting), ablation] = [setting.patched(edges != edge, ablation) for edge in edges]
     before = setting.harm(metric, setting.clean.logits)
-    columns = []
-    for edge in range(graph.n_edges):
-        kept = np.arange(graph.n_edges) != edge
-        columns.append((setting.harm(metric, setting.patched(kept, ablation)) - before).numpy())
+    columns = [(setting.harm(metric, logits) - before).numpy() for logits in _patched[id(setting), ablation]]
     return np.stack(columns, 1)
 
 

@@ -72,15 +72,15 @@ def test_the_planted_model_solves_induction_and_the_corrupted_prompt_flips_it(be
     assert bench.logit_diff(bench.hf(bench.corrupted).logits).max() < -4
 
 
-def test_exactly_the_planted_edges_have_an_effect(bench, known):
-    effects = bench.effects()
+def test_exactly_the_planted_edges_have_an_effect(known):
+    effects = Bench(count=8).effects()
     assert (effects[known] > 1).all()  # each is needed, for every prompt
     assert np.abs(effects[~known]).max() < 1e-9
 
 
 @pytest.mark.parametrize("corruption", ["answer", *slow("break")])
 def test_other_corruptions_act_through_planted_edges_alone(corruption, known):
-    effects = np.abs(Bench(corruption, count=8).effects())
+    effects = np.abs(Bench(corruption, count=4).effects())
     assert effects[known].max() > 1
     assert effects[~known].max() < 1e-9
 

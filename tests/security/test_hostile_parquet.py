@@ -125,7 +125,10 @@ def test_merged_scores(circuits, run, verb, case):
     refused(call(circuits, verb, run), [1], ["merged.parquet", "damaged", words, "circuits resume"])
 
 
-@pytest.mark.parametrize("case", FILES)
+MENDED = ("ids of other names", "torn", "a pickle")
+
+
+@pytest.mark.parametrize("case", [*slow(*(case for case in FILES if case not in MENDED)), *MENDED])
 def test_scores_of_a_shard_are_computed_anew(circuits, run, case):
     """A file that is not what an item holds is not done; resuming sets it aside and mends the run."""
     before = load_scores(run)

@@ -10,6 +10,7 @@ from pipeline.core.graph import Graph
 from pipeline.core.items import Item, digest
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.core.scores import EdgeScores, Moments, NodeScores
+from pipeline.store.place import Place, found, relative
 from pipeline.store.schema import SCHEMA_VERSION
 from pipeline.store.scores import metrics_table
 
@@ -112,3 +113,13 @@ def flip_a_bit(path) -> None:
         position = column.data_page_offset + column.total_compressed_size - 3
     content[position] ^= 0x10
     path.write_bytes(content)
+
+
+def copy_of(run: Place, target: Place) -> Place:
+    """A copy of a finished run in a folder or a store."""
+    for path in found(run, "**/*"):
+        copy = target / run.name / relative(path, run)
+        if hasattr(copy.parent, "mkdir"):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return target / run.name

@@ -21,18 +21,26 @@ from pipeline.store.run_dir import RunDirectory
 from pipeline.verify import verify
 from tests.fileops import listening
 from tests.runs import toy_config
-from tests.store.example import METHODS, flip_a_bit, payload_of
+from tests.slowly import slow
+from tests.store.example import METHODS, copy_of, flip_a_bit, payload_of, plan_of
 
 
-@pytest.fixture
-def merged(new_run):
-    """A complete run of 6 shards of one task and one of another, merged."""
-    run = new_run(tasks={"ioi": 6, "gt": 1}, prompt_scores={"eap": "float32"})
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A complete run of 6 shards of one task and one of another, merged; to be read only."""
+    plan = plan_of({"ioi": 6, "gt": 1}, METHODS, prompt_scores={"eap": "float32"})
+    run = RunDirectory.create(tmp_path_factory.mktemp("made") / "run", **plan)
     for item in run.items:
         run.commit(item, payload_of(item), {"attempt": 1, "seconds": 0.5 + item.shard})
     assert aggregate(run) == []
     run.mark_complete()
-    return run
+    return run.path
+
+
+@pytest.fixture
+def merged(made, shelf):
+    """A copy of it."""
+    return RunDirectory.open(copy_of(made, shelf))
 
 
 def everything(path):
@@ -55,7 +63,7 @@ def loose(path):
     return [p for p in found(path, "**/shard-*.parquet") if "prompt_scores" not in str(p)]
 
 
-@pytest.mark.parametrize("shelf", ["local", "s3"], indirect=True)
+@pytest.mark.parametrize("shelf", ["local", *slow("s3")], indirect=True)
 def test_nothing_that_is_read_changes(merged):
     before, aggregates = everything(merged.path), merged_bytes(merged)
     done = compact(merged.path)
@@ -201,7 +209,7 @@ def test_damage_stops_it_before_anything_goes(merged):
     assert found(path.parent, "*pack*") == []
 
 
-@pytest.mark.parametrize("shelf", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize("shelf", ["local", *slow("s3")], indirect=True)
 def test_a_real_run_is_verified_resumed_and_extended_after_it(shelf, capsys):
     small = {"tasks": [{"name": "induction", "count": 6}], "shards": {"prompts": 2}}
     config = toy_config(shelf, methods=[{"name": "eap"}, {"name": "node_patching"}], **small)

@@ -18,7 +18,7 @@ from pipeline.store.upkeep import sweep
 from pipeline.verify import lines, verify
 from tests.object_store import folder_in
 from tests.runs import score_files, toy_config
-from tests.store.example import flip_a_bit
+from tests.store.example import copy_of, flip_a_bit
 
 DEAD_PID = 2**22 + 1
 
@@ -109,15 +109,6 @@ CHANGES = {
 def whole(tmp_path_factory):
     """A complete run with a file of every kind."""
     return discover(toy_config(tmp_path_factory.mktemp("results"), **CHANGES), local=True).path
-
-
-def copy_of(run: Place, target: Place) -> Place:
-    for path in found(run, "**/*"):
-        copy = target / run.name / relative(path, run)
-        if hasattr(copy.parent, "mkdir"):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    return target / run.name
 
 
 @pytest.mark.parametrize("shelf", ["local", "s3"], indirect=True)
