@@ -24,7 +24,7 @@ from tests.processes import GUARD_SECONDS, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ("tests.cpu", "tests.diagonal", "tests.distribution", "tests.unchanged")
+pytest_plugins = ("tests.unchanged", "tests.cpu", "tests.diagonal", "tests.distribution")
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ |= VARIABLES  # a command sets them in its process, which here is that of all tests

@@ -30,7 +30,8 @@ CHANGES = {
     "store": {"prompt_scores": True},
 }
 
-SMALL = {"methods": [{"name": "eap"}], "tasks": [{"name": "induction", "count": 2}], "shards": {"prompts": 1}}
+SMALL = {"methods": [{"name": "eap"}], "tasks": [{"name": "induction", "count": 1}]}
+TWO_SHARDS = {"tasks": [{"name": "induction", "count": 2}], "shards": {"prompts": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_the_verbs_take_an_address(output, tmp_path, capsys):
 
     assert said("plan", str(config))["path"].startswith(str(output).partition("?")[0])
     run = said("run", str(config), "--local")["path"]
-    assert said("plan", str(config))["done"] == 4
+    assert said("plan", str(config))["done"] == 2
     assert said("status", run)["complete"]
     assert said("resume", run, "--local")["complete"]
     assert said("failures", run)["missing"] == 0
@@ -149,7 +150,7 @@ def test_no_run_in_a_store_is_one_line(output, capsys):
 
 
 def test_a_store_that_refuses_for_good_ends_the_run_and_the_same_command_goes_on(output, monkeypatch):
-    config = toy_config(output / "refusing", **SMALL)
+    config = toy_config(output / "refusing", **SMALL | TWO_SHARDS)
 
     def put(self, source, size, real=ObjectPath.put):
         if "/scores/" in str(self):

@@ -59,20 +59,28 @@ def checked(made: Any) -> Any:
         if not _checking:
             return made(*args, **kwargs)
         if strict is None:
-            strict = (
-                _generator(made)
-                if inspect.isgeneratorfunction(made)
-                else beartype(_spelled_out(made), conf=CHECK)
-            )
-        with jaxtyped("context"):
-            return strict(*args, **kwargs)
+            strict = _strict(made)
+        return strict(*args, **kwargs)
 
     return asked
 
 
+def _strict(function: FunctionType) -> Callable[..., Any]:
+    copy = _spelled_out(function)
+    check = _generator(copy) if inspect.isgeneratorfunction(function) else beartype(copy, conf=CHECK)
+    if "jaxtyping" not in str(copy.__annotations__):
+        return check
+
+    def with_lengths(*args: Any, **kwargs: Any) -> Any:
+        with jaxtyped("context"):
+            return check(*args, **kwargs)
+
+    return with_lengths
+
+
 def _generator(function: FunctionType) -> Callable[..., Any]:
     """Of a generator the arguments: beartype would put one of its own around it, whose frame is another."""
-    signature, hints = inspect.signature(function), _spelled_out(function).__annotations__
+    signature, hints = inspect.signature(function), function.__annotations__
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     single = {name for name, parameter in signature.parameters.items() if parameter.kind not in several}
 

@@ -18,6 +18,7 @@ from pipeline.core.errors import ScoreError
 from pipeline.methods import Eap
 from tests.processes import GUARD_SECONDS
 from tests.runs import score_files, toy_mapping
+from tests.slowly import slow
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_a_shell_completes_verbs(circuits, monkeypatch, shell, variables):
     assert "resume" not in said.out
 
 
-@pytest.mark.parametrize("columns", ["60", "80", None])
+@pytest.mark.parametrize("columns", ["60", *slow("80"), None])
 def test_every_table_fits_the_terminal_and_80_letters_where_there_is_none(
     circuits, config_file, finished, monkeypatch, columns
 ):
@@ -147,7 +148,7 @@ def test_every_table_fits_the_terminal_and_80_letters_where_there_is_none(
         monkeypatch.delenv("COLUMNS", raising=False)
     else:
         monkeypatch.setenv("COLUMNS", columns)
-    config = config_file(tasks=[{"name": "induction", "count": 4000}], methods=[{"name": "edge_patching"}])
+    config = config_file(tasks=[{"name": "induction", "count": 1000}], methods=[{"name": "edge_patching"}])
     calls = [
         ["plan", config],
         ["show", finished],

@@ -73,7 +73,7 @@ def test_the_planted_model_solves_induction_and_the_corrupted_prompt_flips_it(be
 
 
 def test_exactly_the_planted_edges_have_an_effect(known):
-    effects = Bench(count=8).effects()
+    effects = Bench(count=4).effects()
     assert (effects[known] > 1).all()  # each is needed, for every prompt
     assert np.abs(effects[~known]).max() < 1e-9
 

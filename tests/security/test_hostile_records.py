@@ -9,6 +9,7 @@ import pytest
 from pipeline import open_run
 from tests.security.conftest import refused
 from tests.security.hostile import BAD_ID, READERS, SHARD, call, edit
+from tests.slowly import slow
 
 
 def test_pickles_in_a_run_are_never_read(circuits, place, run):
@@ -41,7 +42,10 @@ RECORDS = {
 }
 
 
-@pytest.mark.parametrize("case", RECORDS)
+MOST = ("a list", "no fields", "an attempt of words", "a message that is a list")
+
+
+@pytest.mark.parametrize("case", [*slow(*MOST), *(case for case in RECORDS if case not in MOST)])
 def test_records_of_failures(circuits, run, case):
     (run / SHARD).unlink()
     folder = run / "failures/task=induction/method=eap/shard-00000"
