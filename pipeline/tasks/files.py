@@ -27,6 +27,7 @@ from pipeline.core.prompts import Bos, PromptPair
 from pipeline.core.text import OneLine
 from pipeline.tasks.base import Task, slug
 from pipeline.tasks.fields import Layout, layout_of, pair_of, refuse_lonely_ids
+from pipeline.tasks.folders import Folder
 from pipeline.tasks.presets import (
     PRESETS,
     Columns,
@@ -44,8 +45,8 @@ _LAYOUTS = 1000  # that are remembered
 
 
 class FileTask(Task):
-    """Prompt pairs from a JSONL, CSV, JSON or Parquet file; `limit` takes the first, `corrupted_field` another column
-    of corruptions.
+    """Prompt pairs from a JSONL, CSV, JSON or Parquet file, or a dataset's folder; `limit` takes the first,
+    `corrupted_field` another column of corruptions.
 
     `columns` says which column holds a field, or which piece of one (`{clean: prompt, corrupted:
     random_counterfactual.prompt}`); `preset` names the convention of a collection, which does the same.
@@ -96,7 +97,8 @@ def read_pairs(
     columns: Columns | None = None,
     preset: str | None = None,
 ) -> list[PromptPair]:
-    """All prompt pairs of a `.jsonl`, `.csv`, `.tsv`, `.json` or `.parquet` file, each with `source` "file.jsonl:12".
+    """All prompt pairs of a `.jsonl`, `.csv`, `.tsv`, `.json` or `.parquet` file, or of the folder of a dataset that
+    `datasets` saved, each with `source` "file.jsonl:12".
 
     `columns` says which column holds a field, `{"clean": "prompt"}`, or `preset` names a collection whose tables do.
     `bos="add"` puts the tokenizer's token for the beginning of a text before prompts where the tokenizer does not.
@@ -107,8 +109,10 @@ def read_pairs(
     return list(_pairs(_table(path), corrupted_field, bos, columns or {}, preset))
 
 
-def _table(path: str | Path) -> Table:
+def _table(path: str | Path) -> Table | Folder:
     path = Path(path)
+    if path.is_dir():
+        return Folder(path)
     table = Table(path)
     if not path.is_file():
         raise PromptError(f"{path}: {_missing(path)}")
@@ -116,8 +120,6 @@ def _table(path: str | Path) -> Table:
 
 
 def _missing(path: Path) -> str:
-    if path.is_dir():
-        return "a folder, not a file; name a file in it"
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     return f"no such file; did you mean {near[0]}?" if near else "no such file; check the path"
@@ -135,7 +137,7 @@ def _hinting(names: tuple[str, ...], mend: str = "") -> Iterator[None]:
 
 
 def _pairs(
-    table: Table, corrupted_field: str, bos: Bos, columns: Columns, preset: str | None
+    table: Table | Folder, corrupted_field: str, bos: Bos, columns: Columns, preset: str | None
 ) -> Iterator[PromptPair]:
     """The pairs of a table, one after the other."""
     with closing(table.rows()) as rows:
@@ -158,7 +160,7 @@ def _pairs(
 
 
 def _pairs_of(
-    table: Table,
+    table: Table | Folder,
     rows: Iterator[tuple[str, Row]],
     corrupted_field: str,
     bos: Bos,
