@@ -23,9 +23,11 @@ RECORDER = "_circuits_recorder"  # the attribute of an attention module that say
 
 @dataclass
 class Recorder:
-    """Collects one layer's tensors while the stock forward runs; `exact` chooses explicit softmax attention."""
+    """Collects one layer's tensors while the stock forward runs; `exact` chooses explicit softmax attention. Where the
+    pattern is `frozen`, gradients reach values alone."""
 
     exact: bool
+    frozen: bool = False
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -47,9 +49,11 @@ def recorded_attention(
     if group > 1:
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     recorder.values.update(q=query, k=key, v=value, mask=attention_mask, scaling=scaling, softcap=softcap)
-    if recorder.exact or softcap is not None:
+    if recorder.exact or recorder.frozen or softcap is not None:
         if attention_mask is None:
             attention_mask = causal(query)
+        if recorder.frozen:
+            query, key = query.detach(), key.detach()
         z = attend(query, key, value, attention_mask, scaling, softcap)
     else:
         is_causal = attention_mask is None and query.shape[2] > 1

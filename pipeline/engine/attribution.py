@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph
+from pipeline.engine.backward import LIVE, BackwardRules
 from pipeline.engine.batch import Batch
 from pipeline.engine.capture import LayerContext, mid_of, raw_heads
 from pipeline.engine.executor import Rows, finish
@@ -49,8 +50,12 @@ def gradients(
     batch: Batch,
     objective: Objective,
     embeddings: Float[Tensor, "prompt pos d_model"] | None = None,
+    rules: BackwardRules = LIVE,
 ) -> tuple[Gradients, SenderValues]:
-    """Gradients at the clean prompt, or with `embeddings` in place of block 0's input, and what every sender wrote."""
+    """Gradients at the clean prompt, or with `embeddings` in place of block 0's input, and what every sender wrote.
+
+    `rules` say what the backward pass takes as constant; ModelError where the model has no place for one.
+    """
     parts = model.parts
     if parts.offloaded:
         raise ModelError(
@@ -59,27 +64,30 @@ def gradients(
         )
     with (
         torch.enable_grad(),
-        recording(model.hf, parts, exact=False) as records,
+        rules.applied(parts),
+        recording(model.hf, parts, exact=False, frozen=rules.attention == "frozen") as records,
         _leaf_input(parts, embeddings),
     ):
         hidden = run_base(model.hf, parts, batch.clean, batch)
         values = objective(at_answer(hidden, batch.answer_pos).squeeze(-2))
         layers, last = records[:-1], records[-1]
         wanted = [record[name] for record in layers for name in ("q", "k", "v", "mlp_in")] + [last["final"]]
-        found = torch.autograd.grad(values.sum(), wanted)
+        found = torch.autograd.grad(values.sum(), wanted, materialize_grads=rules.attention == "frozen")
     model.counters.forward_passes += batch.n_prompts
     model.counters.backward_passes += batch.n_prompts
     out = []
-    for layer, (block, record) in enumerate(zip(parts.blocks, layers, strict=True)):
-        q, k, v, mlp_in = found[4 * layer : 4 * layer + 4]
-        ports: dict[Port, Tensor] = {
-            "q": _before_norm_and_rotary(block, "q", record, q),
-            "k": _before_norm_and_rotary(block, "k", record, k),
-            "v": v,
-        }
-        resid = record["resid"].detach()
-        mlp_in = mlp_in.reshape(resid.shape)
-        out.append(LayerGradients(resid, mid_of(block, record).detach(), ports, mlp_in))
+    with rules.applied(parts):
+        for layer, (block, record) in enumerate(zip(parts.blocks, layers, strict=True)):
+            q, k, v, mlp_in = found[4 * layer : 4 * layer + 4]
+            ports: dict[Port, Tensor] = {
+                "q": _before_norm_and_rotary(block, "q", record, q),
+                "k": _before_norm_and_rotary(block, "k", record, k),
+                "v": v,
+            }
+            resid = record["resid"].detach()
+            mlp_in = mlp_in.reshape(resid.shape)
+            mid = mid_of(block, record).detach()
+            out.append(LayerGradients(resid, mid, ports, mlp_in, frozen=rules.norm == "frozen"))
     return Gradients(tuple(out), found[-1], values.detach()), senders_of(parts, layers)
 
 

@@ -21,12 +21,13 @@ from pipeline.models.adapters import Block, Port
 @dataclass(frozen=True)
 class LayerGradients:
     """What one layer read, and the gradients at what its projections make (before norms and rotary embedding) and
-    at what its MLP reads (after the norm)."""
+    at what its MLP reads (after the norm). `frozen` says that norms' denominators are constant."""
 
     resid: Float[Tensor, "prompt pos d_model"]
     mid: Float[Tensor, "prompt pos d_model"]
     ports: dict[Port, Float[Tensor, "prompt head pos d_head"]]
     mlp_in: Float[Tensor, "prompt pos d_model"]
+    frozen: bool = False
 
 
 def add_receiver_gradients(
@@ -51,9 +52,11 @@ def add_receiver_gradients(
         elif port != "q" and block.kv_group > 1:
             g = g.unflatten(1, (graph.n_ports, block.kv_group)).sum(2)
         stop = start + g.shape[1]
-        _add(out[start:stop], block.norm1, layer.resid[rows], g.transpose(0, 1), weight, fresh=fresh)
+        x, g = layer.resid[rows], g.transpose(0, 1)
+        _add(out[start:stop], block.norm1, x, g, weight, fresh=fresh, frozen=layer.frozen)
         start = stop
-    _add(out[start:], block.norm2, layer.mid[rows], layer.mlp_in[rows].to(out.dtype)[None], None, fresh=fresh)
+    x, g = layer.mid[rows], layer.mlp_in[rows].to(out.dtype)[None]
+    _add(out[start:], block.norm2, x, g, None, fresh=fresh, frozen=layer.frozen)
 
 
 def _add(
@@ -64,6 +67,7 @@ def _add(
     weight: Float[Tensor, "receiver width d_model"] | None,
     *,
     fresh: bool,
+    frozen: bool,
 ) -> None:
     """Adds gradients at `x`, through a norm that the receivers read it through; without weights, at the norm."""
     formula = None if isinstance(norm, nn.Identity) else formula_of(norm)
@@ -92,7 +96,8 @@ def _add(
             "btd,rwd->rbtw", normed, folded
         )  # what the projections made, but for their biases
         along = (gradient * read).sum(-1) / x.shape[-1]
-    out.addcmul_(along[..., None], normed[None], value=-1)
+    if not frozen:
+        out.addcmul_(along[..., None], normed[None], value=-1)
 
 
 def _through(

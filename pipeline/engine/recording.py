@@ -21,15 +21,17 @@ from pipeline.models.lengths import each_prompt_alone
 
 
 @contextmanager
-def recording(model: PreTrainedModel, parts: Parts, *, exact: bool) -> Iterator[list[dict[str, Any]]]:
+def recording(
+    model: PreTrainedModel, parts: Parts, *, exact: bool, frozen: bool = False
+) -> Iterator[list[dict[str, Any]]]:
     """While open, every forward of `model` fills one dict per layer, and one more for the final norm.
 
     Keys: resid q k v mask scaling softcap rotary z attn_raw mlp_in mlp, `mid` where the MLP has a norm of its
     own, q_raw and k_raw where there are norms of them; `final` in the last. `mlp_in` is a view of its own, so
-    that its gradient is that of the MLP alone where it shares a norm with attention. Hooks are removed and the
-    model's attention restored on the way out, also after an exception.
+    that its gradient is that of the MLP alone where it shares a norm with attention. With `frozen` patterns gradients
+    reach values alone. Hooks are removed and the model's attention restored on the way out, also after an exception.
     """
-    recorders = [Recorder(exact) for _ in parts.blocks]
+    recorders = [Recorder(exact, frozen) for _ in parts.blocks]
     last: dict[str, Any] = {}
     handles = []
     before = model.config._attn_implementation  # noqa: SLF001 - the documented setter validates against the hub
