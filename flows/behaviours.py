@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.real import FOLDER, NOTE
-from pipeline.checking import check
+from pipeline.checking import tried
 from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError
 from pipeline.tasks import TASKS
@@ -29,13 +29,18 @@ SAID = {
 }
 
 
+# Beside every generated task as it is by itself: what a longer stretch that is repeated makes of the same question.
+MORE = {"induction-5": {"name": "induction", "repeated": 5}}
+
+
 def config_of(names: list[str]) -> RunConfig:
-    """The config that tries the generated tasks of these names."""
+    """The config that tries the behaviours of these names."""
+    asked = MORE | {name: {"name": name} for name in names if name not in MORE}
     return RunConfig.from_mapping(
         {
             "name": "behaviours",
             "model": {"name": str(FOLDER)},
-            "tasks": [{"name": name, "count": COUNT, "seed": SEED, "as": name} for name in names],
+            "tasks": [asked[name] | {"count": COUNT, "seed": SEED, "as": name} for name in names],
             "methods": ["eap"],
             "cluster": {"batch_size": 20},
         }
@@ -43,8 +48,8 @@ def config_of(names: list[str]) -> RunConfig:
 
 
 def known() -> list[str]:
-    """The names of the tasks that write prompts themselves."""
-    return [cls.model_fields["name"].default for cls in TASKS if "count" in cls.model_fields]
+    """The names of the tasks that write prompts themselves, and of variants."""
+    return [*(cls.model_fields["name"].default for cls in TASKS if "count" in cls.model_fields), *MORE]
 
 
 def rounded(value: Any) -> Any:
@@ -90,22 +95,26 @@ def _share(one: dict[str, Any], name: str) -> str:
 
 
 def main() -> int:
-    """Tries the behaviours and writes the table; 0 where all could be tried."""
+    """Tries the behaviours and writes the table, anew after each; 0 where all could be tried."""
     names = sys.argv[1:] or known()
+    tasks = json.loads(FACTS.read_text(encoding="utf-8")) if FACTS.is_file() and sys.argv[1:] else {}
     try:
-        tasks = json.loads(FACTS.read_text(encoding="utf-8")) if FACTS.is_file() and sys.argv[1:] else {}
-        for name in names:
-            tasks[name] = rounded(check(config_of([name]), None)["tasks"][name])
-            print(f"{name}: {'; '.join(tasks[name]['words'])}", flush=True)
+        for name, facts in tried(config_of(names), None):
+            tasks[name] = rounded(facts)
+            print(f"{name}: {'; '.join(facts['words'])}", flush=True)
+            write({one: tasks[one] for one in known() if one in tasks})
     except CircuitsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    tasks = {name: tasks[name] for name in known() if name in tasks}
+    print(f"table    {TABLE}")
+    return 0
+
+
+def write(tasks: dict[str, Any]) -> None:
+    """Writes the facts and the table of them."""
     FACTS.parent.mkdir(parents=True, exist_ok=True)
     FACTS.write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     TABLE.write_text(table(tasks), encoding="utf-8")
-    print(f"table    {TABLE}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -28,23 +28,36 @@ def check(config: RunConfig, limit: int | None = 1000) -> dict[str, Any]:
     Of every task the first `limit` prompts are tried (None: all). A prompt that cannot be used is counted with its
     reason, and so is a task that has none to give. Raises ModelError for a model that does not load.
     """
+    resolved = _resolved(config)
+    tasks = dict(tried(config, limit, resolved))
+    return {
+        "model": {"name": config.model.name, "note": resolved.note},
+        "limit": limit,
+        "tasks": tasks,
+    }
+
+
+def tried(
+    config: RunConfig, limit: int | None = 1000, resolved: ResolvedModel | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The facts about one task after the other, as `check` gives them; the model is loaded once."""
     import torch
 
     from pipeline.checking.behaviour import Behaviour
     from pipeline.engine.patchable import load_model
 
-    asked = config.model
-    resolved = resolve_model(asked.name, asked.revision, asked.trust_remote_code, asked.gguf)
+    asked, cluster = config.model, config.cluster
+    resolved = resolved or _resolved(config)
     try_folder(resolved)
     tokenizer = load_tokenizer(resolved)
     read = {
         id_: _read(task, id_, tokenizer, resolved, config, limit) for id_, task in config.task_ids.items()
     }
-    torch.set_num_threads(config.cluster.threads)
+    torch.set_num_threads(cluster.threads)
     model = load_model(
         asked.name,
         asked.dtype,
-        asked.device_map if config.cluster.gpus_per_worker else "cpu",
+        asked.device_map if cluster.gpus_per_worker else "cpu",
         asked.revision,
         asked.kv,
         trust_remote_code=asked.trust_remote_code,
@@ -52,22 +65,25 @@ def check(config: RunConfig, limit: int | None = 1000) -> dict[str, Any]:
         post_norm=asked.post_norm,
         gguf=asked.gguf,
     )
-    tasks = {}
     for id_, (tokens, refused) in read.items():
         behaviour = Behaviour(model, config.metrics, config.task_ids[id_].attention)
         for start in range(0, len(tokens), AT_ONCE):
             part = tokens[start : start + AT_ONCE]
-            behaviour.take(part, config.cluster.batch_size)
+            behaviour.take(part, cluster.batch_size)
             tell(id_, start + len(part), (start + len(part)) / len(tokens))
         facts = prompt_facts(
-            tokens, tokenizer, per_shard=config.shards.prompts, batch_size=config.cluster.batch_size
+            tokens, tokenizer, per_shard=config.shards.prompts, batch_size=cluster.batch_size
         )
         facts |= {"refused": refused.to_list(), **behaviour.facts()}
         for one in facts["instead"]:
             (one["text"],) = pieces(tokenizer, [one["token"]])
         word, words = verdict(facts)
-        tasks[id_] = {"verdict": word, "words": words, **facts}
-    return {"model": {"name": asked.name, "note": resolved.note}, "limit": limit, "tasks": tasks}
+        yield id_, {"verdict": word, "words": words, **facts}
+
+
+def _resolved(config: RunConfig) -> ResolvedModel:
+    asked = config.model
+    return resolve_model(asked.name, asked.revision, asked.trust_remote_code, asked.gguf)
 
 
 def _read(

@@ -39,7 +39,9 @@ def test_the_table_has_a_row_per_behaviour_and_keeps_those_that_are_not_tried_ag
 
 
 def test_every_task_that_writes_prompts_is_tried():
-    assert set(behaviours.known()) == {cls.model_fields["name"].default for cls in TASKS} - {"file"}
+    names = {cls.model_fields["name"].default for cls in TASKS} - {"file"}
+    assert set(behaviours.known()) == names | set(behaviours.MORE)
+    assert set(behaviours.config_of(behaviours.known()).task_ids) == set(behaviours.known())
 
 
 def test_a_name_that_is_none_is_one_line(small, capsys):
