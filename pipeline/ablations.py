@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError
+from pipeline.core.spelling import spelt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,8 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def get_ablation(name: str) -> Ablation:
-    """The ablation of that name; ConfigError with the known names otherwise."""
+    """The ablation of that name, also in other spellings; ConfigError with the known names otherwise."""
+    name = spelt(name, ABLATIONS)
     if name not in ABLATIONS:
         raise ConfigError(f"unknown ablation {name!r}{suggest(name, ABLATIONS)}")
     return ABLATIONS[name]
@@ -122,6 +124,7 @@ def ablated_values(
 ) -> "SenderValues":
     """What every sender writes once it is ablated, in the shapes of `clean`."""
     ablation = get_ablation(name)
+    name = ablation.name
     if name == "corrupted":
         if corrupted is None:
             raise ValueError("ablation 'corrupted' needs the corrupted run")
@@ -163,6 +166,7 @@ def ablate(
     from pipeline.engine.ablated import Ablated
     from pipeline.engine.senders import SenderValues
 
+    name = get_ablation(name).name
     runs = record(model, batch, name, statistics)
     base, clean_values, ablated = runs.clean, SenderValues.of(runs.clean), runs.values
     if direction == "denoising":
@@ -172,7 +176,8 @@ def ablate(
     deltas = ablated.minus(clean_values, batch.real[:, runs.start :])
     executor = model.executor(base, runs.answer_pos)
     hidden = executor.answer_hidden(runs.clean)
-    return Ablated(batch, base, hidden, deltas, executor, runs.answer_pos, runs.start)
+    silent = name == "zero"
+    return Ablated(batch, base, hidden, deltas, executor, runs.answer_pos, runs.start, silent)
 
 
 def record(
@@ -183,6 +188,7 @@ def record(
     from pipeline.engine.ablated import Runs
     from pipeline.engine.senders import SenderValues
 
+    name = get_ablation(name).name
     clean = model.capture(batch, "clean")
     corrupted = model.capture(batch, "corrupted") if name == "corrupted" else None
     start = 0

@@ -50,5 +50,10 @@ def meant(name: object, known: Iterable[str]) -> str | None:
     return names.get(words) or names.get(_ALSO.get(words, ""))
 
 
+def spelt(name: str, known: Iterable[str]) -> str:
+    """`name` as it is known, and as it is where it is none of them."""
+    return meant(name, known) or name
+
+
 def _words(name: str) -> str:
     return re.sub(r"[\s_./-]+", "_", name.lower())

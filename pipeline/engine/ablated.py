@@ -33,7 +33,7 @@ class Ablated:
 
     `base` is the run that is patched (clean under noising, corrupted under denoising), `deltas` what a
     patched sender writes minus what it writes in `base`, `clean_hidden` final hidden states at the answer of
-    the clean run, with which divergences compare."""
+    the clean run, with which divergences compare. `silent`: patched senders write nothing."""
 
     batch: Batch
     base: Capture
@@ -42,8 +42,13 @@ class Ablated:
     executor: Executor
     answer_pos: Int[Tensor, " prompt"]
     start: int = 0
+    silent: bool = False
 
     def only_at(self, positions: str) -> "Ablated":
         """The same with senders exchanged only at the named positions of each prompt (see `Batch.at`)."""
         chosen = self.batch.at(positions)
-        return self if chosen is None else replace(self, deltas=self.deltas.only_at(chosen[:, self.start :]))
+        return (
+            self
+            if chosen is None
+            else replace(self, deltas=self.deltas.only_at(chosen[:, self.start :]), silent=False)
+        )

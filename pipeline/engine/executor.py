@@ -166,9 +166,16 @@ class Executor:
         self, layer: int, raw: Float[Tensor, "*base d_model"], change: Float[Tensor, "*variant d_model"]
     ) -> Float[Tensor, "*variant d_model"]:
         """What attention adds to the residual stream more when what its output projection made changes."""
+        device = self.parts.blocks[layer].device
+        raw, change = raw.to(device), change.to(device)
+        return self.attention_between(layer, raw, raw + change)
+
+    def attention_between(
+        self, layer: int, before: Float[Tensor, "*base d_model"], after: Float[Tensor, "*variant d_model"]
+    ) -> Float[Tensor, "*variant d_model"]:
+        """What attention adds more once its output projection makes `after` of it."""
         block = self.parts.blocks[layer]
-        raw, change = raw.to(block.device), change.to(block.device)
-        return block.added(raw + change) - block.added(raw)
+        return block.added(after.to(block.device)) - block.added(before.to(block.device))
 
     def mlp(self, layer: int, x: Float[Tensor, "*lead row d_model"]) -> Float[Tensor, "*lead row d_model"]:
         """What the MLP writes when it reads `x` (before its norm)."""

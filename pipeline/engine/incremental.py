@@ -8,7 +8,7 @@ Only alive nodes are recomputed, and only where they are needed (`pipeline.core.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -81,24 +81,31 @@ class Incremental:
         later ones find those in `spared` still there.
 
         The differences are added one after the other, never by a parallel scan: the rounding must not depend
-        on the device.
+        on the device. Where nothing is left, no rounding is left either: a norm would multiply it.
         """
         all_rows = self.liveness.needs_all_rows(receiver)
         deltas = self.recorded.deltas(senders, x.device, all_rows=all_rows)
         out = torch.empty(len(senders), *x.shape, dtype=x.dtype, device=x.device)
+        gone = list(removed)
         sums: dict[int, Tensor] = {}  # of what this receiver reads of a layer's heads, in front of their norm
         for variant, (sender, delta) in enumerate(zip(senders, deltas, strict=True)):
             change, layer = delta, self._mixed_layer(sender)
             if layer is not None:
                 if layer not in sums:
-                    gone = [one for one in removed if self._mixed_layer(one) == layer]
-                    sums[layer] = self._sum(layer, gone, x)
-                change = self.executor.attention_change(layer, sums[layer], delta).to(x.device)
+                    sums[layer] = self._sum(layer, self._of_layer(layer, gone), x)
+                if self.recorded.silent:
+                    after = self._sum(layer, self._of_layer(layer, [*gone, sender]), x)
+                else:
+                    after = sums[layer] + delta.to(sums[layer].device)
+                change = self.executor.attention_between(layer, sums[layer], after).to(x.device)
             torch.add(x, change, out=out[variant])
+            if self.recorded.silent and len(gone) + 1 == self.graph.senders_read[receiver]:
+                out[variant] = self._rows_of(self.recorded.constants(receiver), x)
             if sender not in spared:
                 x = out[variant]
+                gone.append(sender)
                 if layer is not None:
-                    sums[layer] = sums[layer] + delta.to(sums[layer].device)
+                    sums[layer] = after
         return out
 
     # --- heads whose sum is normed by whoever reads it ----------------------------------------------------
@@ -109,14 +116,40 @@ class Incremental:
         is_mixed = node.kind == "head" and node.layer is not None and self._blocks(node.layer).mixed
         return node.layer if is_mixed else None
 
+    def _of_layer(self, layer: int, senders: Sequence[int]) -> list[int]:
+        return [sender for sender in senders if self._mixed_layer(sender) == layer]
+
     def _sum(
         self, layer: int, removed: Sequence[int], like: Float[Tensor, "*variant prompt row d_model"]
     ) -> Float[Tensor, "prompt row d_model"]:
-        """What a layer's output projection made in the clean run, with heads exchanged one after the other."""
+        """What a layer's output projection made in the clean run, with heads exchanged one after the other; of what
+        is left alone where removed heads write nothing."""
+        if removed and self.recorded.silent:
+            return self._sum_of_kept(
+                layer, [head for head in self._heads(layer) if head not in removed], {}, like
+            )
         out = self._rows_of(self.recorded.clean.layers[layer].attn_raw, like)
         for delta in self._removed_deltas(removed, out.device, like):
             out = out + delta
         return out
+
+    def _heads(self, layer: int) -> range:
+        return range(self.graph.head_sender(layer), self.graph.mlp_sender(layer))
+
+    def _sum_of_kept(
+        self,
+        layer: int,
+        heads: Sequence[int],
+        now: Mapping[int, Tensor],
+        like: Float[Tensor, "*base prompt row d_model"],
+    ) -> Float[Tensor, "*variant prompt row d_model"]:
+        """What these heads of a layer write, `now` or else in the clean run, and the bias of their projection."""
+        block = self._blocks(layer)
+        clean = self._rows_of(self.recorded.clean.layers[layer].attn_raw, like)
+        out = torch.zeros_like(clean)
+        for head in heads:
+            out = out + self._rows_of(now[head] if head in now else self.recorded.clean_output(head), like)
+        return out if (bias := block.out_bias) is None else out + bias
 
     def _removed_deltas(
         self, removed: Sequence[int], device: torch.device, like: Float[Tensor, "*variant prompt row d_model"]
@@ -133,18 +166,27 @@ class Incremental:
         self, layer: int, outputs: dict[int, Float[Tensor, "variant prompt row d_model"]], trial: Trial
     ) -> None:
         """`spread` for all changed heads of a layer, whose sums are normed by every receiver that kept some."""
-        graph, readers = self.graph, defaultdict[int, list[int]](list)
+        readers = defaultdict[int, list[int]](list)
         changes = {sender: out - self._current(sender) for sender, out in outputs.items()}
         trial.outputs.update(outputs)
         for sender in outputs:
             for receiver in self.liveness.readers.get(sender, ()):
                 readers[receiver].append(sender)
-        heads = range(graph.head_sender(layer), graph.mlp_sender(layer))
+        heads = self._heads(layer)
         for receiver, changed in readers.items():
             x = trial.inputs.get(receiver)
             if x is None:
                 x = self._inputs[receiver]
             kept = [head for head in heads if receiver in self.liveness.readers.get(head, ())]
+            if self.recorded.silent:
+                before, after = (
+                    self._sum_of_kept(layer, kept, now, x)
+                    for now in (self._outputs, {**self._outputs, **outputs})
+                )
+                trial.inputs[receiver] = x + self.executor.attention_between(layer, before, after).to(
+                    x.device
+                )
+                continue
             before = self._sum(layer, [head for head in heads if head not in kept], x)
             for head in kept:
                 if head in self._outputs:  # else it is that of the clean run

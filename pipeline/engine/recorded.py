@@ -17,6 +17,7 @@ from pipeline.core.graph import Graph, Node
 from pipeline.engine.ablated import Ablated
 from pipeline.engine.batch import Batch
 from pipeline.engine.capture import Capture
+from pipeline.engine.circuit_run import attention_added, written_by_none
 from pipeline.engine.executor import Executor
 from pipeline.engine.readout import Objective
 from pipeline.engine.senders import at_answer
@@ -79,6 +80,23 @@ class Recorded:
             return self._all_deltas[list(senders)].to(device)
         deltas, nodes = self._made[0].deltas, (self.graph.senders[sender] for sender in senders)
         return torch.stack([deltas.written_by(node, self.parts).to(device) for node in nodes])
+
+    @property
+    def silent(self) -> bool:
+        """Whether what is removed writes nothing."""
+        return self._made[0].silent
+
+    def constants(self, receiver: int) -> Float[Tensor, "prompt pos d_model"]:
+        """What a receiver reads of which every sender is removed and writes nothing: output biases of attention."""
+        node, x = self.graph.receivers[receiver], torch.zeros_like(self.clean.input)
+        for block in self.parts.blocks:
+            above = node.layer is None or block.layer < node.layer
+            if above or (block.layer == node.layer and node.kind == "mlp" and not block.parallel):
+                bias = written_by_none(self.clean, block)
+                if block.mixed:
+                    bias = attention_added(block, torch.zeros_like(x[:1, :1]))
+                x = x if bias is None else x + bias.to(x.device)
+        return x
 
     def clean_input(self, node: Node) -> Float[Tensor, "prompt pos d_model"]:
         """What a receiver reads in the clean run."""

@@ -6,6 +6,7 @@ import pytest
 from pipeline.methods import Acdc
 from tests.exactness import assert_same_circuit, relative_error
 from tests.oracles import models
+from tests.slowly import slow
 
 SHAPES = {
     "gpt2": ("gpt2", {"layers": 3, "heads": 3, "width": 12, "padding": "right"}),
@@ -104,3 +105,17 @@ def test_single_precision_decides_as_double_where_the_margin_allows(setting_of, 
         kept, delta = naive(double, "kl_divergence", threshold)
         if np.abs(delta - threshold).min() > 1e-6:
             np.testing.assert_array_equal(fast(single, threshold=threshold).kept, kept)
+
+
+@pytest.mark.parametrize(
+    "kind", ["mistral", "gemma2", "gpt2", *slow("llama", "qwen2", "gemma3", "olmo2", "opt")]
+)
+def test_single_precision_ends_where_double_does_under_zero_ablation(setting_of, kind):
+    """Where nothing is left a norm multiplies whatever rounding leaves, by up to 1/sqrt(eps) in every layer."""
+    shape = {"layers": 4, "heads": 2, "kv_heads": 1, "width": 8, "padding": "left"}
+    double, single = setting_of(kind, **shape), setting_of(kind, **shape, dtype="float32")
+    for metric, threshold in (("kl_divergence", 0.01), ("logit_diff", 0.1), ("logit_diff", 1.0)):
+        options = {"threshold": threshold, "metric": metric, "ablation": "zero"}
+        expected, found = fast(double, **options), fast(single, **options)
+        np.testing.assert_array_equal(found.kept, expected.kept)
+        assert found.facts["final_metric"] == pytest.approx(expected.facts["final_metric"], abs=2e-6)
