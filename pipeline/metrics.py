@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError
+from pipeline.core.spelling import spelt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,8 @@ METRICS: dict[str, Metric] = {
 
 
 def get_metric(name: str) -> Metric:
-    """The metric of that name; ConfigError with the known names otherwise."""
+    """The metric of that name, also in other spellings; ConfigError with the known names otherwise."""
+    name = spelt(name, METRICS)
     if name not in METRICS:
         raise ConfigError(f"unknown metric {name!r}{suggest(name, METRICS)}")
     return METRICS[name]

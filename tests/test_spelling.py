@@ -1,10 +1,13 @@
 """Configs as people write them: the same config, the same run."""
 
 import jsonschema
+import numpy as np
 import pytest
 
-from pipeline import RunConfig
+from pipeline import Circuit, RunConfig, evaluate, load_model
 from pipeline.core.errors import ConfigError
+from pipeline.methods import EdgePatching
+from pipeline.tasks import Induction
 from tests.runs import toy_mapping
 
 PLAIN = {
@@ -79,3 +82,20 @@ def test_what_is_no_spelling_of_anything_is_refused_where_it_stands(tmp_path, ch
 def test_the_schema_for_editors_admits_names_alone():
     short = {"name": "n", "model": "toy:trained", "tasks": ["ioi"], "methods": ["eap", {"name": "eap_ig"}]}
     jsonschema.validate(short, RunConfig.json_schema())
+
+
+@pytest.mark.parametrize(("metric", "ablation"), [("KL", "resample"), ("logit-difference", "Zero")])
+def test_names_are_understood_in_python_as_in_configs(metric, ablation):
+    model = load_model("toy:planted", dtype="fp32")
+    batch = model.batch(Induction(count=2).pairs(model.tokenizer, 0))
+    known = {"KL": "kl_divergence"}.get(metric, "logit_diff"), {"Zero": "zero"}.get(ablation, "corrupted")
+    one, two = (
+        EdgePatching().score(model, [batch], metric=m, ablation=a).score
+        for m, a in ((metric, ablation), known)
+    )
+    np.testing.assert_array_equal(one, two)
+    circuit = Circuit.from_scores(EdgePatching().score(model, [batch]), top=9)
+    rows = [evaluate(circuit, model, [batch], m, a) for m, a in ((metric, ablation), known)]
+    assert rows[0].equals(rows[1])
+    with pytest.raises(ConfigError, match="unknown metric 'nothing'"):
+        EdgePatching().score(model, [batch], metric="nothing")

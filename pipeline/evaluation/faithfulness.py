@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from pipeline.ablations import Statistics, record
+from pipeline.ablations import Statistics, get_ablation, record
 from pipeline.core.circuit import Circuit
 from pipeline.core.scores import EdgeScores
 from pipeline.core.wiring import Wiring, wire
@@ -48,7 +48,7 @@ def circuit_values(
     from pipeline.engine.emptied import Emptied
 
     graph = model.graph
-    wirings = wire(graph, model.coupled, masks, mute=ablation == "corrupted")
+    wirings = wire(graph, model.coupled, masks, mute=get_ablation(ablation).name == "corrupted")
     circuits = [wiring.mask for wiring in wirings]
     different = {circuit.tobytes(): w for circuit, w in zip(circuits, wirings, strict=True)}
     full, empty = np.ones(graph.n_edges, dtype=bool), np.zeros(graph.n_edges, dtype=bool)
@@ -127,7 +127,7 @@ def evaluate(
     ablated together, as MIB does, unless the model was loaded with `post_norm="own"`: that gives other numbers.
     """
     values = circuit_values(model, batches, circuit.mask[None], metric, ablation, statistics)
-    return pd.DataFrame([measured(circuit, metric, *values.mean(axis=1))])
+    return pd.DataFrame([measured(circuit, get_metric(metric).name, *values.mean(axis=1))])
 
 
 def measured(circuit: Circuit, metric: str, full: float, empty: float, value: float) -> dict[str, Any]:

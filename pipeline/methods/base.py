@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from pipeline.ablations import get_ablation
+from pipeline.ablations import ABLATIONS, get_ablation
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import POSITION_WORDS, span_name_problem
 from pipeline.core.scores import EdgeScores, Moments, NodeScores
-from pipeline.metrics import get_metric
+from pipeline.core.spelling import spelt
+from pipeline.metrics import METRICS, get_metric
 
 if TYPE_CHECKING:
     from pipeline.ablations import Statistics
@@ -122,8 +123,8 @@ class Method(BaseModel):
     def resolved(self: M, metric: str, ablation: str) -> M:
         """A copy with metric and ablation written out: its own, else its kind's default, else the given ones."""
         values = {
-            "metric": self.metric or self.default_metric or metric,
-            "ablation": self.ablation or ablation,
+            "metric": spelt(self.metric or self.default_metric or metric, METRICS),
+            "ablation": spelt(self.ablation or ablation, ABLATIONS),
         }
         return self.model_copy(update=values)
 

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.core.documents import looked_in, suggest
 from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph, KvGrouping
+from pipeline.core.spelling import spelt
 from pipeline.core.text import first_line, printable
 from pipeline.models import gguf
 from pipeline.models.encoding import is_failure
@@ -182,6 +183,7 @@ def load_weights(
     Raises ModelError for a device that is not there, when the model does not load, or when weights are missing
     (transformers would draw them at random, in as much memory as config.json asks for).
     """
+    dtype = spelt(dtype, DTYPES)
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown{suggest(dtype, DTYPES)}")
     device_map = check_device_map(resolved.name, device_map)
