@@ -17,7 +17,7 @@ from pipeline.core.graph import Graph, Node
 from pipeline.engine.ablated import Ablated
 from pipeline.engine.batch import Batch
 from pipeline.engine.capture import Capture
-from pipeline.engine.circuit_run import attention_added, written_by_none
+from pipeline.engine.emptied import attention_added, written_by_none
 from pipeline.engine.executor import Executor
 from pipeline.engine.readout import Objective
 from pipeline.engine.senders import at_answer
