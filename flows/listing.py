@@ -8,8 +8,10 @@ from typing import Any
 
 from flows.writing import count, say, show, table_of, wrapped
 from pipeline.ablations import ABLATIONS
+from pipeline.core import plugins
 from pipeline.core.documents import looked_in
 from pipeline.core.errors import CircuitsError, RunDirectoryError, StorageError
+from pipeline.evaluation import EVALUATIONS
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.models.families import FAMILIES
@@ -29,7 +31,7 @@ def known_names() -> Facts:
             {
                 "name": cls.model_fields["name"].default,
                 "does": _sentence(cls),
-                "scores": cls.level,
+                "scores": cls.result.of,
                 "parameters": _parameters(cls),
             }
             for cls in METHODS
@@ -57,6 +59,23 @@ def known_names() -> Facts:
             {"name": a.name, "does": f"An ablated sender writes {a.writes}.", "means": a.needs_statistics}
             for a in ABLATIONS.values()
         ],
+        "evaluations": [
+            {
+                "name": cls.model_fields["name"].default,
+                "does": _sentence(cls),
+                "parameters": _parameters(cls),
+            }
+            for cls in EVALUATIONS
+        ],
+        "installed": [
+            {
+                "name": name,
+                "adds": group.partition(".")[2].removesuffix("s"),
+                "package": plugins.package_of(point),
+            }
+            for group in plugins.GROUPS
+            for name, point in plugins.installed(group).items()
+        ],
         "models": {
             "architectures": [name for family in FAMILIES for name in family.model_types],
             "bundled": list(FOLDERS),
@@ -66,7 +85,7 @@ def known_names() -> Facts:
 
 def print_known_names(facts: Facts) -> None:
     """Every name with what it does, methods and tasks with their parameters, and models."""
-    for section in ("methods", "tasks", "metrics", "ablations"):
+    for section in ("methods", "tasks", "metrics", "ablations", "evaluations"):
         table = table_of(section, "")
         for row in facts[section]:
             words = row["does"]
@@ -78,6 +97,8 @@ def print_known_names(facts: Facts) -> None:
             if parameters := row.get("parameters"):
                 table.add_row("", ", ".join(f"{key}={value}" for key, value in parameters.items()))
         show(table)
+    for row in facts["installed"]:
+        say(f"the {row['adds']} {row['name']} comes with the package {row['package']}")
     for what in ("architectures", "bundled"):
         names = ", ".join(facts["models"][what])
         for line in wrapped(f"{what}{' models' if what == 'bundled' else ''}: {names}"):

@@ -187,7 +187,7 @@ def show_facts(run: Run, task: str | None, method: str | None, top: int) -> Fact
 
     check_names(run, task, method)
     facts = essentials(run, top=top)
-    for key in ("results", "faithfulness"):
+    for key in ("results", "faithfulness", "evaluations"):
         facts[key] = [
             row for row in facts[key] if task in (None, row["task"]) and method in (None, row["method"])
         ]
@@ -208,20 +208,18 @@ def print_show(facts: Facts) -> None:
     for result in facts["results"]:
         say("")
         say(
-            f"{result['task']} / {result['method']}: {result['metric']}, {result['ablation']}, "
-            f"{result['n_prompts']} prompts in {result['n_shards']} {'shard' if result['n_shards'] == 1 else 'shards'}"
+            f"{result['task']} / {result['method']}: {result['about']}"
             + (f", bootstrap of {count(result['bootstrap'])} samples" if result["bootstrap"] else "")
             + (f", PARTIAL: {count(len(result['missing']))} items missing" if result["missing"] else "")
         )
-        what = "edge" if result["level"] == "edge" else "node"
-        columns = (what, *(("span",) if what == "node" else ()))
+        columns = tuple(result["columns"])
         kinds = {"ci": "95 % interval", "boot": "bootstrap"}
         kinds = {key: words for key, words in kinds.items() if f"{key}_low" in result["known"]}
         shares = {"sign_agreement": "prompts of that sign", "kept_fraction": "kept in shards"}
         shares = {key: words for key, words in shares.items() if key in result["known"]}
         table = table_of(*columns, "#score", *(f"#{words}" for words in (*kinds.values(), *shares.values())))
         for row in result["top"]:
-            cells = [str(row[column] if row[column] is not None else "all") for column in columns]
+            cells = [str(row[column]) for column in columns]
             ends = [f"{number(row[f'{key}_low'])} .. {number(row[f'{key}_high'])}" for key in kinds]
             table.add_row(*cells, number(row["score"]), *ends, *(share(row[key]) for key in shares))
         show(table)
@@ -232,6 +230,13 @@ def print_show(facts: Facts) -> None:
     if facts["faithfulness"]:
         say("")
         print_faithfulness(facts["faithfulness"])
+    if facts["evaluations"]:
+        say("")
+        table = table_of("task", "method", "evaluation", "circuit", "quantity", "#value")
+        for row in facts["evaluations"]:
+            words = (row["task"], row["method"], row["evaluation"], row["circuit"] or "", row["quantity"])
+            table.add_row(*words, number(row["value"]))
+        show(table)
     print_overlap(facts["overlap"])
     page = place(facts["path"]) / "report.html"
     say(f"report: {page}" if page.is_file() else f"next: circuits resume {facts['path']}")

@@ -6,12 +6,13 @@ Means are over the *corrupted* prompts of the whole task, in float64: `mean` poo
 padding out, `mean_positional` keeps them apart and refuses prompts of different lengths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.core import plugins
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError
 from pipeline.core.spelling import spelt
@@ -30,12 +31,62 @@ Statistics = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Means:
+    """The means of a task, as sender values in the shapes of one batch's."""
+
+    statistics: Statistics
+    batch: "Batch"
+
+    def pooled(self, clean: "SenderValues") -> "SenderValues":
+        """Over all positions."""
+        import torch
+
+        total = self.statistics["count"].sum()
+        return _filled(
+            clean, self.statistics, lambda x, axis: torch.from_numpy(x.sum(axis, keepdims=True) / total)
+        )
+
+    def positional(self, clean: "SenderValues") -> "SenderValues":
+        """Position by position. ConfigError for prompts of several lengths."""
+        import torch
+
+        count = self.statistics["count"]
+        if len(set(count[count > 0].tolist())) > 1:
+            raise ConfigError(
+                "mean_positional needs prompts of one length; use mean, or a task of one length"
+            )
+        real = np.maximum(count, 1)
+
+        def mean(sums: np.ndarray, axis: int) -> "Tensor":
+            shape = [1] * sums.ndim
+            shape[axis] = -1
+            values = torch.from_numpy(sums / real.reshape(shape))
+            return values.to(self.batch.clean.device).index_select(axis, self.batch.position_ids[0])
+
+        return _filled(clean, self.statistics, mean)
+
+
+def _filled(
+    clean: "SenderValues", sums: Statistics, mean: "Callable[[np.ndarray, int], Tensor]"
+) -> "SenderValues":
+    """`mean` of the sums of every sender, along the axis of positions."""
+    z, mlp = mean(sums["z"], 1), mean(sums["mlp"], 1)
+    return clean.filled(mean(sums["input"], 0), tuple(z), tuple(mlp))
+
+
+Values = Callable[["SenderValues", "SenderValues | None", Means | None], "SenderValues"]
+
+
+@dataclass(frozen=True)
 class Ablation:
-    """A kind of ablation, and what an ablated sender writes under it; `positional` means exist only for prompts of one
+    """A kind of ablation: what an ablated sender writes, in words and as a function of the clean run, of the corrupted
+    run where it is needed, and of the task's means where these are; `positional` means exist only for prompts of one
     length."""
 
     name: str
     writes: str
+    values: Values
+    needs_corrupted: bool = False
     needs_statistics: bool = False
     positional: bool = False
 
@@ -43,12 +94,23 @@ class Ablation:
 ABLATIONS: dict[str, Ablation] = {
     ablation.name: ablation
     for ablation in (
-        Ablation("corrupted", "what it writes for the corrupted prompt"),
-        Ablation("zero", "nothing"),
-        Ablation("mean", "its mean over all positions of the corrupted prompts", needs_statistics=True),
+        Ablation(
+            "corrupted",
+            "what it writes for the corrupted prompt",
+            lambda _, corrupted, __: corrupted,  # type: ignore[arg-type,return-value]  # needed: there
+            needs_corrupted=True,
+        ),
+        Ablation("zero", "nothing", lambda clean, _, __: clean.zeros()),
+        Ablation(
+            "mean",
+            "its mean over all positions of the corrupted prompts",
+            lambda clean, _, means: means.pooled(clean),  # type: ignore[union-attr]  # needed: there
+            needs_statistics=True,
+        ),
         Ablation(
             "mean_positional",
             "its mean over the corrupted prompts at that position; prompts of one length",
+            lambda clean, _, means: means.positional(clean),  # type: ignore[union-attr]  # needed: there
             needs_statistics=True,
             positional=True,
         ),
@@ -57,11 +119,13 @@ ABLATIONS: dict[str, Ablation] = {
 
 
 def get_ablation(name: str) -> Ablation:
-    """The ablation of that name, also in other spellings; ConfigError with the known names otherwise."""
-    name = spelt(name, ABLATIONS)
-    if name not in ABLATIONS:
-        raise ConfigError(f"unknown ablation {name!r}{suggest(name, ABLATIONS)}")
-    return ABLATIONS[name]
+    """The ablation of that name, of this table or of an installed package; ConfigError with the known names
+    otherwise."""
+    found = ABLATIONS.get(spelt(name, ABLATIONS)) or plugins.load_a(Ablation, plugins.ABLATIONS, name)
+    if found is None:
+        known = (*ABLATIONS, *plugins.installed(plugins.ABLATIONS))
+        raise ConfigError(f"unknown ablation {name!r}{suggest(name, known)}")
+    return found
 
 
 def needs_statistics(name: str) -> bool:
@@ -124,31 +188,11 @@ def ablated_values(
 ) -> "SenderValues":
     """What every sender writes once it is ablated, in the shapes of `clean`."""
     ablation = get_ablation(name)
-    name = ablation.name
-    if name == "corrupted":
-        if corrupted is None:
-            raise ValueError("ablation 'corrupted' needs the corrupted run")
-        return corrupted
-    if name == "zero":
-        return clean.zeros()
-    if statistics is None:
+    if ablation.needs_corrupted and corrupted is None:
+        raise ValueError(f"ablation {name!r} needs the corrupted run")
+    if ablation.needs_statistics and statistics is None:
         raise ConfigError(f"ablation {name!r} needs statistics: pass collect_statistics(model, batches)")
-    import torch
-
-    count = statistics["count"]
-    if ablation.positional and len(set(count[count > 0].tolist())) > 1:
-        raise ConfigError("mean_positional needs prompts of one length; use mean, or a task of one length")
-
-    def mean(sums: np.ndarray, axis: int) -> "Tensor":
-        if ablation.positional:
-            shape = [1] * sums.ndim
-            shape[axis] = -1
-            positional = torch.from_numpy(sums / np.maximum(count, 1).reshape(shape))
-            return positional.to(batch.clean.device).index_select(axis, batch.position_ids[0])
-        return torch.from_numpy(sums.sum(axis, keepdims=True) / count.sum())
-
-    z, mlp = mean(statistics["z"], 1), mean(statistics["mlp"], 1)
-    return clean.filled(mean(statistics["input"], 0), tuple(z), tuple(mlp))
+    return ablation.values(clean, corrupted, None if statistics is None else Means(statistics, batch))
 
 
 def ablate(
@@ -190,7 +234,7 @@ def record(
 
     name = get_ablation(name).name
     clean = model.capture(batch, "clean")
-    corrupted = model.capture(batch, "corrupted") if name == "corrupted" else None
+    corrupted = model.capture(batch, "corrupted") if get_ablation(name).needs_corrupted else None
     start = 0
     if corrupted is not None:
         start = _first_difference(batch)

@@ -5,7 +5,7 @@ other files; the fields of the sections are in `pipeline.sections`.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -14,18 +14,20 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline.ablations import ABLATIONS
+from pipeline.ablations import ABLATIONS, get_ablation
+from pipeline.core import plugins
 from pipeline.core.documents import apply_overrides, explain, read_yaml, suggest
 from pipeline.core.errors import ConfigError
 from pipeline.core.items import RESERVED_IDS, digest, is_id
 from pipeline.core.showing import names
 from pipeline.core.text import OneLine
-from pipeline.methods import Method, MethodConfig
-from pipeline.metrics import METRICS
+from pipeline.evaluation import EVALUATIONS
+from pipeline.methods import METHODS, Method, MethodConfig
+from pipeline.metrics import METRICS, get_metric
 from pipeline.sections import Aggregate, Cluster, Evaluate, Failures, ModelSection, Section, Shards, Store
 from pipeline.spelling import written_out
 from pipeline.store.place import Place, place
-from pipeline.tasks import FileTask, Task, TaskConfig
+from pipeline.tasks import TASKS, FileTask, Task, TaskConfig
 
 
 class RunConfig(Section):
@@ -184,14 +186,34 @@ class RunConfig(Section):
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that this run uses; the baseline holds them."""
-        used = {method.metric for method in self.method_ids.values()}
-        return tuple(name for name in METRICS if name in used)
+        return _in_order(METRICS, (method.metric for method in self.method_ids.values()))
 
     @cached_property
     def ablations(self) -> tuple[str, ...]:
         """Names of the ablations that this run uses."""
-        used = {method.ablation for method in self.method_ids.values()}
-        return tuple(name for name in ABLATIONS if name in used)
+        return _in_order(ABLATIONS, (method.ablation for method in self.method_ids.values()))
+
+    @cached_property
+    def plugins(self) -> dict[str, dict[str, str]]:
+        """What installed packages add to this run, by group and name, with the packages."""
+        used = {
+            plugins.METHODS: [method.name for method in self.methods],
+            plugins.TASKS: [task.name for task in self.tasks],
+            plugins.METRICS: [name for name in self.metrics if name not in METRICS],
+            plugins.ABLATIONS: [name for name in self.ablations if name not in ABLATIONS],
+            plugins.EVALUATIONS: [one.name for one in self.evaluate.also],
+        }
+        known = {
+            plugins.METHODS: {cls.model_fields["name"].default for cls in METHODS},
+            plugins.TASKS: {cls.model_fields["name"].default for cls in TASKS},
+            plugins.EVALUATIONS: {cls.model_fields["name"].default for cls in EVALUATIONS},
+        }
+        found = {
+            group: {name: package for name in names if (package := plugins.added_by(group, name))}
+            for group, names in ((g, {*n} - known.get(g, set())) for g, n in used.items())
+            if names
+        }
+        return {group.partition(".")[2]: names for group, names in found.items() if names}
 
     @cached_property
     def prompt_scores(self) -> dict[str, str]:
@@ -267,13 +289,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _means_something(self) -> "RunConfig":
         """Names that exist, unique ids, and combinations that mean something."""
-        _known("metric", self.metric, METRICS)
-        _known("ablation", self.ablation, ABLATIONS)
+        _exists("metric", get_metric, self.metric)
+        _exists("ablation", get_ablation, self.ablation)
         for index, method in enumerate(self.methods):
-            if method.metric is not None:
-                _known(f"methods.{index}.metric", method.metric, METRICS)
-            if method.ablation is not None:
-                _known(f"methods.{index}.ablation", method.ablation, ABLATIONS)
+            _exists(f"methods.{index}.metric", get_metric, method.metric)
+            _exists(f"methods.{index}.ablation", get_ablation, method.ablation)
         places = self.model.device_map
         chosen = set(places.values()) if isinstance(places, dict) else {places}
         if chosen - {"auto", "cpu", "disk"} and not self.cluster.gpus_per_worker:
@@ -285,8 +305,7 @@ class RunConfig(Section):
         entries = [index for index, entry in enumerate(self.methods) for _ in entry.expanded()]
         for index, (id_, resolved) in zip(entries, self.method_ids.items(), strict=True):
             try:
-                resolved.check(str(resolved.metric), str(resolved.ablation))
-                resolved.check_dtype(self.model.dtype)
+                resolved.check(self.model.dtype)
             except ConfigError as error:
                 raise ConfigError(f"methods.{index} ({id_}): {error}") from None
         self._check_prompt_scores()
@@ -318,6 +337,20 @@ class RunConfig(Section):
 _DERIVED = [name for name, value in vars(RunConfig).items() if isinstance(value, cached_property)]
 
 
+def _in_order(known: Iterable[str], used: Iterable[str | None]) -> tuple[str, ...]:
+    """The names that are used, each once: in the order in which they are known here, then what packages add."""
+    names = {name for name in used if name is not None}
+    return (*(name for name in known if name in names), *sorted(names - {*known}))
+
+
+def _exists(key: str, get: Callable[[str], object], name: str | None) -> None:
+    try:
+        if name is not None:
+            get(name)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
 def _known(key: str, name: str, known: Mapping[str, Any], what: str = "") -> None:
     if name not in known:
         raise ConfigError(f"{key}: unknown {what or key.rsplit('.', 1)[-1]} {name!r}{suggest(name, known)}")
@@ -325,7 +358,11 @@ def _known(key: str, name: str, known: Mapping[str, Any], what: str = "") -> Non
 
 def _without(method: Method) -> str:
     """Why a method has no scores of single prompts."""
-    return "it scores nodes" if method.level == "node" else "it decides over all prompts of a shard together"
+    if method.decides:
+        return "it decides over all prompts of a shard together"
+    return (
+        "it scores nodes" if method.result.of == "node" else "it has no score of every edge for every prompt"
+    )
 
 
 def _contents(task: Task) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.core import plugins
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError
 from pipeline.core.spelling import spelt
@@ -80,8 +81,9 @@ METRICS: dict[str, Metric] = {
 
 
 def get_metric(name: str) -> Metric:
-    """The metric of that name, also in other spellings; ConfigError with the known names otherwise."""
-    name = spelt(name, METRICS)
-    if name not in METRICS:
-        raise ConfigError(f"unknown metric {name!r}{suggest(name, METRICS)}")
-    return METRICS[name]
+    """The metric of that name, of this table or of an installed package; ConfigError with the known names otherwise."""
+    found = METRICS.get(spelt(name, METRICS)) or plugins.load_a(Metric, plugins.METRICS, name)
+    if found is None:
+        known = (*METRICS, *plugins.installed(plugins.METRICS))
+        raise ConfigError(f"unknown metric {name!r}{suggest(name, known)}")
+    return found

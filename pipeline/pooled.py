@@ -1,20 +1,18 @@
-"""The pooled searches of a run: which items one search makes, its durable decisions, and what is committed at its end.
+"""What looks at whole tasks: which items are computed together, the durable steps, and what is committed at the end.
 
-Knows sessions, the log of decisions and footers. Does not know tensors, nor which process holds which prompts
-(`pipeline.workers.pooled`). Whatever is killed, the next run takes over every receiver that was decided.
+Knows sessions, the log of steps and footers. Does not know tensors, nor which process holds which prompts
+(`pipeline.workers.pooled`), nor any method. Whatever is killed, the next run takes over every step that was taken.
 """
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from pipeline.core.errors import CircuitsError
 from pipeline.core.items import Item, digest
-from pipeline.core.questions import Step
-from pipeline.core.scores import EdgeScores
-from pipeline.methods import Acdc
-from pipeline.methods.base import captures
+from pipeline.core.results import Result, rows_of
+from pipeline.methods import Cost
+from pipeline.methods.collective import Collective, Drive
 from pipeline.planning import Plan
 from pipeline.session import OnEvent, Session, enter, ignore
 from pipeline.store import decisions
@@ -40,11 +38,12 @@ def run_search(session: Session, items: tuple[Item, ...], pool: Pool, on_event: 
     attempt = 1 + max(session.tried.get(item, 0) for item in items)
     failure = None
     try:
-        found, facts = _search(session, items[0], pool, on_event)
-        seconds = time.perf_counter() - since
+        drive, facts = _search(session, items[0], pool, on_event)
+        seconds, found = time.perf_counter() - since, drive.results()
         for item in items:
-            scores = found[item.method or ""]
-            session.directory.commit(item, scores, _footer(scores, attempt, seconds, facts))
+            id_ = str(item.method)
+            footer = _footer(drive.cost(id_), found[id_], attempt, seconds, facts)
+            session.directory.commit(item, found[id_], footer)
     except LostError as error:
         if pool.size < size:  # a machine has left: share the prompts out anew, and take over what was decided
             run_search(session, items, pool, on_event)
@@ -57,42 +56,40 @@ def run_search(session: Session, items: tuple[Item, ...], pool: Pool, on_event: 
 
 
 def search_alone(plan: Plan, item: Item, pool: Pool) -> int:
-    """The rows that the file of one such item would have; searches all of it and decides nothing durable."""
-    method = plan.config.method_ids[str(item.method)]
-    assert isinstance(method, Acdc), "planning pools nothing else"
+    """The rows that the file of one such item would have; asks all of it and writes nothing durable."""
+    id_ = str(item.method)
+    method = _collective(plan, id_)
     batch_size = plan.config.cluster.batch_size
-    crew = PooledCrew(pool, item.task, str(item.method), plan.tokens[item.task], batch_size, attempts=1)
-    search = method.search(plan.graph, crew, [method.threshold], plan.config.model.dtype)
-    for _ in search.run({}):
+    crew = PooledCrew(pool, item.task, id_, plan.tokens[item.task], batch_size, attempts=1)
+    drive = method.drive({id_: method}, plan.graph, crew, plan.config.model.dtype)
+    for _ in drive.steps({}):
         pass
-    return len(method.result(plan.graph, search.found[method.threshold], search).score)
+    return len(rows_of(drive.results()[id_]))
 
 
-def _search(
-    session: Session, item: Item, pool: Pool, on_event: OnEvent
-) -> tuple[Mapping[str, EdgeScores], dict[str, Any]]:
-    """Scores by method id, and facts about the search."""
+def _collective(plan: Plan, method: str) -> Collective:
+    found = plan.methods[method]
+    assert isinstance(found, Collective), "planning pools nothing else"
+    return found
+
+
+def _search(session: Session, item: Item, pool: Pool, on_event: OnEvent) -> tuple[Drive, dict[str, Any]]:
+    """The drive at its end, and facts about the search."""
     config, plan = session.config, session.plan
-    ids = config.sweep_of(str(item.method))
-    methods = {
-        id_: method for id_, method in config.method_ids.items() if id_ in ids and isinstance(method, Acdc)
-    }
-    first = methods[ids[0]]
-    key = digest(sorted(plan.item_key(Item("scores", item.task, id_, 0)) for id_ in ids))
+    methods = {id_: _collective(plan, id_) for id_ in config.sweep_of(str(item.method))}
+    first = next(iter(methods))
+    key = digest(sorted(plan.item_key(replace(item, method=id_)) for id_ in methods))
     folder = decisions.folder_of(session.path, item.task, key)
-    past = {}
-    for number, fields in decisions.read(folder, key).items():
-        with suppress(ValueError):  # no step: decided again, as if it were not there
-            past[number] = Step.from_dict(fields)
     crew = PooledCrew(
         pool,
         item.task,
-        ids[0],
+        first,
         plan.tokens[item.task],
         config.cluster.batch_size,
         attempts=1 + config.failures.retries,
     )
-    name = f"{item.task}/{ids[0]}" + (f" and {len(ids) - 1} more thresholds" if len(ids) > 1 else "")
+    more = len(methods) - 1
+    name = f"{item.task}/{first}" + (f" and {more} more {methods[first].swept}s" if more else "")
     if crew.held[0] < crew.held[1]:
         on_event(
             session.event(
@@ -101,47 +98,42 @@ def _search(
                 "for every question (cluster.memory_per_worker, or more workers)",
             )
         )
-    thresholds = [method.threshold for method in methods.values()]
-    search = first.search(plan.graph, crew, thresholds, config.model.dtype)
-    shown = taken = 0.0
+    drive = methods[first].drive(methods, plan.graph, crew, config.model.dtype)
+    shown = 0.0
     replayed = 0
-    for step, new in search.run(past):
-        if new:
-            decisions.write(folder, key, step.receiver, step.to_dict())
-        replayed += not new
+    for step in drive.steps(decisions.read(folder, key)):
+        if step.new:
+            decisions.write(folder, key, step.number, dict(step.record))
+        replayed += not step.new
         if time.monotonic() - shown > _SHOWN_EVERY:
             shown = time.monotonic()
-            receiver = plan.graph.receivers[step.receiver].name
-            kept = sum(int(found.kept.sum()) for found in search.found.values())
-            on_event(session.event("step", f"{name}: decided {receiver}, {kept} edges kept so far"))
-    taken = crew.waited
-    results = {
-        id_: first.result(plan.graph, search.found[method.threshold], search)
-        for id_, method in methods.items()
-    }
+            on_event(session.event("step", f"{name}: {step.text}"))
     facts = {
         "batch_size": config.cluster.batch_size,
         "device": crew.device,
-        "forward_passes": captures(first.ablation) * crew.n_prompts,
         "workers": crew.workers,
-        "replayed_receivers": replayed,
+        "replayed_steps": replayed,
         "deaths": crew.deaths,
         "held_batches": list(crew.held),
-        "workers_seconds": round(taken, 3),
-        "thresholds": thresholds,
+        "workers_seconds": round(crew.waited, 3),
     }
-    return results, facts
+    if swept := methods[first].swept:
+        facts[f"{swept}s"] = [getattr(method, swept) for method in methods.values()]
+    return drive, facts
 
 
-def _footer(scores: EdgeScores, attempt: int, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
-    own = ("batch_size", "device", "forward_passes")
+def _footer(
+    cost: Cost, result: Result, attempt: int, seconds: float, facts: dict[str, Any]
+) -> dict[str, Any]:
+    own = ("batch_size", "device")
     return {
         "attempt": attempt,
         **{name: facts[name] for name in own},
         "seconds": round(seconds, 6),
         "peak_memory_bytes": process_peak_memory(),
-        "backward_passes": 0,
-        "evaluations": scores.facts["tests"] * int(scores.n_prompts.max(initial=0)),
+        "forward_passes": cost.forward_passes,
+        "backward_passes": cost.backward_passes,
+        "evaluations": cost.evaluations,
         "versions": library_versions(),
-        "facts": {**scores.facts, **{k: v for k, v in facts.items() if k not in own}},
+        "facts": {**result.facts, **{k: v for k, v in facts.items() if k not in own}},
     }

@@ -25,6 +25,7 @@ from pipeline.store.aggregate import aggregate as aggregate_run
 from pipeline.store.aggregate import aggregate_in_time
 from pipeline.store.atomic import give_reserve, set_reserve
 from pipeline.store.bootstrap import Bootstrap
+from pipeline.store.evaluations import is_found, write_found
 from pipeline.store.place import Place, place, remedy
 from pipeline.store.planned import TornManifestError, recorded_key
 from pipeline.store.results import Run, open_run
@@ -155,7 +156,7 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
     from pipeline.workers.evaluation import evaluate_circuits
 
     key = session.evaluation_key
-    if faithfulness_files.is_current(session.path, key):
+    if _is_evaluated(session, key):
         return
 
     def show(outcome: Outcome) -> None:
@@ -165,10 +166,12 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
             text = f"{outcome.job.name}: {outcome.failure.message}"
             on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
 
-    rows, incomplete = evaluate_circuits(session.path, session.config, session.done, pool, show)
-    session.problems += [f"the circuits of task {task} could not be evaluated" for task in incomplete]
-    left_out = [*json.loads(key["incomplete"]), *incomplete]
-    faithfulness_files.write(session.path, rows, {**key, "incomplete": json.dumps(left_out)})
+    tasks = session.plan.identity["tasks"]
+    judged = evaluate_circuits(session.path, session.config, tasks, session.done, pool, show)
+    session.problems += [f"the circuits of task {task} could not be evaluated" for task in judged.incomplete]
+    key |= {"incomplete": json.dumps([*json.loads(key["incomplete"]), *judged.incomplete])}
+    write_found(session.path, judged.found, key)
+    faithfulness_files.write(session.path, judged.rows, key)
 
 
 def report(session: Session) -> None:
@@ -192,7 +195,7 @@ def settle(session: Session) -> bool:
     """
     if session.pending or aggregate(session):
         return False
-    if not faithfulness_files.is_current(session.path, session.evaluation_key):
+    if not _is_evaluated(session, session.evaluation_key):
         return False
     report(session)  # from these numbers, whatever the one that is there was drawn from
     finish(session)
@@ -344,6 +347,12 @@ def settings_of(plan: Plan, path: Place) -> "Settings":
 # --- details -----------------------------------------------------------------------------------------------
 
 
+def _is_evaluated(session: Session, key: Mapping[str, str]) -> bool:
+    """Whether what evaluating gives is there, for these scores and settings."""
+    found = is_found(session.path, key, wanted=bool(session.config.evaluate.also))
+    return found and faithfulness_files.is_current(session.path, key)
+
+
 def _without_file(config: RunConfig, prompts: Mapping[str, Recorded]) -> dict[str, Recorded]:
     """Those of the recorded prompts whose file is not there any more."""
     paths = {id_: task.path for id_, task in config.task_ids.items() if isinstance(task, FileTask)}
@@ -377,6 +386,7 @@ def _portions(session: Session, items: list[Item], size: int) -> Iterator[list[I
 
 def _is_blocked(session: Session, item: Item) -> bool:
     """Whether an item waits for means that are not there: their own item has failed."""
-    if item.method is None or not needs_statistics(str(session.config.method_ids[item.method].ablation)):
+    ablation = None if item.method is None else session.config.method_ids[item.method].ablation
+    if ablation is None or not needs_statistics(ablation):
         return False
     return Item("statistics", item.task, None, 0) not in session.done

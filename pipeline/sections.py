@@ -4,12 +4,14 @@ Knows one section at a time. Does not know how they fit together (`pipeline.conf
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer
 
 from pipeline.core.items import digest
 from pipeline.core.text import OneLine
+from pipeline.evaluation import EvaluationConfig
 from pipeline.models.families import PostNorm
 from pipeline.store.bootstrap import MOST_EDGES
 
@@ -64,6 +66,26 @@ class Evaluate(Section):
         default=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), max_length=1000
     )
     rank: Literal["absolute", "signed"] = "absolute"
+    also: tuple[EvaluationConfig, ...] = Field(
+        default=(), max_length=100, description="what is looked at beside faithfulness: auroc, cpr_cmd ..."
+    )
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """A name alone stands for an evaluation with its defaults."""
+        entries = [value] if isinstance(value, str) else value
+        if not isinstance(entries, list | tuple):
+            return entries
+        return tuple({"name": one} if isinstance(one, str) else one for one in entries)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: Callable[[Any], Any]) -> dict[str, Any]:
+        """Without `also` where there is nothing: runs that do not ask for it are what they were."""
+        data: dict[str, Any] = write(self)
+        if not self.also:
+            data.pop("also", None)
+        return data
 
     @property
     def key(self) -> str:

@@ -12,25 +12,27 @@ from functools import partial
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.core import plugins
 from pipeline.core.documents import parse_mapping
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.items import Item, digest
+from pipeline.core.results import EDGE_SCORES, NODE_SCORES, ResultType
 from pipeline.log import damaged_lines
-from pipeline.store import decisions, failures, faithfulness, prompt_scores, schema
-from pipeline.store.aggregate import aggregate_path
+from pipeline.store import decisions, evaluations, failures, faithfulness, prompt_scores, schema
+from pipeline.store.aggregate import merged_path
 from pipeline.store.atomic import read_json
 from pipeline.store.content import table_digest
 from pipeline.store.files import DamagedFileError, check_seal, read_footer, read_parquet
 from pipeline.store.place import Place, each, found, place, relative
 from pipeline.store.planned import TornManifestError
 from pipeline.store.prompts import read_prompts
-from pipeline.store.run_dir import SCHEMAS, SUCCESS, RunDirectory
-from pipeline.store.scores import graph_table, nodes_table, read_scores
+from pipeline.store.rows import read_rows
+from pipeline.store.run_dir import SUCCESS, RunDirectory
+from pipeline.store.scores import graph_table, nodes_table
 from pipeline.store.seal import is_whole
 from pipeline.store.status import running
 
-_OF_ITEMS = ("scores", "node_scores", "prompt_metrics", "statistics", "prompt_scores")
-_MERGED = ("aggregate", "node_aggregate")
+_ALWAYS = ("prompt_metrics", "statistics", "prompt_scores")  # folders of items, beside those of results
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,11 @@ def verify(address: str | Place) -> Verified:
         if reason is not None and reason != _MISSING
     ]
     known = {check.path for check in checks} | _places(run)
+    types = (EDGE_SCORES, NODE_SCORES, *run.types.values())
+    folders = {*_ALWAYS, *(name for type_ in types for name in (type_.name, type_.merged))}
     for path in found(folder, "**/*"):
         top = relative(path, folder).parts[0]
-        if path not in known and top in (*_OF_ITEMS, *_MERGED) and path.name[0] not in "._":
+        if path not in known and top in folders and path.name[0] not in "._":
             file = str(relative(path, folder))
             damaged.append(Damage(file, "belongs to nothing in the plan", _what_of_it(run, path)))
     missing = {check.item for check, reason in outcomes if reason == _MISSING} - {None}
@@ -104,7 +108,7 @@ def _places(run: RunDirectory) -> set[Place]:
     """Where items lie, or may lie in a moment: somebody may be compacting the run."""
     own = {run.path / item.path for item in run.items}
     return own | {
-        run.packs.path_of(run.path / item.path, item.shard) for item in run.items if item.kind in SCHEMAS
+        run.packs.path_of(run.path / item.path, item.shard) for item in run.items if item.kind != "statistics"
     }
 
 
@@ -185,6 +189,8 @@ def _success(run: RunDirectory) -> None:
 
 def _config(run: RunDirectory) -> None:
     text = run.run_yaml
+    if _lacks_a_plugin(run):  # whose parameters nobody here can read
+        return
     identity = RunConfig.from_mapping(parse_mapping(text, "it")).identity()
     planned = run.manifest["identity"]
     same = ("methods", "metric", "ablation", "shards", "seed")
@@ -192,6 +198,14 @@ def _config(run: RunDirectory) -> None:
         raise DamagedFileError("it is the config of another run")
     if not text.endswith("\n"):
         raise DamagedFileError("its end is missing")
+
+
+def _lacks_a_plugin(run: RunDirectory) -> bool:
+    """Whether the run uses what a package adds that is not installed here."""
+    used = run.manifest.get("plugins", {})
+    return any(
+        name not in plugins.installed(f"circuits.{group}") for group, names in used.items() for name in names
+    )
 
 
 def _made_from_graph(run: RunDirectory, path: Place, table: Callable[[Any], Any]) -> None:
@@ -214,7 +228,7 @@ def _item_checks(run: RunDirectory) -> Iterator[_Check]:
     for item in run.items:
         path = run.file_of(item)
         yield _Check(path, partial(_item, run, item), item, must_be=complete)
-        if item.kind in SCHEMAS and path.name == item.path.name:
+        if item.kind != "statistics" and path.name == item.path.name:
             pack = run.packs.path_of(path, item.shard)  # of a compaction that was stopped: a second copy
             if pack.exists():
                 again = f"circuits compact {run.path}"
@@ -227,7 +241,7 @@ def _item_checks(run: RunDirectory) -> Iterator[_Check]:
 def _item(run: RunDirectory, item: Item) -> None:
     rows = int(run.check(item, deep=True, kept={}).get("rows", 0))
     expected = rows
-    if item.kind == "scores":
+    if item.method is not None and run.type_of(item) == EDGE_SCORES:
         expected = run.graph.n_edges
     elif item.kind == "baseline":
         expected = len(run.prompts(item.task, item.shard)) * len(run.manifest["metrics"])
@@ -236,9 +250,9 @@ def _item(run: RunDirectory, item: Item) -> None:
 
 
 def _copy(run: RunDirectory, item: Item, path: Place) -> None:
-    pack = run.packs.find(path, SCHEMAS[item.kind])
+    pack = run.packs.find(path, run.schema(item))
     if item.shard in pack.shards:
-        pack.table(item.shard, SCHEMAS[item.kind])
+        pack.table(item.shard, run.schema(item))
 
 
 def _prompt_scores(run: RunDirectory, item: Item, path: Place) -> None:
@@ -255,11 +269,10 @@ def _prompt_scores(run: RunDirectory, item: Item, path: Place) -> None:
 
 
 def _result_checks(run: RunDirectory) -> Iterator[_Check]:
-    merged = {(item.kind, item.task, item.method) for item in run.items if item.method is not None}
-    for kind, task, method in sorted(merged):
-        path = run.path / aggregate_path(kind, task, method)
-        columns = schema.AGGREGATE if kind == "scores" else schema.NODE_AGGREGATE
-        yield _Check(path, partial(_merged, run, path, columns), must_be=run.is_marked_complete)
+    for task, method in sorted({(item.task, item.method) for item in run.items if item.method is not None}):
+        type_ = run.types[method]
+        path = run.path / merged_path(type_, task, method)
+        yield _Check(path, partial(_merged, run, path, type_), must_be=run.is_marked_complete)
     table = run.path / faithfulness.FILE
     yield _Check(
         table,
@@ -268,12 +281,16 @@ def _result_checks(run: RunDirectory) -> Iterator[_Check]:
     )
     for path, row in _circuits(run).items():
         yield _Check(path, partial(faithfulness.check_circuit, path, row), must_be=True)
+    for path in evaluations.files(run.path):
+        yield _Check(path, partial(read_parquet, path, evaluations.VALUES))
+    others = run.path / evaluations.FILE
+    yield _Check(others, lambda: _of_run(run, others, read_parquet(others, evaluations.FOUND)))
     page = run.path / "report.html"
     yield _Check(page, page.stat, next_step=f"circuits report {run.path}")
     for path in found(run.path, "log*.jsonl"):
         yield _Check(path, partial(_log, path), next_step="remove these lines; nothing reads them but people")
-    again = "remove it; a search that goes on decides the receiver again"
-    for path in found(run.path / decisions.FOLDER, "task=*/search=*/receiver-*.json"):
+    again = "remove it; a search that goes on takes the step again"
+    for path in found(run.path / decisions.FOLDER, f"task=*/search=*/{decisions.PATTERN}"):
         yield _Check(path, partial(_decision, path), next_step=again)
     for path in found(run.path / "failures", failures.PATTERN):
         yield _Check(
@@ -281,8 +298,8 @@ def _result_checks(run: RunDirectory) -> Iterator[_Check]:
         )
 
 
-def _merged(run: RunDirectory, path: Place, columns: Any) -> None:
-    read_scores(path, columns, run.graph)
+def _merged(run: RunDirectory, path: Place, type_: ResultType) -> None:
+    read_rows(path, type_, schema.merged(type_), run.graph)
     _of_run(run, path)
 
 

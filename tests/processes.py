@@ -74,10 +74,15 @@ class Driver:
     """`circuits run` in a process of its own, with everything that it starts."""
 
     def __init__(
-        self, log: Path, *argv: object, code: str = HEARING, env: Mapping[str, str] | None = None
+        self,
+        log: Path,
+        *argv: object,
+        code: str = HEARING,
+        env: Mapping[str, str] | None = None,
+        python: str | Path = sys.executable,
     ) -> None:
         self.log = log
-        command = [sys.executable, "-c", code, *map(str, argv)]
+        command = [str(python), "-c", code, *map(str, argv)]
         with log.open("w") as err:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True, env=env

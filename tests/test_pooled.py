@@ -167,7 +167,7 @@ def test_a_worker_that_dies_again_and_again_fails_the_search_and_resume_goes_on(
     records = list((run.path / "failures").rglob("attempt-1.json"))
     assert len(records) == 3
     assert "circuits resume" in json.loads(records[0].read_text())["next_step"]
-    decided = len(list((run.path / "decisions").rglob("receiver-*.json")))
+    decided = len(list((run.path / "decisions").rglob("step-*.json")))
     assert decided > 0
     run, pool = go(config(tmp_path), 2)
     assert run.status()["missing"] == 0
@@ -177,7 +177,7 @@ def test_a_worker_that_dies_again_and_again_fails_the_search_and_resume_goes_on(
 def test_a_driver_that_dies_is_followed_from_the_last_receiver_that_was_decided(
     undisturbed, tmp_path, monkeypatch
 ):
-    whole = sum(1 for _ in (undisturbed[0].path / "decisions").rglob("receiver-*.json"))
+    whole = sum(1 for _ in (undisturbed[0].path / "decisions").rglob("step-*.json"))
     written, write = [], decisions.write
     for stop_after in (1, 3, whole // 2):
 
@@ -192,7 +192,7 @@ def test_a_driver_that_dies_is_followed_from_the_last_receiver_that_was_decided(
         with pytest.raises(KeyboardInterrupt):
             go(config(tmp_path))
     monkeypatch.setattr(decisions, "write", write)
-    before = {json.loads(path.read_text())["receiver"] for path in tmp_path.rglob("receiver-*.json")}
+    before = {json.loads(path.read_text())["number"] for path in tmp_path.rglob("step-*.json")}
     assert len(before) == 1 + 3 + whole // 2
     run, pool = go(config(tmp_path))
     assert not before & pool.measured.keys(), "what was decided is not asked about again"
@@ -203,9 +203,9 @@ def test_a_driver_that_dies_is_followed_from_the_last_receiver_that_was_decided(
 def test_a_damaged_decision_is_made_again(undisturbed, tmp_path, damage):
     whole = undisturbed[0].path
     run = open_run(shutil.copytree(whole, tmp_path / whole.name))
-    files = sorted(run.path.rglob("receiver-*.json"), reverse=True)  # as visited: from the output back
+    files = sorted(run.path.rglob("step-*.json"), reverse=True)  # as visited: from the output back
     victim = files[len(files) // 2]
-    receiver = json.loads(victim.read_text())["receiver"]
+    receiver = json.loads(victim.read_text())["number"]
     if damage == "cut":
         victim.write_bytes(victim.read_bytes()[:50])
     elif damage == "flip":

@@ -8,9 +8,10 @@ import pytest
 from flows.cli import main
 from pipeline import discover, load_scores, open_run
 from pipeline.core.errors import ModelError
+from pipeline.core.results import NODE_SCORES
 from pipeline.planning import make_plan
 from pipeline.run import LAST_SECONDS
-from pipeline.store.aggregate import aggregate_in_time, aggregate_path
+from pipeline.store.aggregate import aggregate_in_time, merged_path
 from pipeline.store.files import read_footer
 from pipeline.store.results import PartialScoresWarning
 from tests.runs import content, toy_config
@@ -41,7 +42,7 @@ def test_a_run_that_is_stopped_before_its_last_item_can_be_shown(tmp_path, undis
         discover(config, local=True, on_event=stop_after(len(undisturbed.directory.items) - 1, error))
     run = open_run(make_plan(config).path)
     assert not run.is_complete
-    merged = run.path / aggregate_path("node_scores", "induction", "node_patching")
+    merged = run.path / merged_path(NODE_SCORES, "induction", "node_patching")
     assert json.loads(read_footer(merged)["missing"]) == [last.name]
 
     assert main(["show", str(run.path)]) == 0

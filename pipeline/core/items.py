@@ -12,9 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
-
-Kind = Literal["statistics", "baseline", "scores", "node_scores"]
+from typing import Any
 
 ID_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,79}$")  # of tasks and methods
 
@@ -26,22 +24,23 @@ RESERVED_IDS = ("baseline", "statistics")
 class Item:
     """One slice of the work of a run.
 
-    `scores` and `node_scores`: one method on one shard of a task's prompts. `baseline`: the metrics of one
-    shard, clean and corrupted. `statistics`: the means over a whole task that an ablation needs, shard 0.
+    `scores`, `node_scores` and every other type of result (`core.results`): one method on one shard of a task's
+    prompts. `baseline`: the metrics of one shard, clean and corrupted. `statistics`: the means over a whole task that
+    an ablation needs, shard 0.
     """
 
-    kind: Kind
+    kind: str
     task: str
     method: str | None
     shard: int
 
     def __post_init__(self) -> None:
-        has_method = self.kind in ("scores", "node_scores")
+        has_method = self.kind not in RESERVED_IDS
         ids = (self.task, self.method) if has_method else (self.task,)
         if (self.method is not None) != has_method or self.shard < 0:
             raise ValueError(f"no such item: {self.kind} of method {self.method}, shard {self.shard}")
-        if not all(is_id(id_) for id_ in ids):
-            raise ValueError(f"no such item: an id in {ids} is not of a-z 0-9 . _ -")
+        if not all(is_id(id_) for id_ in (self.kind, *ids)):
+            raise ValueError(f"no such item: an id in {(self.kind, *ids)} is not of a-z 0-9 . _ -")
 
     @property
     def name(self) -> str:
@@ -71,12 +70,11 @@ class Item:
     def from_dict(fields: Mapping[str, Any]) -> "Item":
         """The item that plain data names; ValueError for data of any other shape, which a file may hold."""
         kind, task, method, shard = (fields.get(key) for key in ("kind", "task", "method", "shard"))
-        known = next((one for one in get_args(Kind) if one == kind), None)
-        if known is None or not isinstance(task, str) or not isinstance(method, str | None):
-            raise ValueError(f"no such item: {kind!r} of {task!r} and {method!r}")
+        if not isinstance(kind, str) or not isinstance(task, str) or not isinstance(method, str | None):
+            raise ValueError(f"no such item: {kind!r} of {task!r} and {method!r}")  # noqa: TRY004 - as below
         if not isinstance(shard, int) or isinstance(shard, bool) or shard >= 2**31:
             raise ValueError(f"no such item: shard {shard!r}")
-        return Item(known, task, method, shard)
+        return Item(kind, task, method, shard)
 
 
 def is_id(value: object) -> bool:

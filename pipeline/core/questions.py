@@ -8,7 +8,14 @@ removed, so that the answer to a question depends on its state and itself alone.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The metric of the clean run, one variant."""
+
+    per: ClassVar[Literal["prompt"]] = "prompt"
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,8 @@ class Measure:
     Variant i has removed `removed`, those earlier candidates that are not in `spared`, and candidate i; in that
     order, one after the other. Without candidates: one variant, in which `removed` are gone.
     """
+
+    per: ClassVar[Literal["prompt"]] = "prompt"
 
     state: int
     receiver: int
@@ -34,6 +43,8 @@ class Measure:
 class Settle:
     """Makes state `into` of `state`: `receiver` reads `kept` and nothing else; `removed` went in this order."""
 
+    per: ClassVar[None] = None
+
     state: int
     into: int
     receiver: int
@@ -45,10 +56,21 @@ class Settle:
 class Forget:
     """States that nobody will ask about again."""
 
+    per: ClassVar[None] = None
+
     states: tuple[int, ...]
 
 
-Question = Measure | Settle | Forget
+@dataclass(frozen=True)
+class About:
+    """What a search must know of the model: per layer whether its heads depend on each other, and whether an evaluation
+    costs little beside its overhead."""
+
+    coupled: tuple[bool, ...]
+    eager: bool
+
+
+Question = Clean | Measure | Settle | Forget
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
-from pipeline.core.questions import Forget, Measure, Question, Settle
+from pipeline.core.questions import About, Clean, Forget, Measure, Question, Settle
 from pipeline.engine.incremental import Incremental, propagate
 from pipeline.engine.recorded import Recorded
 
@@ -66,15 +66,21 @@ class Part:
             self.batches[index].drop()
 
     @property
+    def prompt_ids(self) -> list[int]:
+        """The prompts in the order of answers."""
+        return [prompt_id for recorded in self.batches for prompt_id in recorded.batch.prompt_ids]
+
+    @property
+    def about(self) -> About:
+        """What the search must know of the model."""
+        return About(self.coupled, self.eager)
+
+    @property
     def eager(self) -> bool:
         """Whether variants are so small that more of them cost next to nothing."""
         recorded = self.batches[0]
         width = recorded.parts.unembedding.shape[1]
         return max(batch.n_prompts for batch in self.batches) * width < _EAGER_BELOW
-
-    def values(self) -> Float[np.ndarray, " prompt"]:
-        """The metric of the clean run."""
-        return np.concatenate(self._clean)
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer per question: float64 [variant, prompt]; of `Settle` and `Forget` no variants.
@@ -104,8 +110,10 @@ class Part:
                 self._forget(index, question)
         measured = iter(self._measure(index, measures))
         for question in questions:
-            is_measure = isinstance(question, Measure)
-            answers.append(next(measured).cpu().numpy() if is_measure else nothing)
+            if isinstance(question, Measure):
+                answers.append(next(measured).cpu().numpy())
+            else:
+                answers.append(self._clean[index][None] if isinstance(question, Clean) else nothing)
         self._rest(index)
         return answers
 
@@ -174,23 +182,6 @@ class Part:
             self._states[index].pop(forgotten, None)
         for state in self._states[index].values():
             state.inputs.clear()
-
-
-class LocalCrew:
-    """All prompts of a search in this process: a `pipeline.methods.search.Crew`."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        ids = np.concatenate([recorded.batch.prompt_ids for recorded in part.batches])
-        self._order = np.argsort(ids, kind="stable")
-        self.n_prompts = len(ids)
-        self.coupled, self.eager = part.coupled, part.eager
-
-    def values(self) -> Float[np.ndarray, " prompt"]:
-        return self._part.values()[self._order]
-
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        return [answer[:, self._order] for answer in self._part.ask(questions)]
 
 
 def _hidden(

@@ -1,8 +1,36 @@
-"""How good a circuit is. Loads without torch.
+"""How good a circuit is. Faithfulness is always looked at; this list says what else can be. Loads without torch.
 
 Not called `evaluate`: Python would give the package for the public function of that name once it is imported.
 """
 
+from typing import TYPE_CHECKING, TypeAlias
+
+from pipeline.core import plugins
+from pipeline.evaluation.auroc import Auroc
+from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.cpr_cmd import CprCmd
 from pipeline.evaluation.faithfulness import circuit_values, evaluate, faithfulness_of, measured, selections
 
-__all__ = ["circuit_values", "evaluate", "faithfulness_of", "measured", "selections"]
+EVALUATIONS: tuple[type[Evaluation], ...] = (Auroc, CprCmd)
+
+if TYPE_CHECKING:
+    EvaluationConfig: TypeAlias = Evaluation
+else:  # one of these, or of what an installed package adds
+    EvaluationConfig = plugins.open_union(EVALUATIONS, plugins.EVALUATIONS, Evaluation)
+
+__all__ = [
+    "EVALUATIONS",
+    "Auroc",
+    "CprCmd",
+    "Curve",
+    "Evaluation",
+    "EvaluationConfig",
+    "Found",
+    "Subject",
+    "Values",
+    "circuit_values",
+    "evaluate",
+    "faithfulness_of",
+    "measured",
+    "selections",
+]

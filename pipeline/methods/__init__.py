@@ -1,10 +1,9 @@
 """The discovery methods, one paper, one file. This list is all there is: config, `circuits list`, schema and
-docs derive from it. Loads without torch."""
+docs derive from it. Installed packages add theirs (`pipeline.core.plugins`). Loads without torch."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic import Field
-
+from pipeline.core import plugins
 from pipeline.methods.acdc import Acdc
 from pipeline.methods.base import Cost, Method
 from pipeline.methods.eap import Eap
@@ -15,9 +14,10 @@ from pipeline.methods.path_patching import PathPatching
 
 METHODS: tuple[type[Method], ...] = (Eap, EapIg, Acdc, EdgePatching, NodePatching, PathPatching)
 
-MethodConfig = Annotated[
-    Eap | EapIg | Acdc | EdgePatching | NodePatching | PathPatching, Field(discriminator="name")
-]
+if TYPE_CHECKING:
+    MethodConfig: TypeAlias = Method
+else:  # one of these, or of what an installed package adds
+    MethodConfig = plugins.open_union(METHODS, plugins.METHODS, Method)
 
 __all__ = [
     "METHODS",

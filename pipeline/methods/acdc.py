@@ -14,19 +14,23 @@ a run, which is exact; and several candidates are evaluated at once (`width`), w
 Several thresholds are searched together (`sweep`), with the results that each has alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from pipeline.ablations import Statistics, ablate
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
+from pipeline.core.questions import Step
+from pipeline.core.results import Result
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import Cost, Method, captures
-from pipeline.methods.search import GUARD, Crew, Found, Order, Rule, Search, Visits
+from pipeline.methods.base import Cost, Needs, captures
+from pipeline.methods.collective import Collective, Crew, Record, Taken
+from pipeline.methods.search import GUARD, Found, Order, Rule, Search, Visits
+from pipeline.methods.work import Work
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
@@ -37,11 +41,12 @@ if TYPE_CHECKING:
     from pipeline.engine.readout import Objective
 
 
-class Acdc(Method):
+class Acdc(Collective):
     """Removes edges one after the other, each that costs less than `threshold` once those before it are gone: what
     it keeps is the circuit."""
 
-    scores_prompts: ClassVar[bool] = False
+    # in 16 bits rounding alone changes as many edges as the circuit has
+    needs: ClassVar[Needs] = Needs(wide="decides by rounding; set model.dtype: float32")
     swept: ClassVar[str | None] = "threshold"
     default_metric: ClassVar[str | None] = "kl_divergence"
 
@@ -82,18 +87,14 @@ class Acdc(Method):
         updates = [{"threshold": t, "as_": f"{alone.id}-{t:g}"} for t in self.thresholds]
         return [alone.model_copy(update=update) for update in updates]
 
-    def check(self, metric: str, ablation: str) -> None:
-        super().check(metric, ablation)
+    def check(self, dtype: str) -> None:
+        super().check(dtype)
         if not np.isfinite(self.threshold):
             raise ConfigError("acdc: a threshold must be a finite number")
-        if get_metric(metric).needs_reference and self.rule == "absolute":
+        if get_metric(str(self.metric)).needs_reference and self.rule == "absolute":
             raise ConfigError(
-                f"acdc compares {metric} with its sign: leave rule out, or choose another metric"
+                f"acdc compares {self.metric} with its sign: leave rule out, or choose another metric"
             )
-
-    def check_dtype(self, dtype: str) -> None:
-        if dtype in ("bfloat16", "float16"):  # rounding alone changes as many edges as the circuit has
-            raise ConfigError(f"acdc in {dtype} decides by rounding; set model.dtype: float32")
 
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n = len(lengths)
@@ -101,71 +102,32 @@ class Acdc(Method):
             captures(self.ablation) * n, 0, graph.n_edges * n, graph.n_edges, evaluations_at_most=True
         )
 
-    def score(
-        self,
-        model: "PatchableModel",
-        batches: "Sequence[Batch]",
-        *,
-        metric: str | None = None,
-        ablation: str | None = None,
-        statistics: Statistics | None = None,
-        per_prompt: bool = False,
-    ) -> EdgeScores:
-        """Kept edges, and for every edge that was tested its delta (how much worse), with its spread over prompts.
-
-        Edges into nodes that nothing reads any more are removed untested: NaN. `facts` counts tests, dead
-        edges, evaluations that speculation wasted, decisions inside of the guard band, and the final metric.
-        """
-        del per_prompt  # a delta depends on decisions over all prompts together
-        thresholds = (self.threshold,)
-        options = {"metric": metric, "ablation": ablation, "statistics": statistics}
-        return self.sweep(model, batches, thresholds, **options)[self.threshold]  # type: ignore[arg-type]
-
     def sweep(
-        self,
-        model: "PatchableModel",
-        batches: "Sequence[Batch]",
-        thresholds: Sequence[float],
-        *,
-        metric: str | None = None,
-        ablation: str | None = None,
-        statistics: Statistics | None = None,
+        self, model: "PatchableModel", batches: "Sequence[Batch]", thresholds: Sequence[float], **options: Any
     ) -> dict[float, EdgeScores]:
-        """The result of `score` for every threshold, from one search that shares what they have in common."""
-        from pipeline.engine.part import LocalCrew
+        """The result of `score` for every threshold, from one search that shares what they have in common; `options`
+        are those of `score`."""
+        methods = {str(t): self.model_copy(update={"threshold": t}) for t in thresholds}
+        found = self.score_together(model, batches, methods, **options)
+        return {t: found[str(t)] for t in thresholds}  # type: ignore[misc]  # of edges
 
-        called = self.model_copy(update={"metric": self.metric or metric})  # beats the default
-        this = called.resolved("kl_divergence", ablation or "corrupted")
-        this.check(str(this.metric), str(this.ablation))
-        self.check_dtype(str(model.hf.dtype).removeprefix("torch."))
-        crew = LocalCrew(this.part(model, batches, statistics))
-        search = this.search(model.graph, crew, thresholds, str(model.hf.dtype))
-        for _ in search.run():
-            pass
-        results = {t: this.result(model.graph, found, search) for t, found in search.found.items()}
-        tests = sum(int(found.tests) for found in search.found.values())
-        model.counters.evaluations += tests * crew.n_prompts
-        return results
-
-    def part(
-        self,
-        model: "PatchableModel",
-        batches: "Sequence[Batch]",
-        statistics: Statistics | None = None,
-        memory: int | None = None,
-    ) -> "Part":
-        """The batches made ready for questions; `memory` is what their recorded runs may take, in bytes. Metric and
-        ablation must be resolved."""
+    def part(self, work: Work, memory: int | None = None) -> "Part":
+        """The batches made ready for questions about them."""
         from pipeline.engine.part import Part
         from pipeline.engine.recorded import Recorded
 
         def make(batch: "Batch") -> "tuple[Ablated, Objective]":
-            ablated = ablate(model, batch, str(self.ablation), statistics)
-            return ablated, model.objective(get_metric(str(self.metric)), batch, ablated.clean_hidden)
+            ablated = work.ablated(batch)
+            return ablated, work.objective(batch, ablated.clean_hidden)
 
+        model = work.model
         coupled = tuple(block.coupled for block in model.parts.blocks)
-        recorded = [Recorded(model.parts, model.graph, batch, partial(make, batch)) for batch in batches]
+        recorded = [Recorded(model.parts, model.graph, b, partial(make, b)) for b in work.batches]
         return Part(recorded, coupled, memory)
+
+    def drive(self, together: Mapping[str, "Acdc"], graph: Graph, crew: Crew, dtype: str) -> "Decisions":
+        """One search for the thresholds of all of them."""
+        return Decisions(self, together, graph, crew, dtype)
 
     def search(self, graph: Graph, crew: Crew, thresholds: Sequence[float], dtype: str) -> Search:
         """The search over a crew's prompts. The metric must be resolved."""
@@ -176,16 +138,48 @@ class Acdc(Method):
         visits = Visits(self.order, self.order_seed)
         return Search(graph, crew, thresholds, decide, visits=visits, width=self.width)
 
-    def result(self, graph: Graph, found: Found, search: Search) -> EdgeScores:
-        """What was found for one threshold, as scores."""
+
+class Decisions:
+    """A drive of ACDC: a step is the decisions about one receiver, for all thresholds.
+
+    A result holds the kept edges, and for every edge that was tested its delta (how much worse), with its spread over
+    prompts. Edges into nodes that nothing reads any more are removed untested: NaN. `facts` counts tests, dead edges,
+    evaluations that speculation wasted, decisions inside of the guard band, and the final metric.
+    """
+
+    def __init__(
+        self, method: Acdc, together: Mapping[str, "Acdc"], graph: Graph, crew: Crew, dtype: str
+    ) -> None:
+        self._graph, self._crew, self._method = graph, crew, method
+        self._thresholds = {id_: one.threshold for id_, one in together.items()}
+        self._search = method.search(graph, crew, list(self._thresholds.values()), dtype)
+
+    def steps(self, past: Mapping[int, Record]) -> Iterator[Taken]:
+        known = {}
+        for number, record in past.items():
+            with suppress(ValueError):  # no step: decided again, as if it were not there
+                known[number] = Step.from_dict(record)
+        for step, new in self._search.run(known):
+            kept = sum(int(found.kept.sum()) for found in self._search.found.values())
+            text = f"decided {self._graph.receivers[step.receiver].name}, {kept} edges kept so far"
+            yield Taken(step.receiver, step.to_dict(), new, text)
+
+    def results(self) -> dict[str, Result]:
+        return {id_: self._result(self._search.found[t]) for id_, t in self._thresholds.items()}
+
+    def cost(self, method: str) -> Cost:
+        n, found = self._crew.n_prompts, self._search.found[self._thresholds[method]]
+        return Cost(captures(self._method.ablation) * n, 0, int(found.tests) * n, self._graph.n_edges)
+
+    def _result(self, found: Found) -> EdgeScores:
         n_prompts = np.where(np.isnan(found.delta), 0, len(found.final))
         facts = {
             "tests": found.tests,
             "dead_edges": found.dead,
-            "evaluations": search.evaluations,
-            "rounds": search.rounds,
+            "evaluations": self._search.evaluations,
+            "rounds": self._search.rounds,
             "guard_band_hits": found.guarded,
             "final_metric": float(found.final.mean()),
             "kept_edges": int(found.kept.sum()),
         }
-        return EdgeScores(graph, found.delta, found.std, n_prompts, kept=found.kept, facts=facts)
+        return EdgeScores(self._graph, found.delta, found.std, n_prompts, kept=found.kept, facts=facts)

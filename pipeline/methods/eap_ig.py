@@ -10,28 +10,30 @@ the corrupted end, without the clean one), `right` k = 1..m (the paper and the o
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.ablations import Statistics, ablated_values
+from pipeline.ablations import ablated_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import POSITIONS, Cost, EdgeMethod, Positions, captures, require_gradient
+from pipeline.methods.base import POSITIONS, Cost, EdgeMethod, Needs, Positions, captures
 from pipeline.methods.eap import attribute
+from pipeline.methods.work import Work
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.engine.batch import Batch
-    from pipeline.engine.patchable import PatchableModel
 
 
 class EapIg(EdgeMethod):
     """As eap, with the gradient averaged at `steps` points between ablated and clean input: closer, `steps` times the
     work."""
+
+    needs: ClassVar[Needs] = Needs(gradient=True)
 
     name: Literal["eap_ig"] = "eap_ig"
     steps: int = Field(default=5, ge=1, le=10_000, description="points on the path")
@@ -44,44 +46,28 @@ class EapIg(EdgeMethod):
         shift = {"left": 0.0, "right": 1.0, "midpoint": 0.5}[self.rule]
         return tuple((k + shift) / self.steps for k in range(self.steps))
 
-    def check(self, metric: str, ablation: str) -> None:
-        super().check(metric, ablation)
-        require_gradient(self.name, metric)
-        if get_metric(metric).needs_reference and self.alphas == (1.0,):
+    def check(self, dtype: str) -> None:
+        super().check(dtype)
+        if get_metric(str(self.metric)).needs_reference and self.alphas == (1.0,):
             raise ConfigError(
-                f"eap_ig at the clean point alone gives zero for {metric}: take more steps or rule: left"
+                f"eap_ig at the clean point alone gives zero for {self.metric}: take more steps or rule: left"
             )
 
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n = len(lengths)
         return Cost((captures(self.ablation) + self.steps) * n, self.steps * n, 0, graph.n_edges)
 
-    def measure(
-        self,
-        model: "PatchableModel",
-        batches: "Sequence[Batch]",
-        statistics: Statistics | None,
-        *,
-        per_prompt: bool,
-    ) -> EdgeScores:
+    def run(self, work: Work) -> EdgeScores:
         """Integrated first-order effects of all edges, their mean and spread over prompts."""
-        return attribute(
-            model,
-            batches,
-            lambda batch: self._prompt_scores(model, batch, statistics),
-            positions=self.positions,
-            per_prompt=per_prompt,
-        )
+        return attribute(work, self.positions, self._prompt_scores)
 
-    def _prompt_scores(
-        self, model: "PatchableModel", batch: "Batch", statistics: Statistics | None
-    ) -> "Iterator[Tensor]":
+    def _prompt_scores(self, work: Work, batch: "Batch") -> "Iterator[Tensor]":
         from pipeline.engine.attribution import edge_scores, gradients
 
-        corrupted = model.senders(batch, "corrupted")[0] if self.ablation == "corrupted" else None
+        model, corrupted = work.model, work.corrupted(batch)
         clean, hidden = model.senders(batch, "clean")
-        objective = model.objective(get_metric(self.metric), batch, hidden)  # type: ignore[arg-type]  # resolved
-        ablated = ablated_values(self.ablation, clean, corrupted, statistics, batch)  # type: ignore[arg-type]
+        objective = work.objective(batch, hidden)
+        ablated = ablated_values(str(work.ablation), clean, corrupted, work.statistics, batch)
         path = clean.input - ablated.input
         steps = [gradients(model, batch, objective, ablated.input + alpha * path)[0] for alpha in self.alphas]
         deltas = ablated.minus(clean, batch.real)

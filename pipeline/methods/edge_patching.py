@@ -7,36 +7,27 @@ lets MLPs in between recompute and is another measure.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.ablations import Statistics, ablate
+from pipeline.ablations import get_ablation
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import (
-    POSITIONS,
-    Cost,
-    EdgeMethod,
-    Positions,
-    PromptTable,
-    captures,
-    require_wide,
-    span_of,
-    which_have,
-)
-from pipeline.metrics import get_metric
-
-if TYPE_CHECKING:
-    from pipeline.engine.batch import Batch
-    from pipeline.engine.patchable import PatchableModel
+from pipeline.methods.base import POSITIONS, Cost, EdgeMethod, Needs, Positions, captures, span_of
+from pipeline.methods.work import PromptTable, Work, which_have
 
 Direction = Literal["noising", "denoising"]
+
+# It subtracts two metrics that hardly differ.
+EXACT = Needs(wide="measures rounding; set model.dtype: float32, or use eap or eap_ig")
 
 
 class EdgePatching(EdgeMethod):
     """The exact effect of each edge alone, a run of a part of the model per edge: estimates are checked against it."""
+
+    needs: ClassVar[Needs] = EXACT
 
     name: Literal["edge_patching"] = "edge_patching"
     direction: Direction = Field(
@@ -44,45 +35,31 @@ class EdgePatching(EdgeMethod):
     )
     positions: Positions = Field(default="all", description=POSITIONS)
 
-    def check(self, metric: str, ablation: str) -> None:
-        super().check(metric, ablation)
-        check_direction(self.direction, ablation)
-
-    def check_dtype(self, dtype: str) -> None:
-        require_wide(self.name, dtype)
+    def check(self, dtype: str) -> None:
+        super().check(dtype)
+        check_direction(self.direction, str(self.ablation))
 
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n = len(lengths)
         return Cost(captures(self.ablation) * n, 0, graph.n_edges * n, graph.n_edges)
 
-    def measure(
-        self,
-        model: "PatchableModel",
-        batches: "Sequence[Batch]",
-        statistics: Statistics | None,
-        *,
-        per_prompt: bool,
-    ) -> EdgeScores:
+    def run(self, work: Work) -> EdgeScores:
         """The exact effect of every edge, its mean and spread over prompts."""
         import torch
 
-        from pipeline.engine.batch import only_having
         from pipeline.engine.paths import Patcher
 
-        row, graph = get_metric(self.metric), model.graph  # type: ignore[arg-type]
-        table = PromptTable(graph.n_edges, which_have(batches, self.positions), keep=per_prompt)
-        for batch in only_having(batches, self.positions):
-            ablated = ablate(model, batch, self.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
-            ablated = ablated.only_at(self.positions)
-            patcher = Patcher.of(
-                model.parts, graph, ablated, model.objective(row, batch, ablated.clean_hidden)
-            )
+        model, graph = work.model, work.model.graph
+        sign = harm_sign(work.sign, self.direction)
+        table = PromptTable(graph.n_edges, which_have(work.batches, self.positions), keep=work.per_prompt)
+        for batch in work.having(self.positions).batches:
+            ablated = work.ablated(batch, self.direction).only_at(self.positions)
+            objective = work.objective(batch, ablated.clean_hidden)
+            patcher = Patcher.of(model.parts, graph, ablated, objective)
             base = patcher.base_values()
             scores = torch.empty(batch.n_prompts, graph.n_edges, dtype=torch.float64)
             for receiver, values in patcher.edges():
-                scores[:, graph.edges_into(receiver)] = (
-                    (values - base) * harm_sign(row.sign, self.direction)
-                ).T.cpu()
+                scores[:, graph.edges_into(receiver)] = ((values - base) * sign).T.cpu()
             table.add(scores.numpy())
             model.counters.evaluations += batch.n_prompts * graph.n_edges
         return EdgeScores.from_moments(
@@ -92,7 +69,7 @@ class EdgePatching(EdgeMethod):
 
 def check_direction(direction: Direction, ablation: str) -> None:
     """Denoising restores clean values in the corrupted run, so there must be one."""
-    if direction == "denoising" and ablation != "corrupted":
+    if direction == "denoising" and not get_ablation(ablation).needs_corrupted:
         raise ConfigError("denoising restores clean values in the corrupted run: set ablation: corrupted")
 
 

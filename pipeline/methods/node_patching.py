@@ -7,27 +7,27 @@ averaged over those.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from pipeline.ablations import Statistics, ablate
 from pipeline.core.graph import Graph
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import Cost, NodeMethod, NodePositions, captures, require_wide, span_of
-from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
-from pipeline.metrics import get_metric
+from pipeline.methods.base import Cost, Needs, NodeMethod, NodePositions, captures, span_of
+from pipeline.methods.edge_patching import EXACT, Direction, check_direction, harm_sign
+from pipeline.methods.work import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.engine.batch import Batch
-    from pipeline.engine.patchable import PatchableModel
 
 
 class NodePatching(NodeMethod):
     """Activation patching: the exact effect of each node's output, at all positions together or one by one."""
+
+    needs: ClassVar[Needs] = EXACT
 
     name: Literal["node_patching"] = "node_patching"
     direction: Direction = Field(
@@ -44,12 +44,9 @@ class NodePatching(NodeMethod):
         """Whether positions are patched one by one."""
         return self.positions in ("from_start", "from_end")
 
-    def check(self, metric: str, ablation: str) -> None:
-        super().check(metric, ablation)
-        check_direction(self.direction, ablation)
-
-    def check_dtype(self, dtype: str) -> None:
-        require_wide(self.name, dtype)
+    def check(self, dtype: str) -> None:
+        super().check(dtype)
+        check_direction(self.direction, str(self.ablation))
 
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n = len(lengths)
@@ -58,27 +55,22 @@ class NodePatching(NodeMethod):
         rows = graph.n_senders * spans
         return Cost(captures(self.ablation) * n, 0, graph.n_senders * patched, rows)
 
-    def measure(
-        self, model: "PatchableModel", batches: "Sequence[Batch]", statistics: Statistics | None
-    ) -> NodeScores:
+    def run(self, work: Work) -> NodeScores:
         """A row per node, or per node and position that at least one prompt has."""
-        from pipeline.engine.batch import only_having
         from pipeline.engine.paths import Patcher
 
-        row, graph = get_metric(self.metric), model.graph  # type: ignore[arg-type]
-        if not self.one_by_one:
-            batches = only_having(batches, self.positions)
+        model, graph = work.model, work.model.graph
+        batches = work.batches if self.one_by_one else work.having(self.positions).batches
         n_spans = max(int(b.position_ids.max()) + 1 for b in batches) if self.one_by_one else 1
         parts: list[Moments] = []
         for batch in batches:
-            ablated = ablate(model, batch, self.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
+            ablated = work.ablated(batch, self.direction)
             if not self.one_by_one:
                 ablated = ablated.only_at(self.positions)
-            patcher = Patcher.of(
-                model.parts, graph, ablated, model.objective(row, batch, ablated.clean_hidden)
-            )
+            objective = work.objective(batch, ablated.clean_hidden)
+            patcher = Patcher.of(model.parts, graph, ablated, objective)
             positions = self._positions(batch, n_spans)
-            base, sign = patcher.base_values(), harm_sign(row.sign, self.direction)
+            base, sign = patcher.base_values(), harm_sign(work.sign, self.direction)
             scores = [((values - base) * sign).cpu().numpy() for _, values in patcher.nodes(positions)]
             exists = (
                 np.ones((n_spans, batch.n_prompts), dtype=bool)

@@ -8,25 +8,22 @@ receiver in the `edge` reading is one edge of `edge_patching`.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from pipeline.ablations import Statistics, ablate
 from pipeline.core.graph import Graph
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import POSITIONS, Cost, NodeMethod, Positions, captures, require_wide, span_of
-from pipeline.methods.edge_patching import Direction, check_direction, harm_sign
-from pipeline.metrics import get_metric
-
-if TYPE_CHECKING:
-    from pipeline.engine.batch import Batch
-    from pipeline.engine.patchable import PatchableModel
+from pipeline.methods.base import POSITIONS, Cost, Needs, NodeMethod, Positions, captures, span_of
+from pipeline.methods.edge_patching import EXACT, Direction, check_direction, harm_sign
+from pipeline.methods.work import Work
 
 
 class PathPatching(NodeMethod):
     """The exact effect of each sender through its paths to chosen receivers: a score per sender."""
+
+    needs: ClassVar[Needs] = EXACT
 
     name: Literal["path_patching"] = "path_patching"
     receivers: tuple[str, ...] = Field(
@@ -45,12 +42,9 @@ class PathPatching(NodeMethod):
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    def check(self, metric: str, ablation: str) -> None:
-        super().check(metric, ablation)
-        check_direction(self.direction, ablation)
-
-    def check_dtype(self, dtype: str) -> None:
-        require_wide(self.name, dtype)
+    def check(self, dtype: str) -> None:
+        super().check(dtype)
+        check_direction(self.direction, str(self.ablation))
 
     def _receivers(self, graph: Graph) -> list[int]:
         """Indices of the named receivers; CircuitsError for a name that the graph does not have."""
@@ -64,24 +58,20 @@ class PathPatching(NodeMethod):
         n, rows = len(lengths), self._n_senders(graph)
         return Cost(captures(self.ablation) * n, 0, rows * n, rows)
 
-    def measure(
-        self, model: "PatchableModel", batches: "Sequence[Batch]", statistics: Statistics | None
-    ) -> NodeScores:
+    def run(self, work: Work) -> NodeScores:
         """A row per sender that one of the receivers reads: mean and spread over prompts."""
-        from pipeline.engine.batch import only_having
         from pipeline.engine.path_sets import path_values
         from pipeline.engine.paths import Patcher
 
-        row, graph = get_metric(self.metric), model.graph  # type: ignore[arg-type]
+        model, graph = work.model, work.model.graph
         receivers, senders = self._receivers(graph), range(self._n_senders(graph))
         parts = []
-        for batch in only_having(batches, self.positions):
-            ablated = ablate(model, batch, self.ablation, statistics, direction=self.direction)  # type: ignore[arg-type]
-            ablated = ablated.only_at(self.positions)
-            objective = model.objective(row, batch, ablated.clean_hidden)
+        for batch in work.having(self.positions).batches:
+            ablated = work.ablated(batch, self.direction).only_at(self.positions)
+            objective = work.objective(batch, ablated.clean_hidden)
             patcher = Patcher.of(model.parts, graph, ablated, objective)
             values = path_values(patcher, senders, receivers, self.reading)
-            scores = (values - patcher.base_values()) * harm_sign(row.sign, self.direction)
+            scores = (values - patcher.base_values()) * harm_sign(work.sign, self.direction)
             parts.append(Moments.of(scores.T.cpu().numpy()))
             model.counters.evaluations += len(senders) * batch.n_prompts
         if not parts:

@@ -1,7 +1,7 @@
 """The greedy search of ACDC over any number of thresholds at once: what is asked, and what is decided.
 
-Knows receivers, candidates and decisions. Does not know tensors, processes or files: a `Crew` answers questions
-about the prompts, whoever holds them.
+Knows receivers, candidates and decisions. Does not know tensors, processes or files: a crew answers questions about
+the prompts, whoever holds them (`pipeline.methods.collective`).
 
 Thresholds that have decided alike share a state and every evaluation. Within a receiver they part where a delta
 lies between them (`_Branch`), and go on from states of their own. Guesses make the search fast and decide nothing:
@@ -12,7 +12,7 @@ to a threshold for its rounding is taken from evaluations of one variant each, w
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -20,26 +20,13 @@ from jaxtyping import Bool, Float
 from pipeline.core.errors import ScoreError
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
-from pipeline.core.questions import Decided, Forget, Measure, Question, Settle, Step
+from pipeline.core.questions import Clean, Decided, Forget, Measure, Question, Settle, Step
+from pipeline.methods.collective import Crew
 
 Order = Literal["late_first", "early_first", "random"]
 
 # Half-width of the band around a threshold, relative to max(metric, 1), in which a float32 value is not trusted.
 GUARD = 1e-6
-
-
-@runtime_checkable
-class Crew(Protocol):
-    """Who holds the prompts. Prompts are in ascending order of id in every answer, whoever answered."""
-
-    @property
-    def n_prompts(self) -> int: ...
-    @property
-    def coupled(self) -> tuple[bool, ...]: ...  # per layer: whether its heads depend on each other
-    @property
-    def eager(self) -> bool: ...  # whether an evaluation costs little beside its overhead
-    def values(self) -> Float[np.ndarray, " prompt"]: ...  # the metric of the clean run
-    def ask(self, questions: Sequence[Question]) -> list[Float[np.ndarray, "_variant prompt"]]: ...
 
 
 @dataclass(frozen=True)
@@ -167,10 +154,10 @@ class Search:
     ) -> None:
         self._graph, self._crew, self._rule = graph, crew, rule
         self._visits, self._width = visits, width
-        self._least = width if crew.eager else 1
-        clean = crew.values()
+        self._least = width if all(one.eager for one in crew.about) else 1
+        clean = crew.ask([Clean()])[0][0]
         every = tuple(sorted(set(thresholds)))
-        self._states = {0: (Liveness(graph, crew.coupled), every, clean)}
+        self._states = {0: (Liveness(graph, crew.about[0].coupled), every, clean)}
         self._next_state = 1
         self.found = {t: _nothing(graph, clean) for t in every}
         self.evaluations = self.rounds = 0

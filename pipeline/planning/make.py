@@ -6,12 +6,12 @@ Knows models' files and tasks. Does not know items, keys or costs; reads no weig
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipeline.ablations import ABLATIONS
+from pipeline.ablations import get_ablation
 from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.prompts import PromptPair, TokenPair
-from pipeline.metrics import METRICS
+from pipeline.metrics import get_metric
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.tokens import tokenised
 from pipeline.models.trial import try_folder
@@ -39,7 +39,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
         )
     try_folder(model)
     tokenizer = load_tokenizer(model)
-    needs_wrong = any(METRICS[name].needs_wrong for name in config.metrics)
+    needs_wrong = any(get_metric(name).needs_wrong for name in config.metrics)
     read = sorted({method.span for method in config.method_ids.values() if method.span})
     tokens = {}
     for id_, task in config.task_ids.items():
@@ -61,7 +61,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
         if not tokens[id_]:
             raise PromptError(f"task {id_}: has no prompts; give it at least one pair")
     for name in config.ablations:
-        if ABLATIONS[name].positional:
+        if get_ablation(name).positional:
             _require_one_length(name, tokens)
         if name == "corrupted":
             _require_difference(tokens)

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
 from pipeline.core.graph import Graph
-from pipeline.core.items import Item, Kind, digest
+from pipeline.core.items import Item, digest
 from pipeline.core.prompts import TokenPair
 from pipeline.core.showing import names
 from pipeline.methods import Cost, Method
@@ -76,10 +76,11 @@ class Plan:
             for shard in range(tokens.n_shards):
                 yield Item("baseline", task, None, shard)
                 for id_, method in sharded.items():
-                    kind: Kind = "scores" if method.level == "edge" else "node_scores"
-                    yield Item(kind, task, id_, shard)
+                    yield Item(method.result.name, task, id_, shard)
         for task in self.tokens:
-            yield from (Item("scores", task, id_, 0) for id_ in self.methods if id_ not in sharded)
+            for id_, method in self.methods.items():
+                if id_ not in sharded:
+                    yield Item(method.result.name, task, id_, 0)
 
     def __repr__(self) -> str:
         return f"Plan({self.run_id}: {len(self.items):,} items, {names(self.tokens)} x {names(self.methods)})"
@@ -180,7 +181,9 @@ class Plan:
         if item.method is None:
             return identity | {"metrics": self.config.metrics}
         method = whole["methods"][item.method]
-        if needs_statistics(method["ablation"]):  # the means come from the prompts of the other shards too
+        if method["ablation"] and needs_statistics(
+            method["ablation"]
+        ):  # the means come from the prompts of the other shards too
             identity |= {"task": tokens.digest}
         if span := self.methods[item.method].span:
             found = tokens.span_digests[span] if all_ else tokens.span_shard_digests[span][item.shard]
@@ -267,7 +270,8 @@ class Plan:
         """manifest.json: what the run is, in resolved form; readers and footers take their facts from it."""
         methods = {
             id_: {
-                "level": method.level,
+                "level": method.result.of,
+                "result": method.result.to_dict(),
                 "scores_prompts": method.scores_prompts,
                 "parameters": self.identity["methods"][id_],
             }
@@ -290,8 +294,16 @@ class Plan:
             "graph_fingerprint": self.graph.fingerprint,
             "methods": methods,
             "metrics": list(self.config.metrics),
+            **({"truth": truth} if (truth := self._truth) else {}),
+            **({"plugins": plugins} if (plugins := self.config.plugins) else {}),
             "identity": self.identity,
         }
+
+    @property
+    def _truth(self) -> dict[str, list[str]]:
+        """The circuits that are known of tasks in this model."""
+        known = {id_: task.truth(self.graph, self.model_name) for id_, task in self.config.task_ids.items()}
+        return {id_: list(edges) for id_, edges in known.items() if edges is not None}
 
     def write(self, path: str | Place | None = None, *, extend: bool = False) -> RunDirectory:
         """The run directory of this plan, at `path` or its own place; see `RunDirectory.create`."""

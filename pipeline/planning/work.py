@@ -6,6 +6,7 @@ Knows a plan and each method's cost. Does not know how a table is shown.
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.core.results import EDGE_SCORES
 from pipeline.methods import Cost
 from pipeline.methods.base import captures
 from pipeline.planning.plan import Plan
@@ -33,8 +34,8 @@ def evaluation(plan: Plan) -> dict[str, Cost]:
     groups: set[tuple[str, str]] = set()
     n_circuits = n_run = 0
     for method in plan.methods.values():
-        if method.level == "edge":
-            groups.add((str(method.metric), str(method.ablation)))
+        if method.result == EDGE_SCORES:
+            groups.add((method.metric or plan.config.metric, method.ablation or plan.config.ablation))
             fractions = (0.0,) if method.decides else plan.config.evaluate.edge_fractions
             n_circuits += len(fractions)
             n_run += sum(fraction < 1 for fraction in fractions)

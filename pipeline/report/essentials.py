@@ -14,10 +14,12 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.documents import parse_json
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import Text, TokenPair
+from pipeline.core.results import EDGE_SCORES
 from pipeline.core.scores import rank_order
+from pipeline.report.panels import panel_of, with_score
 from pipeline.report.svg import number, percent
 from pipeline.report.sweeps import overlaps
-from pipeline.store.aggregate import aggregate_path
+from pipeline.store import evaluations
 from pipeline.store.faithfulness import FILE, SCHEMA
 from pipeline.store.files import read_footer
 from pipeline.store.results import Run
@@ -77,14 +79,14 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
         "methods": methods,
         "results": results,
         "faithfulness": plain(curve),
+        "evaluations": plain(run.evaluations()) if (run.path / evaluations.FILE).exists() else [],
         "overlap": overlaps(run),
     }
 
 
 def scores(run: Run, task: str, method: str) -> pd.DataFrame | None:
     """The merged scores of one task and method, None where no item of it has landed."""
-    kind = "scores" if run.level(method) == "edge" else "node_scores"
-    if not (run.path / aggregate_path(kind, task, method)).exists():
+    if not run.merged_path(method, task).exists():
         return None
     return run.scores(task=task, method=method)
 
@@ -159,10 +161,15 @@ def _result(
     run: Run, task: str, method: Mapping[str, Any], frame: pd.DataFrame, curve: pd.DataFrame, top: int
 ) -> dict[str, Any]:
     found: dict[str, Any] = {key: method[key] for key in ("method", "level", "metric", "ablation")}
+    type_ = run.type_of(method["method"])
+    panel, frame = panel_of(type_), with_score(frame, type_)
     size = frame["score"].abs()
     measured = frame[size >= NOISE * size.max()]
-    found["n_prompts"] = int(frame["n_prompts"].max())
-    found["n_shards"] = int(frame["n_shards"].max())
+    if not len(measured):
+        measured = frame
+    for count in ("n_prompts", "n_shards"):
+        found[count] = int(frame[count].max()) if count in frame and len(frame) else None
+    found["about"] = _measured(found)
     found["bootstrap"] = _bootstrap(run, task, method)
     found["missing"] = list(run.missing_from(method["method"], task))
     columns = ["score", "score_sem", "ci_low", "ci_high", "boot_low", "boot_high", "sign_agreement"]
@@ -170,20 +177,22 @@ def _result(
     found["caveat"] = CONDITIONAL if decides(frame) else None
     if found["caveat"] is None and found["n_prompts"] == 1:
         found["caveat"] = "One prompt has no spread, and its scores no interval."
-    if method["level"] == "node":
-        by_size = measured.iloc[np.argsort(-measured["score"].abs().to_numpy(), kind="stable")]
-        rows = plain(by_size.head(top)[["node", "span", *columns]])
-        return found | {"known": _known(rows), "top": rows}
-    strongest = measured.sort_values("rank", kind="stable").head(top)
-    names = [run.graph.edge_name(int(i)) for i in strongest["edge_id"]]
-    shown = strongest[["edge_id", "rank", *columns, "kept_fraction"]]
-    rows = [{"edge": name, **row} for name, row in zip(names, plain(shown), strict=True)]
-    return found | {
-        "known": _known(rows),
-        "decides": decides(frame),
-        "circuit": choose_circuit(run, frame, curve)[1],
-        "top": rows,
-    }
+    others = [name for name in ("edge_id", "rank", "kept_fraction") if name in measured]
+    rows = plain(panel.rows(measured, run.graph).head(top)[[*panel.columns, *columns, *others]])
+    found |= {"known": _known(rows), "top": rows, "title": panel.title, "columns": dict(panel.columns)}
+    if type_ != EDGE_SCORES:
+        return found
+    return found | {"decides": decides(frame), "circuit": choose_circuit(run, frame, curve)[1]}
+
+
+def _measured(result: Mapping[str, Any]) -> str:
+    """What was measured, on how much: the parts that there are."""
+    shards = result["n_shards"]
+    parts = [result["metric"], result["ablation"]]
+    if result["n_prompts"] is not None:
+        within = "" if shards is None else f" in {shards} {'shard' if shards == 1 else 'shards'}"
+        parts.append(f"{result['n_prompts']:,} prompts{within}")
+    return ", ".join(part for part in parts if part)
 
 
 def _known(rows: list[dict[str, Any]]) -> list[str]:
@@ -193,8 +202,7 @@ def _known(rows: list[dict[str, Any]]) -> list[str]:
 
 def _bootstrap(run: Run, task: str, method: Mapping[str, Any]) -> int | None:
     """How many samples the interval of the bootstrap comes from, None where there is no such interval."""
-    kind = "scores" if method["level"] == "edge" else "node_scores"
-    made_from = read_footer(run.path / aggregate_path(kind, task, method["method"])).get("bootstrap")
+    made_from = read_footer(run.merged_path(method["method"], task)).get("bootstrap")
     samples = _object(made_from or "").get("samples")
     return samples if isinstance(samples, int) else None
 

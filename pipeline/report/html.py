@@ -18,8 +18,8 @@ from pipeline.report.circuit_figure import circuit_svg, strongest_part
 from pipeline.report.essentials import by_edge, choose_circuit, essentials, faithfulness, rows_of, scores
 from pipeline.report.faithfulness_figure import faithfulness_svg
 from pipeline.report.interval_figure import interval_svg
-from pipeline.report.node_figure import node_heatmap_svg
 from pipeline.report.overlap_figure import overlap_svg
+from pipeline.report.panels import panel_of, with_score
 from pipeline.report.pareto_figure import pareto_svg, sweeps_of
 from pipeline.report.svg import number, percent
 from pipeline.store.atomic import write_atomic
@@ -81,8 +81,9 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
         frame = scores(run, task, result["method"])
         reach = max((_reach(row) for row in result["top"]), default=1.0)
         shown = dict(result, reach=reach, left_out=None, is_swept=result["method"] in swept)
-        if result["level"] == "node":
-            shown["figure"] = node_heatmap_svg(frame)
+        type_ = run.type_of(result["method"])
+        if (draw := panel_of(type_).figure) is not None:
+            shown["figure"] = draw(with_score(frame, type_))
         else:
             circuit, _ = choose_circuit(run, frame, rows_of(curve, task, result["method"]))
             part = strongest_part(circuit, by_edge(frame, "score", run.graph))
@@ -97,6 +98,7 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
         "results": results,
         "faithfulness": faithfulness_svg(curve) if len(curve) and not whole else None,
         "sweeps": [(metric, ablation, pareto_svg(rows)) for metric, ablation, rows in sweeps],
+        "evaluations": [row for row in facts["evaluations"] if row["task"] == task],
         "overlap": next((_overlap(found) for found in facts["overlap"] if found["task"] == task), None),
         "most_boxes": most,
     }

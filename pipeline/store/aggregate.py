@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,18 +23,19 @@ from jaxtyping import Float, Int
 from pipeline.core.graph import Graph
 from pipeline.core.intervals import t_95
 from pipeline.core.items import Item
+from pipeline.core.results import EDGE_SCORES, ResultType
 from pipeline.core.scores import Moments, rank_order
 from pipeline.store import prompt_scores, schema
 from pipeline.store.atomic import remove
 from pipeline.store.bootstrap import Bootstrap
 from pipeline.store.files import DamagedFileError, write_parquet
 from pipeline.store.resampled import with_intervals
+from pipeline.store.rows import Key, axis_columns, edge_columns, floats, in_order, keys_of, nullable
 from pipeline.store.run_dir import RunDirectory
-from pipeline.store.scores import dictionary, edge_columns, floats, nullable, span_order
 
 INTERVAL = {"interval": "student"}  # in a footer: ci_low and ci_high are Student's, signs are over prompts
 
-Keys = list[tuple[int, str | None]] | None  # (id, span) of every row; None: every edge, in order, no spans
+Keys = list[Key] | None  # of every row; None: every edge, in order, no spans
 
 # Facts of a shard's footer that hold for all shards of a method.
 _SHARED = ("schema_version", "run_key", "graph_fingerprint", "model", "revision", "dtype", "task", "seed")
@@ -67,30 +69,31 @@ def aggregate(
     called before each file is read.
     """
     run.mark_incomplete()
-    groups: dict[tuple[str, str, str], list[Item]] = {}
+    groups: dict[tuple[str, str], list[Item]] = {}
     others = []
     for item in run.items:
         if item.method is None:
             others.append(item)
         else:
-            groups.setdefault((item.kind, item.task, item.method), []).append(item)
+            groups.setdefault((item.task, item.method), []).append(item)
     there = run.done(others, deep=True, rename=False)
     without = [item for item in others if item not in there]
     damaged = [item for item in without if run.file_of(item).exists()]
-    for (kind, task, method), items in groups.items():
+    for (task, method), items in groups.items():
         bad: list[Item] = []
         absent: list[Item] = []
-        pool = _Pool()
+        type_ = run.types[method]
+        pool = _Pool(type_) if type_.merge == "moments" else _Pile(type_)
         for table, rows in _tables(run, items, bad, absent):
             hurry()
-            pool.add(_part(table, run.graph, kind, rows))
+            pool.add(table, run.graph, rows)
         gone = sorted([*bad, *absent])
-        target = run.path / aggregate_path(kind, task, method)
+        target = run.path / merged_path(type_, task, method)
         if pool.n_shards:
             facts = run.facts(items[0])
-            footer = {key: facts[key] for key in (*_SHARED, *_SHARED_METHOD)} | INTERVAL
+            footer = {key: facts[key] for key in (*_SHARED, *_SHARED_METHOD) if key in facts} | pool.footer
             footer["missing"] = json.dumps([item.name for item in gone])
-            table = pool.table(run.graph, kind)
+            table = pool.table(run.graph)
             if bootstrap is not None and method in run.prompt_scores:
                 good = [item for item in items if item not in gone]
                 table, footer["bootstrap"] = with_intervals(run, good, table, bootstrap, target)
@@ -104,13 +107,12 @@ def aggregate(
     return without
 
 
-def aggregate_path(kind: str, task: str, method: str) -> PurePosixPath:
-    """Where the merged scores of a (task, method) lie, relative to the run directory.
+def merged_path(type_: ResultType, task: str, method: str) -> PurePosixPath:
+    """Where the merged results of a (task, method) lie, relative to the run directory.
 
     Folders of `key=value`, from which any reader of Parquet makes the columns task and method.
     """
-    folder = "aggregate" if kind == "scores" else "node_aggregate"
-    return PurePosixPath(folder, f"task={task}", f"method={method}", "merged.parquet")
+    return PurePosixPath(type_.merged, f"task={task}", f"method={method}", "merged.parquet")
 
 
 def _tables(
@@ -143,24 +145,56 @@ class _Part:
 
 
 def _part(
-    table: pa.Table, graph: Graph, kind: str, rows: Float[np.ndarray, "prompt edge"] | None = None
+    table: pa.Table, graph: Graph, type_: ResultType, rows: Float[np.ndarray, "prompt edge"] | None = None
 ) -> _Part:
     """The rows of a shard's table; `rows` are the scores of its prompts by edge id, where they are kept."""
-    ids = table["edge_id" if kind == "scores" else "node_id"].to_numpy()
-    keys: Keys = None
-    plain = kind == "scores" and table["span"].null_count == len(table)
-    if not (plain and len(ids) == graph.n_edges and bool((ids == np.arange(graph.n_edges)).all())):
-        keys = list(zip(ids.tolist(), table["span"].to_pylist(), strict=True))
+    keys, signs = (None if _is_every_edge(table, graph, type_) else keys_of(table, type_)), None
+    if rows is not None:
+        ids = table["edge_id"].to_numpy()
+        signs = np.stack([(rows > 0).sum(axis=0), (rows < 0).sum(axis=0)])[:, ids]
     n = table["n_prompts"].to_numpy().astype(np.int64)
-    kept = floats(table["kept"].cast(pa.int8())) if kind == "scores" else np.full(len(ids), np.nan)
-    signs = None if rows is None else np.stack([(rows > 0).sum(axis=0), (rows < 0).sum(axis=0)])[:, ids]
-    return _Part(keys, Moments(n, floats(table["score"]), floats(table["score_std"])), kept, signs)
+    kept = floats(table["kept"].cast(pa.int8())) if type_.decides else np.full(len(n), np.nan)
+    return _Part(
+        keys, Moments(n, floats(table[type_.value]), floats(table[f"{type_.value}_std"])), kept, signs
+    )
+
+
+def _is_every_edge(table: pa.Table, graph: Graph, type_: ResultType) -> bool:
+    """Whether the rows are all edges in order, over all positions: then no keys are needed to merge them."""
+    if type_.axes != EDGE_SCORES.axes or table["span"].null_count < len(table):
+        return False
+    ids = table["edge_id"].to_numpy()
+    return len(ids) == graph.n_edges and bool((ids == np.arange(graph.n_edges)).all())
+
+
+class _Pile:
+    """Shards whose rows stand for themselves, one after the other."""
+
+    def __init__(self, type_: ResultType) -> None:
+        self._columns = schema.merged(type_)
+        self._tables: list[pa.Table] = []
+        self.footer: dict[str, str] = {}
+
+    @property
+    def n_shards(self) -> int:
+        return len(self._tables)
+
+    def add(self, table: pa.Table, graph: Graph, rows: object = None) -> None:
+        del graph, rows
+        self._tables.append(table.select(self._columns.names))
+
+    def table(self, graph: Graph) -> pa.Table:
+        """All rows."""
+        del graph
+        return pa.concat_tables(self._tables).unify_dictionaries().combine_chunks().cast(self._columns)
 
 
 class _Pool:
     """Shards merged so far: moments, prompts by sign, and counts of shards by decision."""
 
-    def __init__(self) -> None:
+    def __init__(self, type_: ResultType) -> None:
+        self.type = type_
+        self.footer = INTERVAL
         self.n_shards = 0
         self.keys: Keys = None
         self.moments: Moments | None = None
@@ -168,7 +202,11 @@ class _Pool:
         self.counts: Int[np.ndarray, "5 row"] = np.zeros((5, 0), dtype=np.int64)
         self.knows_signs = True
 
-    def add(self, part: _Part) -> None:
+    def add(
+        self, table: pa.Table, graph: Graph, rows: Float[np.ndarray, "prompt edge"] | None = None
+    ) -> None:
+        """The next shard; `rows` are the scores of its prompts by edge id, where they are kept."""
+        part = _part(table, graph, self.type, rows)
         if self.moments is None:
             self.keys = part.keys
             empty = np.zeros(len(part.kept), dtype=np.int64)
@@ -195,7 +233,7 @@ class _Pool:
         the part's moments and counts on these rows."""
         if self.keys is None or part.keys is None or self.moments is None:
             raise DamagedFileError("some shards have spans and some have none")
-        rows = sorted({*self.keys, *part.keys}, key=lambda key: (key[0], span_order(key[1])))
+        rows = sorted({*self.keys, *part.keys}, key=partial(in_order, self.type))
         place = {key: row for row, key in enumerate(rows)}
         mine, theirs = [place[key] for key in self.keys], [place[key] for key in part.keys]
         self.moments = _spread(self.moments, mine, len(rows))
@@ -204,8 +242,8 @@ class _Pool:
         self.keys, self.counts = rows, pooled[0]
         return _spread(part.moments, theirs, len(rows)), pooled[1]
 
-    def table(self, graph: Graph, kind: str) -> pa.Table:
-        """The merged rows, by id and span."""
+    def table(self, graph: Graph) -> pa.Table:
+        """The merged rows, by their axes. Quantities of several kinds have no common rank."""
         if self.moments is None:
             raise ValueError("nothing was merged")
         n, mean = self.moments.n, self.moments.mean
@@ -214,35 +252,39 @@ class _Pool:
         sem = std / np.sqrt(np.maximum(n, 1))
         rank = np.empty(len(n), dtype=np.int32)
         rank[rank_order(mean)] = np.arange(1, len(n) + 1)
-        unmeasured = np.isnan(mean)
+        unmeasured = np.isnan(mean) | ("quantity" in self.type.axes)
         reach, agreement = t_95(n) * sem, np.full(len(n), np.nan)
         if decided.any():
             reach = np.full(len(n), np.nan)
         elif self.knows_signs:
             agreeing = np.where(mean > 0, positive, np.where(mean < 0, negative, n - positive - negative))
             agreement = np.where(n > 1, _ratio(agreeing, n), np.nan)
-        spans = [None] * len(n) if self.keys is None else [span for _, span in self.keys]
         pooled = [
-            pa.array(spans, pa.string()).dictionary_encode(),
             *(nullable(v, pa.float64()) for v in (mean, std, sem, mean - reach, mean + reach)),
             pa.array(n.astype(np.int32)),
             pa.array(shards.astype(np.int32)),
             pa.array(rank, mask=unmeasured),
             nullable(agreement, pa.float64()),
         ]
-        if kind == "node_scores":
-            ids = np.asarray([id_ for id_, _ in self.keys or []], dtype=np.int32)
-            names = dictionary(ids, [node.name for node in graph.senders])
-            return pa.table([pa.array(ids), names, *pooled], schema=schema.NODE_AGGREGATE)
-        columns = edge_columns(graph)
-        if self.keys is not None:
-            taken = pa.array([id_ for id_, _ in self.keys], pa.int32())
-            columns = [column.take(taken) for column in columns]
+        columns = self._axes(graph)
+        if not self.type.decides:
+            return pa.table([*columns, *pooled], schema=schema.merged(self.type))
         share = _ratio(kept, decided)
         several = nullable(np.where(decided > 1, share, np.nan), pa.float64())
         together = pa.array(share >= 0.5, mask=decided == 0)  # a tie keeps
         without = [pa.nulls(len(n), pa.float32())] * 2
-        return pa.table([*columns, *pooled, several, together, *without], schema=schema.AGGREGATE)
+        return pa.table([*columns, *pooled, several, together, *without], schema=schema.merged(self.type))
+
+    def _axes(self, graph: Graph) -> list[pa.Array]:
+        """The columns of the axes."""
+        if self.keys is None:
+            return [*edge_columns(graph), pa.nulls(graph.n_edges, pa.string()).dictionary_encode()]
+        columns = list(zip(*self.keys, strict=True)) or [()] * len(self.type.axes)
+        return [
+            array
+            for axis, keys in zip(self.type.axes, columns, strict=True)
+            for array in axis_columns(axis, keys, graph)
+        ]
 
 
 def _spread(moments: Moments, rows: list[int], n_rows: int) -> Moments:

@@ -18,7 +18,7 @@ from pipeline.store.atomic import remove
 from pipeline.store.files import DamagedFileError, Footer
 from pipeline.store.packs import Part, write_pack
 from pipeline.store.place import Place
-from pipeline.store.run_dir import SCHEMAS, RunDirectory
+from pipeline.store.run_dir import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _merge(run: RunDirectory, items: Sequence[Item]) -> int:
     if len(items) < 2 or not loose:
         return 0
     path = run.packs.path_of(run.path / items[0].path, items[0].shard)
-    columns = SCHEMAS[items[0].kind]
+    columns = run.schema(items[0])
     footers = {item.shard: run.check(item, kept={}) for item in items}
     facts = {key: value for key, value in run.facts(items[0]).items() if key != "item_key"}
 

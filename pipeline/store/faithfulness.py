@@ -94,10 +94,10 @@ def _path_of(folder: Place, row: Evaluated) -> Place:
     return folder / FOLDER / f"{row.task}--{row.method}--{row.label}.json"
 
 
-def scores_digest(folder: Place) -> str:
-    """A hash over all aggregated scores, without what circuits are not selected from: intervals of a bootstrap
-    and signs of prompts can come later."""
-    paths = found(folder / "aggregate", "**/*.parquet")
+def scores_digest(folder: Place, task: str | None = None) -> str:
+    """A hash over all aggregated scores, or those of a task, without what circuits are not selected from: intervals of
+    a bootstrap and signs of prompts can come later."""
+    paths = found(folder / "aggregate", "**/*.parquet" if task is None else f"task={task}/**/*.parquet")
     tables = {str(relative(path, folder)): _selected_from(path) for path in paths}
     return digest({name: table_digest(table) for name, table in tables.items()})
 

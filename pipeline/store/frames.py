@@ -5,7 +5,6 @@ Knows Parquet files in a run directory. Does not know which of them somebody wan
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import PurePosixPath
 from typing import TypeVar
 
 import numpy as np
@@ -14,28 +13,36 @@ import pyarrow as pa
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
-from pipeline.store import prompt_scores
-from pipeline.store.aggregate import INTERVAL
+from pipeline.core.results import ResultType
+from pipeline.store import prompt_scores, schema
+from pipeline.store.aggregate import INTERVAL, merged_path
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet
 from pipeline.store.place import Place, relative
 from pipeline.store.renewed import renewed
+from pipeline.store.rows import dictionary, read_rows
 from pipeline.store.run_dir import RunDirectory
-from pipeline.store.scores import dictionary, read_scores
 
 T = TypeVar("T")
 
-Sources = list[tuple[PurePosixPath | Item, dict[str, str]]]  # files of a run, and labels of their rows
+Merged = tuple[ResultType, str, str]  # a type of result, task and method
+Sources = list[tuple[Merged | Item, dict[str, str]]]  # tables of a run, and labels of their rows
 
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()}
 
 
-def frame_of(directory: RunDirectory, sources: Sources, what: str, columns: pa.Schema) -> pd.DataFrame:
-    """The rows of all files that are there, each labelled; RunDirectoryError when there is none."""
+def frame_of(directory: RunDirectory, sources: Sources, what: str) -> pd.DataFrame:
+    """The rows of all items' files and merged tables that are there, each labelled; RunDirectoryError when there is
+    none."""
     tables = []
     for source, labels in sources:
-        path = directory.file_of(source) if isinstance(source, Item) else directory.path / source
+        path = (
+            directory.file_of(source) if isinstance(source, Item) else directory.path / merged_path(*source)
+        )
         if path.exists():
-            table = read_table(directory, source if isinstance(source, Item) else path, columns)
+            if isinstance(source, Item):
+                table = read_item(directory, source)
+            else:
+                table = read_merged(directory, path, source[0])
             for position, (name, label) in enumerate(labels.items()):
                 column = dictionary(np.zeros(len(table), dtype=np.int32), [label])
                 table = table.add_column(position, name, column)
@@ -50,20 +57,26 @@ def frame_of(directory: RunDirectory, sources: Sources, what: str, columns: pa.S
     return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
 
 
-def read_table(directory: RunDirectory, path: Place | Item, columns: pa.Schema) -> pa.Table:
-    """The rows of a file of the run, or of an item's; RunDirectoryError when it is missing or damaged."""
-    if isinstance(path, Item):
-        return checked(directory, lambda _: directory.table(path), directory.file_of(path))
-    if {"edge_id", "node_id"} & set(columns.names):
-        return checked(directory, lambda there: _merged(there, columns, directory), path)
+def read_item(directory: RunDirectory, item: Item) -> pa.Table:
+    """The rows of an item; RunDirectoryError when its file is missing or damaged."""
+    return checked(directory, lambda _: directory.table(item), directory.file_of(item))
+
+
+def read_table(directory: RunDirectory, path: Place, columns: pa.Schema) -> pa.Table:
+    """The rows of a file of the run; RunDirectoryError when it is missing or damaged."""
     return checked(directory, lambda there: read_parquet(there, columns), path)
 
 
-def _merged(path: Place, columns: pa.Schema, directory: RunDirectory) -> pa.Table:
-    """Merged scores; those of an earlier version as this one would have written them."""
-    table = read_scores(path, columns, directory.graph)
+def read_merged(directory: RunDirectory, path: Place, type_: ResultType) -> pa.Table:
+    """Merged results; those of an earlier version as this one would have written them."""
+    return checked(directory, lambda there: _merged(there, type_, directory), path)
+
+
+def _merged(path: Place, type_: ResultType, directory: RunDirectory) -> pa.Table:
+    columns = schema.merged(type_)
+    table = read_rows(path, type_, columns, directory.graph)
     table = table.select(list(dict.fromkeys([*columns.names, *table.column_names])))
-    is_new = read_footer(path).items() >= INTERVAL.items()
+    is_new = type_.merge == "concat" or read_footer(path).items() >= INTERVAL.items()
     return table if is_new else renewed(table)
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.core.documents import explain
 from pipeline.core.graph import Graph
 from pipeline.core.items import ID_PATTERN
+from pipeline.core.results import declared
 from pipeline.core.text import OneLine
 
 Id = Annotated[str, Field(pattern=ID_PATTERN.pattern)]
@@ -43,13 +44,14 @@ class _Model(_Part):
 
 class _Parameters(_Part):
     name: OneLine
-    metric: OneLine
-    ablation: OneLine
+    metric: OneLine | None = None
+    ablation: OneLine | None = None
     threshold: float | None = None
 
 
 class _Method(_Part):
-    level: Literal["edge", "node"]
+    level: Id
+    result: dict[str, Any] | None = None  # runs of earlier versions have levels edge and node alone
     parameters: _Parameters
 
 
@@ -69,6 +71,8 @@ class _Manifest(_Part):
     graph_fingerprint: str
     methods: dict[Id, _Method]
     metrics: list[OneLine]
+    plugins: dict[Id, dict[str, OneLine]] = Field(default_factory=dict)
+    truth: dict[Id, list[OneLine]] = Field(default_factory=dict)
     identity: _Identity
 
 
@@ -77,10 +81,13 @@ def problem_of(manifest: dict[str, Any]) -> str | None:
     try:
         _Manifest.model_validate(manifest)
         graph = Graph(**manifest["graph"])
+        for id_, method in manifest["methods"].items():
+            if method["level"] != declared(method).of:
+                return f"methods.{id_}: its results are no {method['level']} scores"
     except ValidationError as error:
         return explain(error, manifest, _Manifest)
     except ValueError as error:
-        return f"graph: {error}"
+        return str(error)
     if graph.fingerprint != manifest["graph_fingerprint"]:
         return "graph_fingerprint: is that of another graph"
     return None

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.core.intervals import t_95
 from pipeline.store.bootstrap import FEWEST
-from pipeline.store.scores import floats, nullable
+from pipeline.store.rows import floats, nullable
 
 
 def renewed(table: pa.Table) -> pa.Table:

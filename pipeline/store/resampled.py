@@ -15,8 +15,8 @@ from pipeline.store import prompt_scores, schema
 from pipeline.store.bootstrap import FEWEST, Bootstrap, intervals
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet
 from pipeline.store.place import Place
+from pipeline.store.rows import floats, nullable
 from pipeline.store.run_dir import RunDirectory
-from pipeline.store.scores import floats, nullable
 
 COLUMNS = ("boot_low", "boot_high")
 

@@ -9,22 +9,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.documents import parse_json, parse_mapping, suggest
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import TokenPair
+from pipeline.core.results import EDGE_SCORES, ResultType
 from pipeline.core.scores import EdgeScores
 from pipeline.core.showing import page
-from pipeline.store import schema, sweeps
-from pipeline.store.aggregate import aggregate_path
+from pipeline.store import evaluations, sweeps
+from pipeline.store.aggregate import merged_path
 from pipeline.store.faithfulness import FILE, SCHEMA
 from pipeline.store.files import DamagedFileError, read_footer
-from pipeline.store.frames import Sources, frame_of, prompt_score_frame, read_table
+from pipeline.store.frames import Sources, frame_of, prompt_score_frame, read_merged, read_table
 from pipeline.store.place import Place
-from pipeline.store.run_dir import SCHEMAS, RunDirectory
-from pipeline.store.scores import floats
+from pipeline.store.rows import floats
+from pipeline.store.run_dir import RunDirectory
 from pipeline.store.status import footers_of, status_of
 
 LEVELS = ("aggregate", "shard", "prompt")
@@ -136,14 +138,21 @@ class Run:
         _one(task, self.tasks, "task")
         items = [i for i in self.directory.items if i.kind == "baseline" and i.task == task]
         sources: Sources = [(item, {}) for item in items]
-        return frame_of(self.directory, sources, f"baseline of task {task}", schema.PROMPT_METRICS)
+        return frame_of(self.directory, sources, f"baseline of task {task}")
 
     # --- scores ------------------------------------------------------------------------------------------
 
+    def type_of(self, method: str) -> ResultType:
+        """What a method measures: axes, values, and how shards were merged."""
+        return self.directory.types[_one(method, self.methods, "method")]
+
     def level(self, method: str) -> str:
-        """What a method scores: "edge" or "node"."""
-        level: str = self.manifest["methods"][_one(method, self.methods, "method")]["level"]
-        return level
+        """What a method scores: "edge", "node", or whatever else the rows of its results are of."""
+        return self.type_of(method).of
+
+    def merged_path(self, method: str, task: str) -> Place:
+        """Where the merged results of a method and task lie."""
+        return self.path / merged_path(self.type_of(method), task, method)
 
     def scores(
         self, method: str | None = None, task: str | None = None, level: str = "aggregate"
@@ -151,7 +160,7 @@ class Run:
         """Scores with task and method columns: merged, or with `level="shard"` as the shards hold them. With
         `level="prompt"` the frame of `prompt_scores`.
 
-        Without `method`, all methods that score edges; node methods have other rows and are named one by one.
+        Without `method`, all methods that score edges; others have other rows and are named one by one.
         Raises RunDirectoryError when there is nothing (yet), CircuitsError for an unknown task or method.
         """
         if level not in LEVELS:
@@ -159,33 +168,28 @@ class Run:
         if level == "prompt":
             return self.prompt_scores(method, task)
         tasks = self.tasks if task is None else (_one(task, self.tasks, "task"),)
-        kind = "scores" if method is None or self.level(method) == "edge" else "node_scores"
-        methods = [m for m in self.methods if m == method or (method is None and self.level(m) == "edge")]
+        wanted = EDGE_SCORES if method is None else self.type_of(method)
+        methods = [m for m in self.methods if m == method or (method is None and self.type_of(m) == wanted)]
         sources: Sources = []
         for task_id in tasks:
             for method_id in methods:
                 labels = {"task": task_id, "method": method_id}
                 if level == "aggregate":
-                    sources.append((aggregate_path(kind, task_id, method_id), labels))
+                    sources.append(((wanted, task_id, method_id), labels))
                 else:
-                    wanted = (kind, task_id, method_id)
-                    items = [i for i in self.directory.items if (i.kind, i.task, i.method) == wanted]
-                    sources += [(item, labels) for item in items]
+                    of = (task_id, method_id)
+                    sources += [(i, labels) for i in self.directory.items if (i.task, i.method) == of]
         if level == "aggregate":
-            columns = schema.AGGREGATE if kind == "scores" else schema.NODE_AGGREGATE
-            frame = frame_of(self.directory, sources, "merged scores", columns)
+            frame = frame_of(self.directory, sources, "merged scores")
             if missing := [name for t in tasks for m in methods for name in self.missing_from(m, t)]:
                 frame.attrs["missing"] = missing
             return frame
-        return frame_of(self.directory, sources, "scores", SCHEMAS[kind])
+        return frame_of(self.directory, sources, "scores")
 
     def missing_from(self, method: str, task: str) -> tuple[str, ...]:
         """The items that the merged scores of a method and task lack, by name; none where nothing is merged."""
-        kind = "scores" if self.level(method) == "edge" else "node_scores"
         try:
-            names = parse_json(
-                read_footer(self.path / aggregate_path(kind, task, method)).get("missing", "[]")
-            )
+            names = parse_json(read_footer(self.merged_path(method, task)).get("missing", "[]"))
         except (FileNotFoundError, DamagedFileError, ValueError):
             return ()
         return tuple(map(str, names)) if isinstance(names, list) else ()
@@ -204,9 +208,7 @@ class Run:
     def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
         """The merged scores of one method and task, which may be left out where there is one."""
         method_id, task_id = self._choose(method, task)
-        table = read_table(
-            self.directory, self.path / aggregate_path("scores", task_id, method_id), schema.AGGREGATE
-        )
+        table = read_merged(self.directory, self.merged_path(method_id, task_id), EDGE_SCORES)
         spans = table["span"].unique().to_pylist()
         if len(spans) > 1:
             raise CircuitsError(f"{method_id} scores spans of positions; read them with scores(method=...)")
@@ -247,6 +249,25 @@ class Run:
             )
         return frame
 
+    def evaluations(self) -> pd.DataFrame:
+        """What else was found: a row per task, method, evaluation, quantity, and circuit where it is of one."""
+        frame = read_table(self.directory, self.path / evaluations.FILE, evaluations.FOUND).to_pandas()
+        if not (frame["task"].isin(self.tasks) & frame["method"].isin(self.methods)).all():
+            raise RunDirectoryError(
+                f"{self.path / evaluations.FILE}: is of another run; `circuits resume {self.path}` evaluates anew"
+            )
+        return frame
+
+    def truth(self, task: str) -> Bool[np.ndarray, " edge"] | None:
+        """The circuit that is known of a task in this model, where one is: which edges belong to it."""
+        names = self.manifest.get("truth", {}).get(_one(task, self.tasks, "task"))
+        if names is None:
+            return None
+        place = {name: index for index, name in enumerate(self.graph.edge_names)}
+        mask = np.zeros(self.graph.n_edges, dtype=bool)
+        mask[[place[name] for name in names if name in place]] = True
+        return mask
+
     # --- sweeps ------------------------------------------------------------------------------------------
 
     def pareto(self) -> pd.DataFrame:
@@ -260,7 +281,7 @@ class Run:
         _one(task, self.tasks, "task")
         circuits = {}
         for method in sweeps.thresholds(self.manifest["methods"]):
-            if (self.path / aggregate_path("scores", task, method)).exists():
+            if self.merged_path(method, task).exists():
                 circuits[method] = self.circuit(method, task)
         return circuits
 
@@ -274,9 +295,11 @@ class Run:
         return pd.DataFrame(rows, columns=names)
 
     def _choose(self, method: str | None, task: str | None) -> tuple[str, str]:
-        edge_methods = tuple(m for m in self.methods if self.level(m) == "edge")
-        if method is not None and self.level(method) == "node":
-            raise CircuitsError(f"{method} scores nodes, not edges; read them with scores(method={method!r})")
+        edge_methods = tuple(m for m in self.methods if self.type_of(m) == EDGE_SCORES)
+        if method is not None and self.type_of(method) != EDGE_SCORES:
+            raise CircuitsError(
+                f"{method} scores {self.level(method)}s, not edges; read them with scores(method={method!r})"
+            )
         if method is None:
             if len(edge_methods) != 1:
                 raise CircuitsError(f"name a method; this run has: {', '.join(edge_methods)}")

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, canonical_json
+from pipeline.core.results import Result, ResultType, Rows, declared
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store import failures, prompt_scores, schema
 from pipeline.store.atomic import read_json, remove, set_aside, sweep_temporaries, write_json
@@ -41,15 +42,14 @@ from pipeline.store.packs import Pack, Packs
 from pipeline.store.place import Place, each, place
 from pipeline.store.planned import PlannedRun, TornManifestError, recorded_key, strangers, write_plan
 from pipeline.store.prompts import Prompts
-from pipeline.store.scores import check_scores, edge_table, node_table
+from pipeline.store.rows import check_rows, table_of
 from pipeline.store.seal import is_whole
 
-Payload: TypeAlias = EdgeScores | NodeScores | pa.Table | Mapping[str, np.ndarray]
+Payload: TypeAlias = Result | pa.Table | Mapping[str, np.ndarray]
 
 SUCCESS = "_SUCCESS.json"
 _SMALL = 1 << 16  # bytes of a file that is sooner hashed than its footer is parsed
 _FOOTER = 1 << 14  # bytes at its end, in which the facts are
-SCHEMAS = {"scores": schema.SCORES, "node_scores": schema.NODE_SCORES, "baseline": schema.PROMPT_METRICS}
 
 
 class RunDirectory(PlannedRun):
@@ -128,6 +128,19 @@ class RunDirectory(PlannedRun):
 
     # --- items -------------------------------------------------------------------------------------------
 
+    def type_of(self, item: Item) -> ResultType:
+        """What the item of a method holds."""
+        return self.types[str(item.method)]
+
+    @cached_property
+    def types(self) -> dict[str, ResultType]:
+        """What every method's items hold, by its id."""
+        return {id_: declared(entry) for id_, entry in self.manifest["methods"].items()}
+
+    def schema(self, item: Item) -> pa.Schema:
+        """The columns of the Parquet file of an item."""
+        return schema.PROMPT_METRICS if item.method is None else schema.of_type(self.type_of(item))
+
     def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Place:
         """Writes the item's file atomically and returns its path.
 
@@ -143,14 +156,13 @@ class RunDirectory(PlannedRun):
                 raise TypeError(f"{item.name}: statistics are named arrays")
             write_tensors(path, payload, facts)
             return path
-        if isinstance(payload, EdgeScores):
-            if kind := self.prompt_scores.get(item.method or ""):
-                self._commit_prompts(item, payload, kind, facts)
-            payload = edge_table(payload, item.shard)
-        elif isinstance(payload, NodeScores):
-            payload = node_table(payload, item.shard)
+        if isinstance(payload, EdgeScores) and (kind := self.prompt_scores.get(item.method or "")):
+            self._commit_prompts(item, payload, kind, facts)
+        if isinstance(payload, EdgeScores | NodeScores | Rows):
+            payload = table_of(payload, self.graph, item.shard)
+        problem: str | None = "no table"
         if not isinstance(payload, pa.Table) or (
-            problem := schema.mismatch(payload.schema, SCHEMAS[item.kind])
+            problem := schema.mismatch(payload.schema, self.schema(item))
         ):
             raise TypeError(f"{item.name}: not what an item of kind {item.kind} holds ({problem})")
         write_parquet(path, payload, facts)
@@ -181,11 +193,10 @@ class RunDirectory(PlannedRun):
         }
         if item.method is not None:
             parameters = manifest["methods"][item.method]["parameters"]
-            facts |= {
-                "method": canonical_json(parameters),
-                "metric": parameters["metric"],
-                "ablation": parameters["ablation"],
+            asked = {
+                key: parameters[key] for key in ("metric", "ablation") if parameters.get(key) is not None
             }
+            facts |= {"method": canonical_json(parameters), **asked}
         return facts
 
     def done(
@@ -259,18 +270,18 @@ class RunDirectory(PlannedRun):
         if item.kind == "statistics":
             return read_tensor_footer(path)
         try:
-            return read_footer(path, SCHEMAS[item.kind])
+            return read_footer(path, self.schema(item))
         except FileNotFoundError:
             return self._pack(item).shards[item.shard]
 
     def table(self, item: Item) -> pa.Table:
         """An item's rows, compared with checksums and graph. Raises DamagedFileError, FileNotFoundError."""
-        columns = SCHEMAS[item.kind]
+        columns = self.schema(item)
         try:
             table = read_parquet(self.path / item.path, columns)
         except FileNotFoundError:
             table = self._pack(item).table(item.shard, columns)
-        return table if item.method is None else check_scores(table, self.graph)
+        return table if item.method is None else check_rows(table, self.type_of(item), self.graph)
 
     def file_of(self, item: Item) -> Place:
         """Where an item lies: in its own file, in a pack, or in neither yet."""
@@ -286,7 +297,7 @@ class RunDirectory(PlannedRun):
         return Packs(self.graph.n_edges)
 
     def _pack(self, item: Item) -> Pack:
-        pack = self.packs.find(self.packs.path_of(self.path / item.path, item.shard), SCHEMAS[item.kind])
+        pack = self.packs.find(self.packs.path_of(self.path / item.path, item.shard), self.schema(item))
         if item.shard not in pack.shards:
             raise FileNotFoundError(f"{pack.path}: holds no shard {item.shard}")
         return pack
@@ -298,7 +309,7 @@ class RunDirectory(PlannedRun):
         if path == self.path / item.path:
             set_aside(path)
         else:
-            self.packs.unpack(path, SCHEMAS[item.kind], without=item.shard)
+            self.packs.unpack(path, self.schema(item), without=item.shard)
         set_aside(self.path / prompt_scores.path_of(item))
 
     def statistics(self, task: str) -> dict[str, np.ndarray] | None:
@@ -380,7 +391,7 @@ def _manifest_at(path: Place) -> dict[str, Any] | None:
 
 def _refuse_another(path: Place, run_key: str) -> None:
     """RunDirectoryError where results lie beside a manifest that is torn or gone, and are not those of this run."""
-    if any((path / kind).is_dir() for kind in SCHEMAS) and recorded_key(path) not in (None, run_key):
+    if recorded_key(path) not in (None, run_key) and next(iter(path.glob("*/task=*")), None) is not None:
         raise RunDirectoryError(
             f"{path}: holds another run, whose manifest.json is torn or gone (circuits resume {path} writes it anew); "
             "choose another --run-dir, or leave it out to get one by name"

@@ -4,7 +4,12 @@ Knows column names, types and order. Does not know paths, footers or values. Add
 free; any other change raises `SCHEMA_VERSION`, and with it every run key.
 """
 
+from typing import Any
+
 import pyarrow as pa
+
+from pipeline.core.results import EDGE_SCORES, ResultType
+from pipeline.core.results import NODE_SCORES as NODE_TYPE
 
 SCHEMA_VERSION = 1
 
@@ -22,51 +27,62 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType]) -> pa.Schema:
     return pa.schema(fields)
 
 
-SCORES = _schema(
-    edge_id=pa.int32(),
-    sender=_NAME,
-    receiver=_NAME,
-    span=(_NAME,),
-    score=(pa.float32(),),
-    score_std=(pa.float32(),),
-    n_prompts=pa.int32(),
-    kept=(pa.bool_(),),
-    shard=pa.int32(),
-)
-NODE_SCORES = _schema(
-    node_id=pa.int32(),
-    node=_NAME,
-    span=(_NAME,),
-    score=(pa.float32(),),
-    score_std=(pa.float32(),),
-    n_prompts=pa.int32(),
-    shard=pa.int32(),
-)
+# The columns of an axis; the first is its key.
+_AXES: dict[str, dict[str, Any]] = {
+    "edge": {"edge_id": pa.int32(), "sender": _NAME, "receiver": _NAME},
+    "node": {"node_id": pa.int32(), "node": _NAME},
+    "span": {"span": (_NAME,)},
+    "span_to": {"span_to": (_NAME,)},
+    "token": {"token": _NAME},
+    "quantity": {"quantity": _NAME},
+    "prompt": {"prompt_id": pa.int64()},
+}
+
+
+def columns_of(axis: str) -> dict[str, Any]:
+    """The columns of an axis with their types, the key first; a number where nothing else is said."""
+    return _AXES.get(axis, {axis: pa.int32()})
+
+
+def key_of(axis: str) -> str:
+    """The column whose value tells the rows of an axis apart."""
+    return next(iter(columns_of(axis)))
+
+
+def of_type(result: ResultType) -> pa.Schema:
+    """The columns of an item's file that holds such a result."""
+    columns = {name: kind for axis in result.axes for name, kind in columns_of(axis).items()}
+    columns[result.value] = (pa.float32(),)
+    if result.merge == "moments":
+        columns |= {f"{result.value}_std": (pa.float32(),), "n_prompts": pa.int32()}
+    if result.decides:
+        columns["kept"] = (pa.bool_(),)
+    return _schema(**columns, shard=pa.int32())
+
+
+def merged(result: ResultType) -> pa.Schema:
+    """The columns of the table over all shards."""
+    columns = {name: kind for axis in result.axes for name, kind in columns_of(axis).items()}
+    value = result.value
+    if result.merge == "concat":
+        return _schema(**columns, **{value: (pa.float32(),)})
+    columns |= {
+        name: (pa.float64(),) for name in (value, f"{value}_std", f"{value}_sem", "ci_low", "ci_high")
+    }
+    columns |= {"n_prompts": pa.int32(), "n_shards": pa.int32(), "rank": (pa.int32(),)}
+    columns["sign_agreement"] = (pa.float64(),)
+    if result.decides:
+        columns["kept_fraction"] = (pa.float64(),)  # share of the shards that keep, where several decided
+        columns["kept"] = (pa.bool_(),)  # what they decide together
+        # 95 % percentile interval of a bootstrap over prompts, where one was asked for
+        columns |= {"boot_low": (pa.float32(),), "boot_high": (pa.float32(),)}
+    return _schema(**columns)
+
+
 PROMPT_METRICS = _schema(prompt_id=pa.int64(), metric=_NAME, clean=(pa.float64(),), corrupted=(pa.float64(),))
 
-_POOLED = {
-    "span": (_NAME,),
-    "score": (pa.float64(),),
-    "score_std": (pa.float64(),),
-    "score_sem": (pa.float64(),),
-    "ci_low": (pa.float64(),),
-    "ci_high": (pa.float64(),),
-    "n_prompts": pa.int32(),
-    "n_shards": pa.int32(),
-    "rank": (pa.int32(),),
-    "sign_agreement": (pa.float64(),),
-}
-AGGREGATE = _schema(
-    edge_id=pa.int32(),
-    sender=_NAME,
-    receiver=_NAME,
-    **_POOLED,
-    kept_fraction=(pa.float64(),),  # share of the shards that keep an edge, where several decided
-    kept=(pa.bool_(),),  # what they decide together
-    boot_low=(pa.float32(),),  # 95 % percentile interval of a bootstrap over prompts, where one was asked for
-    boot_high=(pa.float32(),),
-)
-NODE_AGGREGATE = _schema(node_id=pa.int32(), node=_NAME, **_POOLED)
+SCORES, AGGREGATE = of_type(EDGE_SCORES), merged(EDGE_SCORES)
+NODE_SCORES, NODE_AGGREGATE = of_type(NODE_TYPE), merged(NODE_TYPE)
 
 
 def prompt_scores(n_edges: int, kind: pa.DataType) -> pa.Schema:

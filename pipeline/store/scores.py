@@ -1,4 +1,4 @@
-"""Scores, graphs and prompts to and from tables.
+"""Metrics of prompts, graphs and prompts to and from tables.
 
 Knows the meaning of columns. Does not know where files lie, footers or runs.
 """
@@ -10,126 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
 
 from pipeline.core.documents import parse_json
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph, Node
-from pipeline.core.prompts import SPAN_NAME, Piece, PromptPair, Text, TokenPair
-from pipeline.core.scores import EdgeScores, NodeScores
+from pipeline.core.prompts import Piece, PromptPair, Text, TokenPair
 from pipeline.store import schema
-from pipeline.store.files import DamagedFileError, read_parquet
-from pipeline.store.place import Place
-
-# --- scores ------------------------------------------------------------------------------------------------
-
-
-def edge_table(scores: EdgeScores, shard: int) -> pa.Table:
-    """A row per edge, by edge id; what was not measured is null."""
-    graph = scores.graph
-    kept = pa.nulls(graph.n_edges, pa.bool_()) if scores.kept is None else pa.array(scores.kept)
-    return pa.table(
-        [
-            *edge_columns(graph),
-            pa.array([scores.span] * graph.n_edges, pa.string()).dictionary_encode(),
-            nullable(scores.score, pa.float32()),
-            nullable(scores.std, pa.float32()),
-            pa.array(scores.n_prompts, pa.int32()),
-            kept,
-            pa.array(np.full(graph.n_edges, shard, dtype=np.int32)),
-        ],
-        schema=schema.SCORES,
-    )
-
-
-def node_table(scores: NodeScores, shard: int) -> pa.Table:
-    """A row per node and span, by node id and span."""
-    order = sorted(range(len(scores.node)), key=lambda i: (int(scores.node[i]), span_order(scores.span[i])))
-    node = np.asarray(scores.node)[order].astype(np.int32)
-    return pa.table(
-        [
-            pa.array(node),
-            dictionary(node, [n.name for n in scores.graph.senders]),
-            pa.array([scores.span[i] for i in order], pa.string()).dictionary_encode(),
-            nullable(np.asarray(scores.score)[order], pa.float32()),
-            nullable(np.asarray(scores.std)[order], pa.float32()),
-            pa.array(np.asarray(scores.n_prompts)[order], pa.int32()),
-            pa.array(np.full(len(node), shard, dtype=np.int32)),
-        ],
-        schema=schema.NODE_SCORES,
-    )
-
-
-def edge_columns(graph: Graph) -> list[pa.Array]:
-    """edge_id, sender and receiver of every edge."""
-    return [
-        pa.array(np.arange(graph.n_edges, dtype=np.int32)),
-        dictionary(graph.edge_senders, [node.name for node in graph.senders]),
-        dictionary(graph.edge_receivers, [node.name for node in graph.receivers]),
-    ]
-
-
-def read_scores(path: Place, columns: pa.Schema, graph: Graph) -> pa.Table:
-    """A table of scores that was checked (`check_scores`). Raises DamagedFileError, FileNotFoundError."""
-    return check_scores(read_parquet(path, columns), graph)
-
-
-def check_scores(table: pa.Table, graph: Graph) -> pa.Table:
-    """A table of scores, merged or of a shard, whose ids are of this graph and whose names are those of its ids.
-
-    What it holds becomes indices, cells of a page and of a CSV, so that a name is none but a node's or a span's.
-    Raises DamagedFileError.
-    """
-    ends: dict[str, tuple[Sequence[Node], Any]]
-    if "edge_id" in table.column_names:
-        ids, n = table["edge_id"].to_numpy(), graph.n_edges
-        ends = {
-            "sender": (graph.senders, graph.edge_senders),
-            "receiver": (graph.receivers, graph.edge_receivers),
-        }
-    else:
-        ids, n = table["node_id"].to_numpy(), graph.n_senders
-        ends = {"node": (graph.senders, np.arange(n))}
-    if len(ids) and not (ids.min() >= 0 and ids.max() < n):
-        raise DamagedFileError(f"it has ids that are not among the graph's {n:,}")
-    for column, (nodes, index) in ends.items():
-        found = table[column].combine_chunks()
-        place = {node.name: i for i, node in enumerate(nodes)}
-        codes = np.asarray([place.get(name, -1) for name in found.dictionary.to_pylist()], dtype=np.int64)
-        if len(ids) and not np.array_equal(codes[found.indices.to_numpy()], index[ids]):
-            raise DamagedFileError(f"its column {column} does not name what its ids are")
-    spans = table["span"].unique().to_pylist()
-    if bad := [span for span in spans if span is not None and not SPAN_NAME.fullmatch(span)]:
-        raise DamagedFileError(f"it has a span {bad[0][:40]!r}, which none can be called")
-    return table
-
-
-def span_order(span: str | None) -> tuple[int, int, str]:
-    """Sorts spans: all positions first, then positions by number ("-1" is the answer's), then names."""
-    if span is None:
-        return (0, 0, "")
-    if span.removeprefix("-").isdecimal():
-        return (1, int(span), "")
-    return (2, 0, span)
-
-
-def dictionary(codes: Int[np.ndarray, " row"], values: Sequence[str]) -> pa.DictionaryArray:
-    """A column of names, given as indices into `values`."""
-    return pa.DictionaryArray.from_arrays(
-        pa.array(np.asarray(codes, dtype=np.int32)), pa.array(values, pa.string())
-    )
-
-
-def nullable(values: Float[np.ndarray, " row"], kind: pa.DataType) -> pa.Array:
-    """An array in which NaN is null."""
-    values = np.asarray(values)
-    return pa.array(values.astype(kind.to_pandas_dtype()), kind, mask=np.isnan(values))
-
-
-def floats(column: pa.ChunkedArray) -> Float[np.ndarray, " row"]:
-    """A column of numbers as float64, in which null is NaN."""
-    return np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
-
+from pipeline.store.rows import edge_columns, nullable
 
 # --- baseline ----------------------------------------------------------------------------------------------
 

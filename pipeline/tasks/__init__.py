@@ -1,9 +1,9 @@
-"""Behaviours as prompt pairs, generated for any tokenizer or read from files. A task is a file and a line."""
+"""Behaviours as prompt pairs, generated for any tokenizer or read from files. A task is a file and a word
+here; installed packages add theirs (`pipeline.core.plugins`)."""
 
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic import Field
-
+from pipeline.core import plugins
 from pipeline.tasks.acronym import Acronym
 from pipeline.tasks.addition import Addition
 from pipeline.tasks.animal_young import AnimalYoung
@@ -58,8 +58,8 @@ TASKS: tuple[type[Task], ...] = (
 )
 
 if TYPE_CHECKING:
-    TaskConfig = Task
-else:
-    TaskConfig = Annotated[Union[TASKS], Field(discriminator="name")]  # noqa: UP007 - of a list
+    TaskConfig: TypeAlias = Task
+else:  # one of these, or of what an installed package adds
+    TaskConfig = plugins.open_union(TASKS, plugins.TASKS, Task)
 
 __all__ = ["TASKS", "FileTask", "GreaterThan", "Induction", "Ioi", "Task", "TaskConfig", "read_pairs"]

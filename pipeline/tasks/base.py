@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 from pipeline.core.errors import PromptError
+from pipeline.core.graph import Graph
 from pipeline.core.prompts import Bos, PromptPair
 from pipeline.core.ways import Way
 from pipeline.models.encoding import encode, encode_all
@@ -65,6 +66,11 @@ class Task(BaseModel):
     @abstractmethod
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         """The prompt pairs, in order; `seed` is the run's. Raises `PromptError`."""
+
+    def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:  # noqa: ARG002 - few have one
+        """The edges of the circuit that is known to do this, by name; None unless model and graph are those in which it
+        was found."""
+        return None
 
     def portions(
         self, tokenizer: Any, seed: int, size: int = 1024

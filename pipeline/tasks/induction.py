@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair
 from pipeline.core.ways import Way
+from pipeline.models.toy import known_circuit
 from pipeline.tasks.base import GeneratedTask, nth_word, one_token_words
 
 # Common words, so that most tokenizers have many of them as one token; the meaning plays no part.
@@ -27,6 +29,7 @@ _WORDS = """
     warm soft hard fast slow good bad
 """
 WORDS = tuple(_WORDS.split())
+PLANTED = "toy:planted"
 
 
 class Induction(GeneratedTask):
@@ -72,6 +75,13 @@ class Induction(GeneratedTask):
             shorter = f"use length: {len(words) - 1} or less," if len(words) >= 6 else "use another model"
             raise self.short_of(len(words), len(WORDS), self.length + 1, "words", shorter)
         return [self._pair(words, seed, index) for index in range(self.count)]
+
+    def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
+        """The circuit that was planted in `toy:planted`: exact where A and B are exchanged with C and D."""
+        if model != PLANTED or self.corruption != "exchange":
+            return None
+        edges = known_circuit(model)
+        return edges if set(edges) <= set(graph.edge_names) else None
 
     def _pair(self, words: list[str], seed: int, index: int) -> PromptPair:
         rng = self.rng(seed, index)

@@ -6,7 +6,7 @@ no file.
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
@@ -18,15 +18,20 @@ from jaxtyping import Float
 
 from pipeline.ablations import collect_statistics
 from pipeline.config import RunConfig
+from pipeline.core.circuit import Circuit
 from pipeline.core.errors import CircuitsError, ModelError, ScoreError
 from pipeline.core.items import Item
 from pipeline.core.prompts import bucket_by_length
+from pipeline.core.results import Result, Rows, rows_of
 from pipeline.core.scores import EdgeScores, NodeScores
-from pipeline.methods import Acdc
-from pipeline.metrics import METRICS
+from pipeline.evaluation import Subject
+from pipeline.methods.collective import Collective
+from pipeline.methods.work import Work
+from pipeline.metrics import get_metric
+from pipeline.store.evaluations import Label, path_of, write_values
 from pipeline.store.run_dir import Payload, RunDirectory
-from pipeline.store.scores import edge_table, metrics_table, node_table
-from pipeline.workers.circuits import CircuitJob, Selection, select, values_of
+from pipeline.store.scores import metrics_table
+from pipeline.workers.circuits import CircuitJob, circuits_of, subjects_of, values_of
 from pipeline.workers.jobs import Opener, process_peak_memory
 from pipeline.workers.pooled import Consult, Enlist, Station
 
@@ -74,8 +79,8 @@ class Bench:
         self.model = model
         self.batch_size = batch_size
         self._batches: tuple[tuple[str, int], list[Batch]] | None = None
-        self._circuits: tuple[CircuitJob, dict[str, Selection]] | None = None
-        self._swept: tuple[tuple[str, int], dict[str, EdgeScores]] | None = None
+        self._judged: tuple[CircuitJob, list[Subject], dict[Label, Circuit]] | None = None
+        self._together: tuple[tuple[str, int], dict[str, Result]] | None = None
         self._station = Station()
 
     def __call__(self, job: Item | CircuitJob | Enlist | Consult, attempt: int) -> Any:
@@ -100,39 +105,55 @@ class Bench:
             self._batches = ((task, shard), self._collate(task, shard))
         return self._batches[1]
 
-    def swept(self, item: Item) -> EdgeScores | None:
-        """The item's scores from one search for all thresholds of its sweep, kept until another shard is asked
-        for; None where there is no sweep."""
-        assert item.method is not None, "only methods sweep"
-        sweep = self.config.sweep_of(item.method)
+    def work(self, task: str, method: str, batches: "Sequence[Batch]") -> Work:
+        """What a method works with on these batches of a task."""
+        asked = self.config.method_ids[method]
+        return Work(
+            self.model,
+            batches,
+            asked.metric,
+            asked.ablation,
+            self.directory.statistics(task),
+            method in self.directory.prompt_scores,
+        )
+
+    def together(self, item: Item) -> Result | None:
+        """The item's result from one search for all methods of its sweep, kept until another shard is asked for; None
+        where there is no sweep."""
+        id_ = str(item.method)
+        sweep = self.config.sweep_of(id_)
         if len(sweep) < 2:
             return None
         place = (item.task, item.shard)
-        if self._swept is None or self._swept[0] != place or item.method not in self._swept[1]:
-            methods = {id_: self.config.method_ids[id_] for id_ in sweep}
-            first = methods[item.method]
-            assert isinstance(first, Acdc), "nothing else sweeps"
-            thresholds = {
-                id_: method.threshold for id_, method in methods.items() if isinstance(method, Acdc)
-            }
-            statistics = self.directory.statistics(item.task)
-            found = first.sweep(
-                self.model, self.batches(*place), list(thresholds.values()), statistics=statistics
-            )
-            self._swept = (place, {id_: found[threshold] for id_, threshold in thresholds.items()})
-        return self._swept[1][item.method]
+        if self._together is None or self._together[0] != place or id_ not in self._together[1]:
+            methods = {one: self.config.method_ids[one] for one in sweep}
+            first = methods[id_]
+            assert isinstance(first, Collective), "nothing else sweeps"
+            work = self.work(item.task, id_, self.batches(*place))
+            self._together = (place, first.together(work, methods))
+        return self._together[1][id_]
 
     def task_batches(self, task: str) -> "list[Batch]":
         """All prompts of a task in batches."""
         return self._collate(task, None)
 
-    def _evaluate(self, job: CircuitJob) -> dict[str, np.ndarray]:
-        """The job's values; its circuits are kept while jobs differ in the shard only."""
+    def _evaluate(self, job: CircuitJob) -> None:
+        """Commits the job's values; its circuits are kept while jobs differ in the shard only."""
         key = replace(job, shard=0)
-        if self._circuits is None or self._circuits[0] != key:
-            self._circuits = (key, select(self.directory.path, job))
+        if self._judged is None or self._judged[0] != key:
+            subjects = subjects_of(self.directory.path, self.config, job.task, job.methods)
+            circuits = {
+                (subject.method, *label): circuit
+                for subject in subjects
+                for label, circuit in circuits_of(subject, self.config).items()
+            }
+            self._judged = (key, subjects, circuits)
+        _, subjects, circuits = self._judged
         batches, statistics = self.batches(job.task, job.shard), self.directory.statistics(job.task)
-        return values_of(job, self._circuits[1], self.config.method_ids, self.model, batches, statistics)
+        values = values_of(job.name, circuits, subjects, self.model, batches, statistics)
+        ids = sorted(prompt_id for batch in batches for prompt_id in batch.prompt_ids)
+        self.directory.require()
+        write_values(path_of(self.directory.path, job.task, job.shard), ids, values, job.key)
 
     def _collate(self, task: str, shard: int | None) -> "list[Batch]":
         attention = self.config.task_ids[task].attention
@@ -208,10 +229,6 @@ def execute(item: Item, bench: Bench, attempt: int) -> ItemReport:
 def rehearse(item: Item, bench: Bench) -> int:
     """The rows that an item's file would have; computes all of them and writes none."""
     payload, _ = compute(item, bench)
-    if isinstance(payload, EdgeScores):
-        payload = edge_table(payload, item.shard)
-    elif isinstance(payload, NodeScores):
-        payload = node_table(payload, item.shard)
     return _rows(payload)
 
 
@@ -222,16 +239,14 @@ def compute(item: Item, bench: Bench) -> tuple[Payload, dict[str, Any]]:
     batches = bench.batches(item.task, item.shard)
     if item.method is None:
         return _baseline(bench.model, batches, bench.config.metrics), {}
-    method = bench.config.method_ids[item.method]
-    if (shared := bench.swept(item)) is not None:
+    if (shared := bench.together(item)) is not None:
         return shared, shared.facts
-    statistics = bench.directory.statistics(item.task)
-    kept = item.method in bench.directory.prompt_scores
-    scores = method.score(bench.model, batches, statistics=statistics, per_prompt=kept)
-    if kept and isinstance(scores, EdgeScores) and scores.per_prompt is not None:
+    method, work = bench.config.method_ids[item.method], bench.work(item.task, item.method, batches)
+    found = method.run(work)
+    if work.per_prompt and isinstance(found, EdgeScores) and found.per_prompt is not None:
         order = np.argsort(np.concatenate([batch.prompt_ids for batch in batches]))
-        scores = replace(scores, per_prompt=scores.per_prompt[order])
-    return scores, scores.facts
+        found = replace(found, per_prompt=found.per_prompt[order])
+    return found, found.facts
 
 
 def footer(report: ItemReport, bench: Bench, facts: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +302,7 @@ def _baseline_values(
     with torch.no_grad():
         clean, corrupted = model.answer_hidden(batch, "clean"), model.answer_hidden(batch, "corrupted")
         for name in metrics:
-            objective = model.objective(METRICS[name], batch, clean)
+            objective = model.objective(get_metric(name), batch, clean)
             values.append([objective(clean).cpu().numpy(), objective(corrupted).cpu().numpy()])
     return np.asarray(values, dtype=np.float64)
 
@@ -295,7 +310,7 @@ def _baseline_values(
 def _rows(payload: Payload) -> int:
     if isinstance(payload, pa.Table):
         return int(payload.num_rows)
-    return 0 if isinstance(payload, Mapping) else len(payload.score)
+    return len(rows_of(payload)) if isinstance(payload, EdgeScores | NodeScores | Rows) else 0
 
 
 def _reset_peak_memory(bench: Bench) -> None:

@@ -1,7 +1,7 @@
-"""A search over all prompts of a task by many workers in lock-step: each holds some of the batches.
+"""All prompts of a task, held by many workers in lock-step for a collective method: each has some of the batches.
 
-Knows how batches are shared out, who is asked, and how a lost worker is replaced. Does not know Ray, nor what is
-decided (`pipeline.methods.search`).
+Knows how batches are shared out, who is asked, how answers become one, and how a lost worker is replaced. Does not know
+Ray, nor what is asked (`pipeline.methods.collective`).
 
 Batches do not depend on the number of workers, and every batch is computed by itself, so that the answers are
 the same for any number of them.
@@ -14,22 +14,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from pipeline.core.prompts import TokenPair, bucket_by_length
-from pipeline.core.questions import Measure, Question
-from pipeline.methods import Acdc
+from pipeline.methods.collective import Answer, Collective, Part, Question
 from pipeline.placement import free_memory
 from pipeline.workers.jobs import Failure, Pool
 
 if TYPE_CHECKING:
-    from pipeline.engine.part import Part
     from pipeline.workers.execute import Bench
 
 
 @dataclass(frozen=True)
 class Enlist:
-    """Records some batches of a task and answers with `Enlisted`. `method` is one of those searched for."""
+    """Makes some batches of a task ready and answers with `Enlisted`. `method` is one of those that ask."""
 
     task: str
     method: str
@@ -43,7 +40,7 @@ class Enlist:
 
 @dataclass(frozen=True)
 class Consult:
-    """Questions to the batches that `enlisted` has recorded."""
+    """Questions to the batches that `enlisted` has made ready."""
 
     enlisted: Enlist
     questions: tuple[Question, ...]
@@ -63,12 +60,10 @@ class Consult:
 
 @dataclass(frozen=True)
 class Enlisted:
-    """What a worker holds: its prompts, the clean run's metric for them, and facts about the model."""
+    """What a worker holds: its prompts, and what its part says of the model."""
 
     prompt_ids: tuple[int, ...]
-    values: Float[np.ndarray, " prompt"]
-    coupled: tuple[bool, ...]
-    eager: bool
+    about: Any
     held: int  # batches whose recorded runs stay in memory
     device: str
 
@@ -77,7 +72,7 @@ class Enlisted:
 
 
 class Station:
-    """What a worker of a pooled search has at hand: one part of the prompts, until another is enlisted."""
+    """What a worker has at hand for a collective method: one part of the prompts, until another is enlisted."""
 
     def __init__(self) -> None:
         self._part: tuple[Enlist, Part] | None = None
@@ -92,13 +87,12 @@ class Station:
     def _enlist(self, job: Enlist, bench: "Bench") -> Enlisted:
         self._part = None  # let go of the old one before recording anew
         method = bench.config.method_ids[job.method]
-        assert isinstance(method, Acdc), "planning pools nothing else"
+        assert isinstance(method, Collective), "planning pools nothing else"
         batches = bench.task_batches(job.task)
-        mine = [batches[index] for index in job.batches]
-        part = method.part(bench.model, mine, bench.directory.statistics(job.task), _memory(bench))
+        work = bench.work(job.task, job.method, [batches[index] for index in job.batches])
+        part = method.part(work, _memory(bench))
         self._part = (job, part)
-        ids = tuple(prompt_id for batch in mine for prompt_id in batch.prompt_ids)
-        return Enlisted(ids, part.values(), part.coupled, part.eager, part.held, bench.device)
+        return Enlisted(tuple(part.prompt_ids), part.about, part.held, bench.device)
 
 
 def _memory(bench: "Bench") -> int:
@@ -146,10 +140,10 @@ def share_out(work: Sequence[int], workers: int) -> list[tuple[int, ...]]:
 
 
 class PooledCrew:
-    """All prompts of a task, held by the workers of a pool: a `pipeline.methods.search.Crew`.
+    """All prompts of a task, held by the workers of a pool: a `pipeline.methods.collective.Crew`.
 
-    A worker that dies is replaced, and one that fails asked anew, up to `attempts` - 1 times in a row; it records the
-    same batches and settles what was settled. What is only settled or forgotten travels with the next measure.
+    A worker that dies is replaced, and one that fails asked anew, up to `attempts` - 1 times in a row; it makes the
+    same batches ready and is told what the others were. What wants no answer travels with the next question that does.
     """
 
     def __init__(
@@ -166,31 +160,35 @@ class PooledCrew:
         found: list[Enlisted] = self._enlist(range(len(self._jobs)))
         self.held = sum(one.held for one in found), len(batches)
         self.device = ", ".join(dict.fromkeys(one.device for one in found))
-        self.coupled, self.eager = found[0].coupled, all(one.eager for one in found)
+        self.about = [one.about for one in found]
         ids = np.concatenate([one.prompt_ids for one in found])
         self._order = np.argsort(ids, kind="stable")
+        self._batch_order = np.argsort([index for job in self._jobs for index in job.batches])
         self.n_prompts = len(ids)
-        self._values = np.concatenate([one.values for one in found])[self._order]
 
     @property
     def workers(self) -> int:
         return len(self._jobs)
 
-    def values(self) -> Float[np.ndarray, " prompt"]:
-        return self._values
-
-    def ask(self, questions: Sequence[Question]) -> list[Float[np.ndarray, "_variant prompt"]]:
-        measures = tuple(question for question in questions if isinstance(question, Measure))
-        self._settled += [question for question in questions if not isinstance(question, Measure)]
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer per question; of those that want none, one without rows."""
+        wanted = tuple(question for question in questions if question.per is not None)
+        self._settled += [question for question in questions if question.per is None]
         nothing = np.empty((0, self.n_prompts))
-        if not measures:
+        if not wanted:
             return [nothing] * len(questions)
-        by_worker = self._consult(measures)
-        answers = iter(np.concatenate(rows, axis=1)[:, self._order] for rows in zip(*by_worker, strict=True))
-        return [next(answers) if isinstance(question, Measure) else nothing for question in questions]
+        by_worker = self._consult(wanted)
+        answers = map(self._joined, wanted, zip(*by_worker, strict=True))
+        return [nothing if question.per is None else next(answers) for question in questions]
 
-    def _consult(self, measures: tuple[Measure, ...]) -> list[list[Float[np.ndarray, "_variant prompt"]]]:
-        """Every worker's answers to the measures, from those who have answered or from their successors."""
+    def _joined(self, question: Question, parts: Sequence[Answer]) -> Answer:
+        """The answers of all workers as one, in the order of prompts or of batches."""
+        if question.per == "prompt":
+            return np.concatenate(parts, axis=-1)[..., self._order]
+        return np.concatenate(parts, axis=0)[self._batch_order]
+
+    def _consult(self, measures: tuple[Question, ...]) -> list[list[Answer]]:
+        """Every worker's answers, from those who have answered or from their successors."""
         answers: dict[int, Any] = {}
         while len(answers) < self.workers:
             asked = {

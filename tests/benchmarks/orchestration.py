@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
 from pipeline.store.files import write_parquet
-from pipeline.store.scores import edge_table
+from pipeline.store.rows import table_of
 
 # In a process of its own, as a person's command: Ray with two workers in a thread, a Prefect flow beside it.
 _START = """
@@ -91,7 +91,9 @@ def commit_seconds(folder: Path, repetitions: int = 50) -> float:
     scores = EdgeScores(graph, score, np.abs(score), np.full(graph.n_edges, 100))
     begin = time.perf_counter()
     for shard in range(repetitions):
-        write_parquet(folder / f"shard-{shard:05d}.parquet", edge_table(scores, shard), {"shard": shard})
+        write_parquet(
+            folder / f"shard-{shard:05d}.parquet", table_of(scores, scores.graph, shard), {"shard": shard}
+        )
     return (time.perf_counter() - begin) / repetitions
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
 from pipeline.store.files import write_parquet
-from pipeline.store.scores import edge_table
+from pipeline.store.rows import table_of
 from tests.benchmarks.measure import row
 from tests.benchmarks.orchestration import Nothing, open_nothing
 
@@ -36,7 +36,7 @@ class Commits:
 
         def commit(job: Nothing, _attempt: int) -> None:
             path = self.folder / f"shard-{job.shard:05d}.parquet"
-            write_parquet(path, edge_table(scores, job.shard), {"shard": job.shard})
+            write_parquet(path, table_of(scores, scores.graph, job.shard), {"shard": job.shard})
 
         return commit
 

@@ -17,8 +17,8 @@ from pipeline.core.prompts import PromptPair
 from pipeline.core.scores import EdgeScores
 from pipeline.models.load import load_tokenizer, resolve_model
 from pipeline.planning import Plan, make_plan
+from pipeline.store import schema
 from pipeline.store.results import open_run
-from pipeline.store.run_dir import SCHEMAS
 from pipeline.tasks import Ioi
 from tests.benchmarks.measure import cpu_seconds, peak_bytes, row, wall_seconds
 
@@ -48,7 +48,7 @@ def planning_rows(folder: Path) -> list[dict[str, Any]]:
     graph = plan.graph
     scores = EdgeScores(graph, np.zeros(graph.n_edges), np.zeros(graph.n_edges), np.ones(graph.n_edges, int))
     for item in plan.items:
-        run.commit(item, scores if item.kind == "scores" else SCHEMAS["baseline"].empty_table())
+        run.commit(item, scores if item.kind == "scores" else schema.PROMPT_METRICS.empty_table())
     seconds = min(wall_seconds(lambda: open_run(run.path).status()) for _ in range(3))
     return [*rows, row(f"status of {ITEMS:,} items", 1e3 * seconds / ITEMS, "ms/item", "wall; target 0.075")]
 

@@ -4,9 +4,10 @@ the circuit that one forward per edge finds for one threshold on one batch, in f
 import numpy as np
 import pytest
 
-from pipeline.engine.part import LocalCrew
 from pipeline.methods import Acdc
+from pipeline.methods.collective import LocalCrew
 from pipeline.methods.search import Visits
+from pipeline.methods.work import Work
 from tests.exactness import assert_same_circuit
 
 # Heads of their own, blocks whose halves read the same, heads that share a norm of what they write or of their
@@ -46,15 +47,19 @@ def swept(setting, thresholds=THRESHOLDS, batches=None, **options):
 def searched(model, crew):
     """The results of a search over any crew."""
     method = Acdc().resolved("kl_divergence", "corrupted")
-    search = method.search(model.graph, crew, SOME, str(model.hf.dtype))
-    for _ in search.run():
+    methods = {str(t): method.model_copy(update={"threshold": t}) for t in SOME}
+    drive = method.drive(methods, model.graph, crew, str(model.hf.dtype))
+    for _ in drive.steps({}):
         pass
-    return {t: method.result(model.graph, found, search) for t, found in search.found.items()}
+    return {float(t): scores for t, scores in drive.results().items()}
 
 
 def parts_of(setting, batches, shares, memory=None):
     method = Acdc().resolved("kl_divergence", "corrupted")
-    return [method.part(setting.model, [batches[i] for i in share], memory=memory) for share in shares]
+    works = [
+        Work(setting.model, [batches[i] for i in share], method.metric, method.ablation) for share in shares
+    ]
+    return [method.part(work, memory) for work in works]
 
 
 class Several:
@@ -66,11 +71,7 @@ class Several:
         assert len(set(ids)) == len(ids)
         held = [sorted(i for recorded in part.batches for i in recorded.batch.prompt_ids) for part in parts]
         self.order = np.argsort(np.concatenate(held))
-        self.n_prompts, self.coupled = len(ids), parts[0].coupled
-        self.eager = all(part.eager for part in parts)
-
-    def values(self):
-        return np.concatenate([crew.values() for crew in self.crews])[self.order]
+        self.n_prompts, self.about = len(ids), [part.about for part in parts]
 
     def ask(self, questions):
         answers = zip(*(crew.ask(questions) for crew in self.crews), strict=True)

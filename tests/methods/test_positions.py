@@ -11,7 +11,7 @@ from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.engine.patchable import patchable
 from pipeline.methods import Eap, EapIg, EdgePatching, NodePatching, PathPatching
 from pipeline.store import schema
-from pipeline.store.scores import edge_table, node_table
+from pipeline.store.rows import table_of
 from tests.exactness import relative_error
 from tests.oracles import models
 
@@ -138,10 +138,10 @@ def test_where_no_prompt_has_the_span_nothing_is_measured(setting_of, method):
         assert set(found.n_prompts) == {0}
         assert np.isnan(found.score).all()
         assert found.per_prompt.shape == (2, model.graph.n_edges)
-        table = edge_table(found, 0)
+        table = table_of(found, found.graph, 0)
         assert table["score"].null_count == table["score_std"].null_count == len(table)
     else:
-        assert len(found.node) == len(node_table(found, 0)) == 0
+        assert len(found.node) == len(table_of(found, found.graph, 0)) == 0
     assert model.counters.forward_passes == model.counters.evaluations == 0
 
 
@@ -191,7 +191,7 @@ def test_the_file_names_the_span():
         p.clean, p.corrupted, torch.tensor([1, 2]), torch.tensor([3, 4]), spans={"name": name}
     )
     for positions, span in (("all", None), ("last", "last"), ("name", "name")):
-        table = edge_table(Eap(positions=positions).score(model, [batch]), 0)
+        table = table_of(Eap(positions=positions).score(model, [batch]), model.graph, 0)
         assert table.schema.equals(schema.SCORES)
         assert table["span"].unique().to_pylist() == [span]
 

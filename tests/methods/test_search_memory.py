@@ -4,6 +4,7 @@ import pytest
 
 import pipeline.engine.recorded
 from pipeline.methods import Acdc
+from pipeline.methods.work import Work
 from pipeline.models import footprint
 
 KINDS = {
@@ -21,7 +22,7 @@ def test_the_recorded_runs_of_a_search_take_about_what_is_planned(kind, fits, se
     if not fits:
         for module in (footprint, pipeline.engine.recorded):
             monkeypatch.setattr(module, "DELTA_BYTES", 0)
-    part = Acdc(metric="kl_divergence", ablation="corrupted").part(setting.model, [setting.batch])
+    part = Acdc().part(Work(setting.model, [setting.batch], "kl_divergence", "corrupted"))
     taken = sum(recorded.n_bytes() for recorded in part.batches)
     shapes = footprint.Footprint(setting.model.config, setting.graph, "float64")
     planned = shapes.searched([(setting.batch.n_prompts, setting.batch.length)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.core.graph import Graph
-from pipeline.core.questions import Forget, Measure, Question, Settle
+from pipeline.core.questions import About, Clean, Forget, Measure, Question, Settle
 from tests.oracles.reach import alive_receivers
 
 # All values are multiples of this, so that sums, differences and means over 2^n prompts are exact.
@@ -63,20 +63,22 @@ class OracleCrew:
 
     def __init__(self, world: World, *, eager: bool = False, noise: float = 0.0) -> None:
         self.world, self.graph = world, world.graph
-        self.n_prompts, self.coupled, self.eager = world.n_prompts, world.coupled, eager
+        self.n_prompts, self.coupled = world.n_prompts, world.coupled
+        self.about = [About(world.coupled, eager)]
         self.noise, self._rng = noise, np.random.default_rng(0)
         self.states = {0: _State(np.ones(world.graph.n_edges, dtype=bool))}
         self.used = {0}
         self.measures: list[Measure] = []
         self.most_states = 1
 
-    def values(self) -> np.ndarray:
-        return self.world.values(self.states[0].kept)
-
     def ask(self, questions: Sequence[Question]) -> list[np.ndarray]:
         return [getattr(self, f"_{type(question).__name__.lower()}")(question) for question in questions]
 
     # --- the questions -----------------------------------------------------------------------------------
+
+    def _clean(self, question: Clean) -> np.ndarray:
+        del question
+        return self.world.values(self.states[0].kept)[None]
 
     def _measure(self, question: Measure) -> np.ndarray:
         state = self._state(question.state, question.receiver)

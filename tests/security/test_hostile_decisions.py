@@ -75,7 +75,7 @@ def test_decisions_that_do_not_go_on_are_made_again(circuits, searched, place, f
     """Sealed like ours: the digest over a record is no secret."""
     run = Path(shutil.copytree(searched, place.path / "run"))
     before = load_scores(run)
-    for path in run.glob("decisions/**/receiver-*.json"):
+    for path in run.glob("decisions/**/step-*.json"):
         record = json.loads(path.read_text())
         step = forge(record["step"])
         text = json.dumps({**record, "step": step, "sha256": "?"})

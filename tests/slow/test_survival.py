@@ -59,7 +59,7 @@ def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(t
     run = tmp_path / "disturbed"
 
     def decided() -> list[Path]:
-        return sorted(run.glob("decisions/**/receiver-*.json"))
+        return sorted(run.glob("decisions/**/step-*.json"))
 
     driver = drive("run", config, "--run-dir", run)
     wait_for(lambda: len(decided()) >= 2)
@@ -76,7 +76,7 @@ def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(t
     assert {path: path.read_bytes() for path in before} == before
     footers = open_run(run).footers()
     facts = json.loads(footers[footers.item.str.contains("acdc")].facts.iloc[0])
-    assert facts["replayed_receivers"] == len(before)
+    assert facts["replayed_steps"] == len(before)
     assert main(["run", str(config), "--run-dir", str(tmp_path / "undisturbed"), "--local"]) == 0
     assert content(run / "aggregate") == content(tmp_path / "undisturbed" / "aggregate")
 

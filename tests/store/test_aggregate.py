@@ -13,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.items import Item
+from pipeline.core.results import EDGE_SCORES, NODE_SCORES
 from pipeline.core.scores import EdgeScores, Moments
-from pipeline.store.aggregate import _part, _Pool, aggregate, aggregate_path
+from pipeline.store.aggregate import _Pool, aggregate, merged_path
 from pipeline.store.files import read_footer, read_parquet, write_parquet
 from pipeline.store.results import open_run
+from pipeline.store.rows import table_of
 from pipeline.store.run_dir import SUCCESS
-from pipeline.store.scores import edge_table
 from tests.store.example import GRAPH, flip_a_bit, payload_of
+
+TYPES = {type_.name: type_ for type_ in (EDGE_SCORES, NODE_SCORES)}
 
 
 def commit_all(run, payload=payload_of, order=None, **footer):
@@ -28,7 +31,7 @@ def commit_all(run, payload=payload_of, order=None, **footer):
 
 
 def merged(run, method="eap", task="ioi", kind="scores") -> pd.DataFrame:
-    return read_parquet(run.path / aggregate_path(kind, task, method)).to_pandas()
+    return read_parquet(run.path / merged_path(TYPES[kind], task, method)).to_pandas()
 
 
 def bytes_of(run) -> dict[str, str]:
@@ -172,7 +175,7 @@ def test_merged_scores_of_an_earlier_version_are_read_as_this_one_would_have_wri
     now = {method: open_run(complete.path).scores(method=method) for method in ("eap", "acdc", "patch")}
     for kind, method in (("scores", "eap"), ("scores", "acdc"), ("node_scores", "patch")):
         for task in ("ioi", "gt"):
-            path = complete.path / aggregate_path(kind, task, method)
+            path = complete.path / merged_path(TYPES[kind], task, method)
             table, footer = read_parquet(path), read_footer(path)
             sem, ones = table["score_sem"], pa.array(np.ones(len(table)))
             shown = {"ci_low": pc.subtract(table["score"], sem), "ci_high": pc.add(table["score"], sem)}
@@ -220,12 +223,12 @@ def test_nodes_merge_by_node_and_position_though_shards_differ_in_positions(comp
 def test_any_cut_into_shards_merges_to_the_same(sizes, seed):
     """However the prompts are cut: mean and standard deviation of all of them."""
     every = np.random.default_rng(seed).normal(size=(sum(sizes), GRAPH.n_edges))
-    pool, start = _Pool(), 0
+    pool, start = _Pool(EDGE_SCORES), 0
     for shard, size in enumerate(sizes):
         scores = EdgeScores.from_moments(GRAPH, Moments.of(every[start : start + size]))
-        pool.add(_part(edge_table(scores, shard), GRAPH, "scores"))
+        pool.add(table_of(scores, GRAPH, shard), GRAPH)
         start += size
-    frame = pool.table(GRAPH, "scores").to_pandas()
+    frame = pool.table(GRAPH).to_pandas()
     np.testing.assert_allclose(frame["score"], every.mean(axis=0), atol=1e-5)
     if len(every) > 1:
         np.testing.assert_allclose(frame["score_std"], every.std(axis=0, ddof=1), atol=1e-5)
@@ -248,7 +251,7 @@ def test_equal_shards_give_equal_bytes_whatever_the_order_attempt_and_host(new_r
 
 def test_the_footer_knows_the_work_and_not_who_did_it(complete):
     aggregate(complete)
-    footer = read_footer(complete.path / aggregate_path("scores", "ioi", "eap"))
+    footer = read_footer(complete.path / merged_path(EDGE_SCORES, "ioi", "eap"))
     assert json.loads(footer["missing"]) == []
     assert json.loads(footer["method"])["name"] == "eap"
     assert not footer.keys() & {"attempt", "host", "seconds", "device", "item_key"}
@@ -259,12 +262,12 @@ def test_missing_items_are_listed(run):
         if item != Item("scores", "ioi", "eap", 1):
             run.commit(item, payload_of(item))
     assert aggregate(run) == [Item("scores", "ioi", "eap", 1)]
-    footer = read_footer(run.path / aggregate_path("scores", "ioi", "eap"))
+    footer = read_footer(run.path / merged_path(EDGE_SCORES, "ioi", "eap"))
     assert json.loads(footer["missing"]) == ["ioi/eap/1"]
     assert set(merged(run)["n_prompts"]) == {4}
     run.commit(Item("scores", "ioi", "eap", 1), payload_of(Item("scores", "ioi", "eap", 1)))
     assert aggregate(run) == []
-    assert json.loads(read_footer(run.path / aggregate_path("scores", "ioi", "eap"))["missing"]) == []
+    assert json.loads(read_footer(run.path / merged_path(EDGE_SCORES, "ioi", "eap"))["missing"]) == []
 
 
 @pytest.mark.parametrize("kind", ["scores", "node_scores", "baseline", "statistics"])

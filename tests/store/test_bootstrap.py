@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.items import Item
+from pipeline.core.results import EDGE_SCORES
 from pipeline.core.scores import EdgeScores, Moments
 from pipeline.store import bootstrap, resampled
-from pipeline.store.aggregate import aggregate, aggregate_path
+from pipeline.store.aggregate import aggregate, merged_path
 from pipeline.store.bootstrap import Bootstrap, intervals, weights
 from pipeline.store.files import read_footer, read_parquet
 from tests.store.example import GRAPH, payload_of
@@ -147,7 +148,7 @@ def filled(new_run):
 
 
 def merged(run, method="eap"):
-    return read_parquet(run.path / aggregate_path("scores", "ioi", method)).to_pandas()
+    return read_parquet(run.path / merged_path(EDGE_SCORES, "ioi", method)).to_pandas()
 
 
 def test_merged_scores_have_the_interval_beside_students(filled):
@@ -182,7 +183,7 @@ def test_it_is_drawn_anew_only_when_something_has_changed(filled, monkeypatch):
     monkeypatch.setattr(
         resampled, "intervals", lambda *args, **options: drawn.append(1) or intervals(*args, **options)
     )
-    path = filled.path / aggregate_path("scores", "ioi", "eap")
+    path = filled.path / merged_path(EDGE_SCORES, "ioi", "eap")
     aggregate(filled, Bootstrap(samples=50))
     before = path.read_bytes()
     aggregate(filled, Bootstrap(samples=50))

@@ -8,10 +8,11 @@ import pytest
 
 from pipeline.core.graph import Graph
 from pipeline.core.intervals import Z_95
+from pipeline.core.results import EDGE_SCORES
 from pipeline.core.scores import EdgeScores, Moments
-from pipeline.store.aggregate import _part, _Pool
+from pipeline.store.aggregate import _Pool
 from pipeline.store.bootstrap import FEWEST, intervals
-from pipeline.store.scores import edge_table
+from pipeline.store.rows import table_of
 
 GRAPH = Graph(n_layers=12, n_heads=3, n_kv_heads=3, d_model=8)  # 3,268 edges: as many simulated means
 PROMPTS = (2, 4, 16, 64)
@@ -38,12 +39,10 @@ def coverage(draw, mean, n: int) -> tuple[float, float, float]:
     for repeat in range(REPEATS):
         rng = np.random.default_rng([n, repeat])
         rows = draw(rng, (n, GRAPH.n_edges))
-        pool = _Pool()
+        pool = _Pool(EDGE_SCORES)
         for shard, part in enumerate(np.array_split(rows, 2)):
-            pool.add(
-                _part(edge_table(EdgeScores.from_moments(GRAPH, Moments.of(part)), shard), GRAPH, "scores")
-            )
-        frame = pool.table(GRAPH, "scores").to_pandas()
+            pool.add(table_of(EdgeScores.from_moments(GRAPH, Moments.of(part)), GRAPH, shard), GRAPH)
+        frame = pool.table(GRAPH).to_pandas()
         ids, edges = np.arange(n), np.arange(GRAPH.n_edges)
         drawn = intervals(lambda: iter([(ids, rows)]), edges, seed=repeat, task=f"{n}", samples=SAMPLES)  # noqa: B023
         reach = Z_95 * frame["score_sem"]

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.items import Item
-from pipeline.store.aggregate import aggregate, aggregate_path
+from pipeline.core.results import EDGE_SCORES
+from pipeline.store.aggregate import aggregate, merged_path
 from pipeline.store.export import export
 from pipeline.store.results import edge_scores, load_scores, open_run
 from tests.store.example import GRAPH, payload_of
@@ -107,7 +108,7 @@ def test_an_unfinished_run_says_how_far_it_is(run):
 
 
 def test_damage_is_said_in_one_line(finished):
-    path = finished.path / aggregate_path("scores", "ioi", "eap")
+    path = finished.path / merged_path(EDGE_SCORES, "ioi", "eap")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(RunDirectoryError, match="damaged") as caught:
         finished.scores(method="eap", task="ioi")

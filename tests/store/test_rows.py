@@ -1,6 +1,6 @@
 """Rows of tables in an order that people read."""
 
-from pipeline.store.scores import span_order
+from pipeline.store.rows import span_order
 
 
 def test_spans_sort_by_number_whichever_end_they_count_from_and_names_come_last():

@@ -1,0 +1,43 @@
+"""How well scores tell the edges of a known circuit from the others.
+
+    auroc = P(|score| of an edge of the circuit > |score| of another edge), a tie counts one half
+
+(Mann-Whitney; as MIB's InterpBench and auto-circuit rank by |score|). Edges that were not measured rank last. A method
+that decides has precision and recall of what it keeps besides.
+"""
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+
+
+class Auroc(Evaluation):
+    """Area under the curve of true against false edges of the known circuit, ranked by the size of their scores."""
+
+    name: Literal["auroc"] = "auroc"
+
+    def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
+        """auroc; and precision and recall of the kept set where there is one. None without a known circuit."""
+        del values, curve
+        truth, kept = subject.truth, subject.scores.kept
+        found = [Found("auroc", None if truth is None else _area(np.abs(subject.scores.score), truth))]
+        if kept is not None:
+            right = None if truth is None else int((kept & truth).sum())
+            found.append(Found("precision", _share(right, int(kept.sum())), "kept"))
+            found.append(Found("recall", _share(right, 0 if truth is None else int(truth.sum())), "kept"))
+        return found
+
+
+def _area(size: np.ndarray, truth: np.ndarray) -> float | None:
+    n_true, n_other = int(truth.sum()), int((~truth).sum())
+    if not n_true or not n_other:
+        return None
+    ranks = pd.Series(np.nan_to_num(size, nan=-1.0)).rank().to_numpy()  # ties: their mean
+    return float((ranks[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_other))
+
+
+def _share(right: int | None, of: int) -> float | None:
+    return None if right is None or not of else right / of

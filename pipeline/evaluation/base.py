@@ -1,0 +1,72 @@
+"""What every evaluation is: which circuits it wants run, and what it finds when they have.
+
+Knows scores, circuits and means of metrics. Does not know models, files or who runs a circuit. Loads without torch.
+
+An evaluation that wants no circuits is pure: it looks at scores, at the truth, or at how faithful circuits of several
+sizes are. One that wants some gets the metric of every prompt with only these edges kept, which is a file per shard of
+the prompts, committed like scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.core.circuit import Circuit
+from pipeline.core.scores import EdgeScores
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The merged scores of one task and method. `metric` and `ablation` are what circuits run under, `rank` how edges
+    are ranked, `truth` the task's known circuit, where one is known for this model."""
+
+    task: str
+    method: str
+    scores: EdgeScores
+    metric: str
+    ablation: str
+    rank: str = "absolute"
+    truth: Bool[np.ndarray, " edge"] | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """The metric of every prompt: of the full model, with no edge kept, and in each circuit by its label."""
+
+    full: Float[np.ndarray, " prompt"]
+    empty: Float[np.ndarray, " prompt"]
+    circuits: Mapping[str, Float[np.ndarray, " prompt"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One number that an evaluation has found, of one circuit where it is of one; None: it cannot be known."""
+
+    quantity: str
+    value: float | None
+    circuit: str | None = None
+
+
+Curve = Sequence[
+    tuple[float, float | None]
+]  # (share of edges, faithfulness) of the top edges, from the smallest
+
+
+class Evaluation(BaseModel):
+    """Parameters of an evaluation. Subclasses define `find`, and `circuits` unless they are pure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+
+    def circuits(self, subject: Subject) -> dict[str, Circuit]:  # noqa: ARG002 - a pure one wants none
+        """The circuits to run, by label."""
+        return {}
+
+    def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
+        """What is found. `values` are those of its circuits, None where it wanted none; `curve` is that of
+        faithfulness, from the smallest share to the largest, empty for a method that decides."""
+        raise NotImplementedError
