@@ -269,8 +269,8 @@ def _prompt_scores(run: RunDirectory, item: Item, path: Place) -> None:
 
 
 def _result_checks(run: RunDirectory) -> Iterator[_Check]:
-    for task, method in sorted({(item.task, item.method) for item in run.items if item.method is not None}):
-        type_ = run.types[method]
+    merged = {(item.task, item.method): run.type_of(item) for item in run.items if item.method is not None}
+    for (task, method), type_ in sorted(merged.items(), key=lambda pair: pair[0]):
         path = run.path / merged_path(type_, task, method)
         yield _Check(path, partial(_merged, run, path, type_), must_be=run.is_marked_complete)
     table = run.path / faithfulness.FILE

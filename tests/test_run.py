@@ -29,11 +29,11 @@ def evaluated():
 def finished(tmp_path_factory, evaluated):
     """A complete run with every kind of item, to be read only."""
 
-    def counting(job, circuits, methods, model, batches, statistics):
+    def counting(name, circuits, subjects, model, batches, statistics):
         before = vars(model.counters).copy()
-        values = values_of(job, circuits, methods, model, batches, statistics)
+        values = values_of(name, circuits, subjects, model, batches, statistics)
         evaluated.update({name: n - before[name] for name, n in vars(model.counters).items()})
-        evaluated["rows"] = sum(len(selection) for selection in circuits.values())
+        evaluated["rows"] = len(circuits)
         return values
 
     methods = [

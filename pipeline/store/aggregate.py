@@ -82,7 +82,7 @@ def aggregate(
     for (task, method), items in groups.items():
         bad: list[Item] = []
         absent: list[Item] = []
-        type_ = run.types[method]
+        type_ = run.type_of(items[0])
         pool = _Pool(type_) if type_.merge == "moments" else _Pile(type_)
         for table, rows in _tables(run, items, bad, absent):
             hurry()

@@ -129,8 +129,13 @@ class RunDirectory(PlannedRun):
     # --- items -------------------------------------------------------------------------------------------
 
     def type_of(self, item: Item) -> ResultType:
-        """What the item of a method holds."""
-        return self.types[str(item.method)]
+        """What the item of a method holds. RunDirectoryError when the manifest has no such method."""
+        try:
+            return self.types[str(item.method)]
+        except KeyError:
+            raise RunDirectoryError(
+                f"{self.path}: item {item.name} is of no method in its manifest; plan the run again"
+            ) from None
 
     @cached_property
     def types(self) -> dict[str, ResultType]:
