@@ -218,9 +218,7 @@ def test_a_damaged_decision_is_made_again(undisturbed, tmp_path, damage):
         path.unlink()
     again, pool = go(config(tmp_path))
     assert receiver in pool.measured
-    assert (
-        not {json.loads(f.read_text())["number"] for f in files[: len(files) // 2]} & pool.measured.keys()
-    )
+    assert not {json.loads(f.read_text())["number"] for f in files[: len(files) // 2]} & pool.measured.keys()
     assert results(again) == results(undisturbed[0])
 
 
