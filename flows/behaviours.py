@@ -29,8 +29,12 @@ SAID = {
 }
 
 
-# Beside every generated task as it is by itself: what a longer stretch that is repeated makes of the same question.
-MORE = {"induction-5": {"name": "induction", "repeated": 5}}
+# Beside every generated task as it is by itself: the same questions made easier or harder.
+MORE: dict[str, dict[str, Any]] = {
+    "induction-20-8": {"name": "induction", "length": 20, "repeated": 8},
+    "capital-0": {"name": "capital", "shots": 0},
+    "subject_verb-opposite": {"name": "subject_verb", "attractor": "opposite"},
+}
 
 
 def config_of(names: list[str]) -> RunConfig:

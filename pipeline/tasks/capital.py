@@ -5,6 +5,8 @@ The capital of Italy is Rome. The capital of France is  ->  Paris
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from pipeline.tasks.countries import CAPITALS
 from pipeline.tasks.relation import Relation, Table
 
@@ -18,12 +20,10 @@ class Capital(Relation):
     name: Literal["capital"] = "capital"
     paper: ClassVar = "arXiv 2305.16130"
     pairs_known: ClassVar = CAPITALS
-    sentences: ClassVar = (
-        ("The capital of {x} is {y}.", " "),
-        ("The capital of {x} is the city of {y}.", " "),
-    )
+    shots: int = Field(default=5, ge=0, le=50)
 
     @property
     def spoken(self) -> Table:
-        """Without shots, the sentence that says that a city is meant."""
-        return self.sentences if self.shots else self.sentences[1:]
+        """Without shots, a sentence that says that a city is meant."""
+        sentence = "The capital of {x} is {y}." if self.shots else "The capital of {x} is the city of {y}."
+        return ((sentence, " "),)
