@@ -38,6 +38,11 @@ class Moments:
         return Moments(n, values.mean(axis=0), values.std(axis=0))
 
     @staticmethod
+    def nothing() -> "Moments":
+        """Of no entries."""
+        return Moments(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
+
+    @staticmethod
     def merge(parts: "Sequence[Moments]") -> "Moments":
         """Moments of the union of disjoint sets of prompts (Chan et al. 1979), in the order given."""
         n = np.zeros_like(parts[0].n, dtype=np.int64)

@@ -9,10 +9,21 @@ from pipeline.methods.base import Cost, Method
 from pipeline.methods.eap import Eap
 from pipeline.methods.eap_ig import EapIg
 from pipeline.methods.edge_patching import EdgePatching
+from pipeline.methods.knockout import Knockout
+from pipeline.methods.logit_lens import LogitLens
 from pipeline.methods.node_patching import NodePatching
 from pipeline.methods.path_patching import PathPatching
 
-METHODS: tuple[type[Method], ...] = (Eap, EapIg, Acdc, EdgePatching, NodePatching, PathPatching)
+METHODS: tuple[type[Method], ...] = (
+    Eap,
+    EapIg,
+    Acdc,
+    EdgePatching,
+    NodePatching,
+    PathPatching,
+    LogitLens,
+    Knockout,
+)
 
 if TYPE_CHECKING:
     MethodConfig: TypeAlias = Method
@@ -26,6 +37,8 @@ __all__ = [
     "Eap",
     "EapIg",
     "EdgePatching",
+    "Knockout",
+    "LogitLens",
     "Method",
     "MethodConfig",
     "NodePatching",

@@ -127,6 +127,11 @@ class Method(BaseModel):
         return None if positions in POSITION_WORDS else positions
 
     @property
+    def spans(self) -> tuple[str, ...]:
+        """All spans of prompts that are read; prompts that lack one are left out."""
+        return () if self.span is None else (self.span,)
+
+    @property
     def pooled(self) -> bool:
         """Whether it looks at all prompts of a task together, and not shard by shard."""
         return False

@@ -40,7 +40,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
     try_folder(model)
     tokenizer = load_tokenizer(model)
     needs_wrong = any(get_metric(name).needs_wrong for name in config.metrics)
-    read = sorted({method.span for method in config.method_ids.values() if method.span})
+    read = sorted({span for method in config.method_ids.values() for span in method.spans})
     tokens = {}
     for id_, task in config.task_ids.items():
         if recorded and id_ in recorded:
@@ -82,13 +82,13 @@ def _require_spans(config: RunConfig, tokens: Mapping[str, TaskPrompts]) -> None
     for id_, method in config.method_ids.items():
         for task, pairs in tokens.items():
             known = pairs.span_names
-            if method.span is None or method.span in known:
-                continue
             none = "; its prompts name none: give them 'spans', or use positions: all or last"
-            raise PromptError(
-                f"task {task}: no prompt has the span {method.span!r} that {id_} reads"
-                + (suggest(method.span, known) if known else none)
-            )
+            for span in method.spans:
+                if span not in known:
+                    raise PromptError(
+                        f"task {task}: no prompt has the span {span!r} that {id_} reads"
+                        + (suggest(span, known) if known else none)
+                    )
 
 
 def _require_one_length(ablation: str, tokens: Mapping[str, TaskPrompts]) -> None:

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
 from pipeline.core.graph import Graph
@@ -185,9 +187,12 @@ class Plan:
             method["ablation"]
         ):  # the means come from the prompts of the other shards too
             identity |= {"task": tokens.digest}
-        if span := self.methods[item.method].span:
-            found = tokens.span_digests[span] if all_ else tokens.span_shard_digests[span][item.shard]
-            identity |= {"spans": found}
+        found = [
+            tokens.span_digests[span] if all_ else tokens.span_shard_digests[span][item.shard]
+            for span in self.methods[item.method].spans
+        ]
+        if found:
+            identity |= {"spans": found[0] if len(found) == 1 else found}
         return identity | {"method": method}
 
     # --- costs -------------------------------------------------------------------------------------------
@@ -201,8 +206,9 @@ class Plan:
             return Cost(forward_passes=2 * n, rows=n * len(self.config.metrics))
         method, tokens, places = self.methods[item.method], self.tokens[item.task], self._places(item)
         read = tokens.lengths[places.start : places.stop]
-        if method.span is not None:
-            read = read[tokens.has_span(method.span)[places.start : places.stop]]
+        there = [tokens.has_span(span)[places.start : places.stop] for span in method.spans]
+        if there:
+            read = read[np.logical_and.reduce(there)]
         return method.cost(self.graph, read.tolist())
 
     @cached_property
