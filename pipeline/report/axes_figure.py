@@ -17,7 +17,8 @@ _WIDE, _HIGH = 34.0, 20.0
 
 
 def axes_svg(frame: pd.DataFrame, type_: ResultType) -> Markup:
-    """The first quantity by the first axis (upwards) and the second (to the right); blue is above zero."""
+    """The first quantity by the first axis (upwards) and the second (to the right) that have several values; blue is
+    above zero."""
     axes: list[str] = [axis for axis in type_.axes if axis != "quantity"]
     rows = frame[np.isfinite(pd.to_numeric(frame["score"]).astype(float))]
     if rows.empty:
@@ -26,6 +27,7 @@ def axes_svg(frame: pd.DataFrame, type_: ResultType) -> Markup:
     if "quantity" in type_.axes:
         first = rows["quantity"].iloc[0]
         rows, title = rows[rows["quantity"] == first], f"{title}: {first}"
+    axes = [axis for axis in axes if len(set(rows[axis])) > 1] or axes[:1]  # one value needs no axis
     if len(axes) == 1:
         axes, rows = [*axes, " "], rows.assign(**{" ": ""})
     table = rows.pivot_table(index=axes[0], columns=axes[1], values="score", observed=True, sort=False)
