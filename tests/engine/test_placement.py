@@ -6,7 +6,10 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
 from pipeline import load_model
+from pipeline.ablations import record
 from pipeline.core.errors import ModelError
+from pipeline.engine.edits import Add, Knockout, Mask, Replace, Site, run
+from pipeline.engine.emptied import Emptied
 from pipeline.engine.patchable import PatchableModel, patchable
 from pipeline.evaluation.faithfulness import circuit_values
 from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching, PathPatching
@@ -49,11 +52,33 @@ def spread(hf, places):
 
 
 def everything(model):
-    """What every method gives, and two circuits."""
+    """What every method gives, circuits of many edges and of few, gradients of shares of edges, and an edited run."""
     batches = [batch_for(model)]
     found = {method.id: method.score(model, batches).score for method in (*METHODS, *PATHS)}
-    kept = np.random.default_rng(0).random((2, model.graph.n_edges)) < 0.5
-    return found | {"circuits": circuit_values(model, batches, kept)}
+    kept = np.random.default_rng(0).random((4, model.graph.n_edges)) < [[0.9], [0.5], [0.1], [0.03]]
+    found["circuits"] = circuit_values(model, batches, kept)
+    return found | {"shares": gradients_of_shares(model, batches[0]), "edited": edited(model, batches[0])}
+
+
+def gradients_of_shares(model, batch):
+    runs = record(model, batch, "corrupted")
+    executor = model.executor(runs.clean, runs.answer_pos)
+    emptied = Emptied.of(model.parts, model.graph, executor, runs.clean, runs.values)
+    weights = torch.full((model.graph.n_edges,), 0.5, dtype=torch.float64).requires_grad_()
+    hidden = run(model, batch, [Mask(weights, emptied)], [Site("normed")], grad=True)[Site("normed")]
+    return torch.autograd.grad(hidden.sum(), weights)[0].numpy()
+
+
+def edited(model, batch):
+    at, vector = batch.real & (torch.arange(batch.length) > 2), torch.ones(model.config.hidden_size)
+    edits = [
+        Knockout(1, (0,), at, ~at),
+        Add(Site("residual", 1), vector, at),
+        Add(Site("mlp", 0), vector, at),
+    ]
+    edits.append(Replace(Site("z", 1), torch.zeros(()), at, head=1))
+    found = run(model, batch, edits, [Site("logits"), Site("heads", 1), Site("residual", 2)])
+    return np.concatenate([value.cpu().flatten().numpy() for value in found.values()])
 
 
 @pytest.fixture
