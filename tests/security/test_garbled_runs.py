@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from flows.cli import main
 from pipeline.models.toy import toy_path
@@ -64,6 +66,9 @@ def results(run: Path) -> dict[str, str]:
         if name.endswith(".parquet"):
             with contextlib.suppress(pa.ArrowException, OSError):  # damaged
                 found[name] = repr(pq.read_table(run / name, partitioning=None).to_pylist())
+        elif name.endswith(".safetensors"):
+            with contextlib.suppress(SafetensorError):
+                found[name] = repr({key: one.tobytes() for key, one in sorted(load_file(run / name).items())})
     return found
 
 
