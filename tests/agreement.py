@@ -86,7 +86,7 @@ class Agreement:
             statistics=self.statistics,
             per_prompt=True,
         )
-        return found if whole or method.level == "node" else found.per_prompt
+        return found if whole or method.result.of == "node" else found.per_prompt
 
     # --- circuits ----------------------------------------------------------------------------------------
 

@@ -17,15 +17,15 @@ from tests.runs import toy_config
 @pytest.fixture
 def breakable(monkeypatch):
     """`breakable(error, when)` lets EAP raise instead of scoring, as long as `when()` holds."""
-    real = Eap.score
+    real = Eap.run
 
     def break_(error, when=lambda: True):
-        def score(self, *args, **kwargs):
+        def run(self, work):
             if when():
                 raise error
-            return real(self, *args, **kwargs)
+            return real(self, work)
 
-        monkeypatch.setattr(Eap, "score", score)
+        monkeypatch.setattr(Eap, "run", run)
 
     yield break_
     monkeypatch.undo()

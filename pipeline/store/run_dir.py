@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, canonical_json
-from pipeline.core.results import Result, ResultType, Rows, declared
+from pipeline.core.results import EDGE_SCORES, NODE_SCORES, Result, ResultType, Rows, declared
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store import failures, prompt_scores, schema
 from pipeline.store.atomic import read_json, remove, set_aside, sweep_temporaries, write_json
@@ -129,13 +129,15 @@ class RunDirectory(PlannedRun):
     # --- items -------------------------------------------------------------------------------------------
 
     def type_of(self, item: Item) -> ResultType:
-        """What the item of a method holds. RunDirectoryError when the manifest has no such method."""
-        try:
-            return self.types[str(item.method)]
-        except KeyError:
+        """What the item of a method holds. Of an extension that was killed the plan knows more than the manifest: then
+        by the item's kind, and RunDirectoryError where that tells nothing."""
+        known = {type_.name: type_ for type_ in (EDGE_SCORES, NODE_SCORES)}
+        found = self.types.get(str(item.method)) or known.get(item.kind)
+        if found is None:
             raise RunDirectoryError(
                 f"{self.path}: item {item.name} is of no method in its manifest; plan the run again"
-            ) from None
+            )
+        return found
 
     @cached_property
     def types(self) -> dict[str, ResultType]:

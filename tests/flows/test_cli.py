@@ -199,7 +199,7 @@ def test_missing_items_are_exit_3_until_they_are_there(circuits, config_file, mo
         raise ScoreError("2 of 262 edge scores are not finite")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Eap, "score", score)
+        patch.setattr(Eap, "run", score)
         config = config_file(methods=SMALL["methods"], failures={"tolerate": 1.0})
         said = circuits("run", config, "--local", "--json")
     assert said.code == 3

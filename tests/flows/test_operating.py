@@ -33,15 +33,15 @@ def poisoned(tmp_path_factory):
     config = folder / "config.yaml"
     mapping = toy_mapping(folder / "results", failures={"retries": 1, "tolerate": 1.0})
     config.write_text(yaml.safe_dump(mapping))
-    real, poison = Eap.score, {"is": True}
+    real, poison = Eap.run, {"is": True}
 
-    def score(self, model, batches, **kwargs):
-        if poison["is"] and 4 in [prompt_id for batch in batches for prompt_id in batch.prompt_ids]:
+    def run(self, work):
+        if poison["is"] and 4 in [prompt_id for batch in work.batches for prompt_id in batch.prompt_ids]:
             raise ZeroDivisionError("a prompt of poison")
-        return real(self, model, batches, **kwargs)
+        return real(self, work)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Eap, "score", score)
+        patch.setattr(Eap, "run", run)
         assert main(["run", str(config), "--local"]) == 3
         (path,) = (folder / "results").iterdir()
         yield path, poison

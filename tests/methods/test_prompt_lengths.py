@@ -153,7 +153,7 @@ METHODS = (
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.id)
 def test_results_do_not_depend_on_the_batch_size(setting, method):
-    by_prompt = method.level == "edge" and method.scores_prompts
+    by_prompt = method.scores_prompts
     together, apart, pairs = (
         method.score(setting.model, batches, per_prompt=by_prompt)
         for batches in ([setting.batch], setting.batch.split(1), setting.batch.split(2))
