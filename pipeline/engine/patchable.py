@@ -242,14 +242,14 @@ def patchable(
     hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None, post_norm: PostNorm = "mixed"
 ) -> PatchableModel:
     """Wraps a stock model that is loaded already; runs the self-check."""
-    from pipeline.engine.selfcheck import check_model, stock_logits
+    from pipeline.engine.selfcheck import check_model, stock_logits, tries
 
     family_of(hf.config)
     hf.eval().requires_grad_(requires_grad=False)
     has_double = any(parameter.dtype == torch.float64 for parameter in hf.parameters())
     if has_double and getattr(hf.config, "_experts_implementation", None) is not None:
         hf.set_experts_implementation("eager")  # the grouped kernels know no float64
-    expected = stock_logits(hf)  # before anything is touched
+    expected = [stock_logits(hf, seed) for seed in tries(hf)]  # before anything is touched
     fuse_activations(hf)
     parts, graph = find_parts(hf, post_norm), graph_of(hf.config, kv)
     model = PatchableModel(hf, parts, graph, tokenizer, dtype=hf.dtype)

@@ -12,7 +12,7 @@ and a window, which counts tokens and not positions, is narrowed while both mode
 the config in every forward pass. A window that a model takes from elsewhere would not be seen here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -175,10 +175,24 @@ def _residual_error(model: PatchableModel, run: Capture, real: Bool[Tensor, "pro
     return max(errors) / largest
 
 
-def check_model(model: PatchableModel, expected: Sequence[Expected]) -> None:
-    """Raises ModelError when what is recomputed differs from the stock run by more than the dtype allows."""
-    error = relative_error(model, expected)
+def tries(hf: Any) -> range:
+    """Seeds of the prompts on which a model may pass the check: one, but for mixtures of experts in 16 bits. There the
+    rounding of a router's input can choose another expert for a token, which is no small difference and no fault; what
+    is computed wrongly differs on all prompts."""
+    experts = getattr(hf.config, "num_local_experts", None) or getattr(hf.config, "num_experts", None)
+    return range(4 if experts and hf.dtype in (torch.bfloat16, torch.float16) else 1)
+
+
+def check_model(model: PatchableModel, expected: Iterable[Sequence[Expected]]) -> None:
+    """Raises ModelError when what is recomputed differs from the stock run by more than the dtype allows, on each of
+    the sets of prompts."""
     allowed = _TOLERANCE[model.hf.dtype]
+    errors = []
+    for cases in expected:
+        errors.append(relative_error(model, cases))
+        if errors[-1] <= allowed:
+            return
+    error = min(errors)
     if not error <= allowed:
         raise ModelError(
             f"{model.config.model_type} model fails the self-check: recomputed logits or sums differ from those of the "
