@@ -119,4 +119,4 @@ def test_a_mask_that_is_learned_by_two_workers_is_killed_and_goes_on_to_the_same
         done = footers[footers.item.str.contains(f"/{method}/")]
         for count in ("forward_passes", "backward_passes", "evaluations"):
             assert done[count].sum() == planned[method][count], (method, count)
-    assert main(["resume", str(run)]) == 1, "which needs the package"
+    assert main(["resume", str(run)]) == 2, "which needs the package"
