@@ -63,7 +63,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
     for name in config.ablations:
         if get_ablation(name).positional:
             _require_one_length(name, tokens)
-        if name == "corrupted":
+        if get_ablation(name).needs_corrupted:
             _require_difference(tokens)
     _require_spans(config, tokens)
     return Plan(config, model, graph, tokens)
