@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from pipeline.core.items import canonical_json
 from pipeline.store.atomic import remove
 from pipeline.store.files import DamagedFileError, read_footer, read_parquet, write_parquet
 from pipeline.store.place import Place, found
@@ -113,8 +112,3 @@ def is_found(folder: Place, key: Mapping[str, Any], *, wanted: bool) -> bool:
 def files(folder: Place) -> list[Place]:
     """All files of values."""
     return sorted(found(folder / FOLDER, PATTERN))
-
-
-def key_of(facts: Mapping[str, Any]) -> str:
-    """The text of all that values depend on, for a footer."""
-    return canonical_json(facts)

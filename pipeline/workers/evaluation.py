@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
-from pipeline.core.items import Item
+from pipeline.core.items import Item, canonical_json
 from pipeline.core.results import EDGE_SCORES
 from pipeline.evaluation import Subject, Values, measured, selections
 from pipeline.store import evaluations
@@ -51,7 +51,7 @@ def circuit_jobs(
                 "evaluate": config.evaluate.key,
                 "scores": scores_digest(path, task),
             }
-            key = evaluations.key_of({**facts, "methods": list(methods)})
+            key = canonical_json({**facts, "methods": list(methods)})
             jobs[task] = [CircuitJob(task, shard, methods, key) for shard in shards]
     return jobs
 
