@@ -4,12 +4,17 @@
 
 (Mann-Whitney; as MIB's InterpBench and auto-circuit rank by |score|). Edges that were not measured rank last. A method
 that decides has precision and recall of what it keeps besides.
+
+Where a paper says which heads do something and not how they are connected, the same is found of nodes, `node_auroc`:
+a node is worth its strongest edge to whoever reads it, kept where one of these is kept, and compared with the nodes of
+its kind alone (MLPs are no part of a claim about heads).
 """
 
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
 
@@ -20,7 +25,8 @@ class Auroc(Evaluation):
     name: Literal["auroc"] = "auroc"
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
-        """auroc; and precision and recall of the kept set where there is one. None without a known circuit."""
+        """auroc; and precision and recall of the kept set where there is one. None without a known circuit. The same
+        of nodes where nodes are known."""
         del values, curve
         truth, kept = subject.truth, subject.scores.kept
         found = [Found("auroc", None if truth is None else _area(np.abs(subject.scores.score), truth))]
@@ -28,7 +34,23 @@ class Auroc(Evaluation):
             right = None if truth is None else int((kept & truth).sum())
             found.append(Found("precision", _share(right, int(kept.sum())), "kept"))
             found.append(Found("recall", _share(right, 0 if truth is None else int(truth.sum())), "kept"))
-        return found
+        return found if subject.true_nodes is None else [*found, *_of_nodes(subject, subject.true_nodes)]
+
+
+def _of_nodes(subject: Subject, truth: Bool[np.ndarray, " sender"]) -> list[Found]:
+    """The same numbers of the nodes whose kind the known ones are of."""
+    graph, scores = subject.scores.graph, subject.scores
+    kinds = {graph.senders[index].kind for index in np.flatnonzero(truth)}
+    asked = np.asarray([node.kind in kinds for node in graph.senders])
+    size = np.full(graph.n_senders, -1.0)  # of a node none of whose edges was measured
+    np.maximum.at(size, graph.edge_senders, np.nan_to_num(np.abs(scores.score), nan=-1.0))
+    found = [Found("node_auroc", _area(size[asked], truth[asked]))]
+    if scores.kept is not None:
+        kept = np.bincount(graph.edge_senders[scores.kept], minlength=graph.n_senders)[asked] > 0
+        right = int((kept & truth[asked]).sum())
+        found.append(Found("node_precision", _share(right, int(kept.sum())), "kept"))
+        found.append(Found("node_recall", _share(right, int(truth.sum())), "kept"))
+    return found
 
 
 def _area(size: np.ndarray, truth: np.ndarray) -> float | None:

@@ -21,7 +21,8 @@ from pipeline.core.scores import EdgeScores
 @dataclass(frozen=True)
 class Subject:
     """The merged scores of one task and method. `metric` and `ablation` are what circuits run under, `rank` how edges
-    are ranked, `truth` the task's known circuit, where one is known for this model."""
+    are ranked, `truth` the task's known circuit, where one is known for this model; `true_nodes` its senders, where no
+    more than its nodes is known."""
 
     task: str
     method: str
@@ -30,6 +31,7 @@ class Subject:
     ablation: str
     rank: str = "absolute"
     truth: Bool[np.ndarray, " edge"] | None = None
+    true_nodes: Bool[np.ndarray, " sender"] | None = None
 
 
 @dataclass(frozen=True)

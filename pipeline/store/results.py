@@ -4,6 +4,7 @@ Knows what files hold. Does not know how they came about, nor how to write any.
 """
 
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -260,13 +261,17 @@ class Run:
 
     def truth(self, task: str) -> Bool[np.ndarray, " edge"] | None:
         """The circuit that is known of a task in this model, where one is: which edges belong to it."""
-        names = self.manifest.get("truth", {}).get(_one(task, self.tasks, "task"))
-        if names is None:
-            return None
-        place = {name: index for index, name in enumerate(self.graph.edge_names)}
-        mask = np.zeros(self.graph.n_edges, dtype=bool)
-        mask[[place[name] for name in names if name in place]] = True
-        return mask
+        return self._known(task, self.graph.edge_names)
+
+    def true_nodes(self, task: str) -> Bool[np.ndarray, " sender"] | None:
+        """The senders of the circuit that is known of a task in this model, where its nodes are all that is known."""
+        return self._known(task, [node.name for node in self.graph.senders])
+
+    def _known(self, task: str, names: Sequence[str]) -> Bool[np.ndarray, " name"] | None:
+        """Which of these names the circuit of a task has; None where it has none of them."""
+        known = set(self.manifest.get("truth", {}).get(_one(task, self.tasks, "task"), ()))
+        mask = np.asarray([name in known for name in names], dtype=bool)
+        return mask if mask.any() else None
 
     # --- sweeps ------------------------------------------------------------------------------------------
 

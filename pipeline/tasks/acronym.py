@@ -11,6 +11,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pipeline.core.graph import Graph
+from pipeline.tasks import published
 from pipeline.tasks.base import listed
 from pipeline.tasks.frames import Filling, FramedTask, Lexicon, Writer, choice
 
@@ -34,6 +36,10 @@ class Acronym(FramedTask):
     corruption: Literal["word", "letters"] = "word"
 
     paper: ClassVar = "arXiv 2405.04156"
+
+    def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
+        """The heads of the circuit of GPT-2 small (`published`); its acronyms had no points."""
+        return published.acronym(graph, model)
 
     def frames(self) -> Sequence[str]:
         return ("The {word.w1} {word.w2} {word.w3} ({letter.l1}.{letter.l2}.{letter.answer}",)

@@ -68,8 +68,9 @@ class Task(BaseModel):
         """The prompt pairs, in order; `seed` is the run's. Raises `PromptError`."""
 
     def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:  # noqa: ARG002 - few have one
-        """The edges of the circuit that is known to do this, by name; None unless model and graph are those in which it
-        was found."""
+        """The edges of the circuit that is known to do this, by name, or its nodes where no more is known; None unless
+        model and graph are those in which it was found: `model` is the config's name of it, a folder or a name on the
+        hub (`published.Origin`)."""
         return None
 
     def portions(

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pipeline.core.graph import Graph
+from pipeline.tasks import published
 from pipeline.tasks.base import pick
 from pipeline.tasks.frames import Filling, FramedTask, Lexicon, Writer, choice
 from pipeline.tasks.multiple_choice import COLOURS, THINGS
@@ -25,6 +27,10 @@ class ColouredObjects(FramedTask):
     corruption: Literal["asked", "colours"] = "asked"
 
     paper: ClassVar = "arXiv 2310.08744"
+
+    def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
+        """The heads of the circuit of GPT-2 medium (`published`)."""
+        return published.coloured_objects(graph, model)
 
     def frames(self) -> Sequence[str]:
         things = "a {colour.c0} {thing.o0}, a {colour.c1} {thing.o1} and a {colour.c2} {thing.o2}"

@@ -16,6 +16,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pipeline.core.graph import Graph
+from pipeline.tasks import published
 from pipeline.tasks.base import listed, pick
 from pipeline.tasks.frames import Filling, FramedTask, Lexicon, Writer, choice
 
@@ -40,6 +42,11 @@ class Docstring(FramedTask):
     corruption: Literal["random_names", "random_doc", "random_answer"] = "random_names"
 
     paper: ClassVar = "Heimersheim and Janiak, 2023"
+
+    def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
+        """The circuit of a small model of attention alone (`published`), found with `random_names`: under the other
+        corruptions those of its edges that carry only what stays have no effect."""
+        return published.docstring(graph, model)
 
     def frames(self) -> Sequence[str]:
         return (

@@ -23,9 +23,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.core.errors import PromptError
+from pipeline.core.graph import Graph
 from pipeline.core.prompts import Bos, PromptPair
 from pipeline.core.text import OneLine
 from pipeline.tasks.base import Task, slug
+from pipeline.tasks.beside import circuit_beside
 from pipeline.tasks.fields import Layout, layout_of, pair_of, refuse_lonely_ids
 from pipeline.tasks.folders import Folder
 from pipeline.tasks.presets import (
@@ -71,6 +73,10 @@ class FileTask(Task):
         """The file's stem."""
         path = Path(self.path)
         return slug(Path(path.stem).stem if path.suffix == ".gz" else path.stem)
+
+    def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
+        """What `circuit.json` beside the file says, where that is of this model (`beside`)."""
+        return circuit_beside(Path(self.path), graph, model)
 
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         """The file's pairs in its order; tokenizer and seed play no part."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pipeline.core.errors import PromptError
+from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair
 from pipeline.models.encoding import encode, encode_all
+from pipeline.tasks import published
 from pipeline.tasks.base import GeneratedTask, is_known, written
 
 SENTENCE = "The {noun} lasted from the year {year} to the year {stem}"
@@ -61,6 +63,10 @@ class GreaterThan(GeneratedTask):
                 "digits, or does not know the words; give your own pairs with {name: file, path: ...}"
             )
         return [self._pair(splitting, nouns, seed, index) for index in range(self.count)]
+
+    def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
+        """The circuit of GPT-2 small (`published`)."""
+        return published.greater_than(graph, model)
 
     def _pair(self, splitting: Splitting, nouns: list[str], seed: int, index: int) -> PromptPair:
         rng = self.rng(seed, index)

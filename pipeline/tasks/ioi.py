@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator
 
 from pipeline.core.errors import PromptError
+from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair
 from pipeline.core.ways import Way
+from pipeline.tasks import published
 from pipeline.tasks.base import GeneratedTask, is_known, last_word, next_word, one_token_words, pick, written
 
 # {0} and {1} are the two names as introduced, {s} is the one repeated; no prompt begins with a name, because
@@ -90,6 +92,11 @@ class Ioi(GeneratedTask):
         self.need(tokenizer)
         words = self._words(tokenizer)
         return [self._pair(words, seed, index) for index in range(self.count)]
+
+    def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
+        """The circuit of GPT-2 small (`published`), found where all names are exchanged: under `s2_io_flip` and
+        `s2_third` those of its edges that carry only what stays have no effect."""
+        return published.ioi(graph, model)
 
     def _words(self, tokenizer: Any) -> Words:
         names = list(one_token_words(tokenizer, NAMES, before="Then,"))

@@ -54,6 +54,7 @@ def subjects_of(path: Place, config: RunConfig, task: str, methods: Iterable[str
             known[method].ablation or config.ablation,
             config.evaluate.rank,
             run.truth(task),
+            run.true_nodes(task),
         )
         for method in methods
     ]
