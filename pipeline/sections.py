@@ -4,11 +4,11 @@ Knows one section at a time. Does not know how they fit together (`pipeline.conf
 """
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer
+from pydantic import ConfigDict, Field, field_validator
 
+from pipeline.core.entries import Entry
 from pipeline.core.items import digest
 from pipeline.core.text import OneLine
 from pipeline.evaluation import EvaluationConfig
@@ -19,7 +19,7 @@ MOST_PROMPTS = 10**9  # of a shard or a pass: more than any memory holds, and st
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class Section(BaseModel):
+class Section(Entry):
     """A part of the config: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -62,6 +62,8 @@ class Shards(Section):
 class Evaluate(Section):
     """At which sizes the circuits are evaluated."""
 
+    later: ClassVar = frozenset({"also"})
+
     edge_fractions: tuple[Fraction, ...] = Field(
         default=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), max_length=1000
     )
@@ -78,14 +80,6 @@ class Evaluate(Section):
         if not isinstance(entries, list | tuple):
             return entries
         return tuple({"name": one} if isinstance(one, str) else one for one in entries)
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, write: Callable[[Any], Any]) -> dict[str, Any]:
-        """Without `also` where there is nothing: runs that do not ask for it are what they were."""
-        data: dict[str, Any] = write(self)
-        if not self.also:
-            data.pop("also", None)
-        return data
 
     @property
     def key(self) -> str:

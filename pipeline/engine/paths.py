@@ -7,7 +7,7 @@ variants; the rest of the network reads one residual per variant, as in a stock 
 Knows captures, executor and graph. Does not know directions, signs or statistics.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -63,14 +63,20 @@ class Patcher:
     # --- edges -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def edges(self) -> Iterator[tuple[int, Float[Tensor, "sender prompt"]]]:
-        """For every receiver, the metric with each of its senders patched alone."""
+    def edges(
+        self, chosen: Collection[int] | None = None
+    ) -> Iterator[tuple[int, Float[Tensor, "sender prompt"]]]:
+        """For every receiver, or the chosen ones, the metric with each of its senders patched alone."""
+        wanted = range(self.graph.n_receivers) if chosen is None else frozenset(chosen)
         for layer in range(self.graph.n_layers):
             mlp = self.graph.mlp_receiver(layer)
-            receivers = range(self.graph.head_receiver(layer, "q"), mlp)
-            yield from zip(receivers, self.head_edges(layer, receivers), strict=True)
-            yield mlp, self.mlp_edges(layer)
-        yield self.graph.logits_receiver, self.logits_edges()
+            heads = [one for one in range(self.graph.head_receiver(layer, "q"), mlp) if one in wanted]
+            if heads:
+                yield from zip(heads, self.head_edges(layer, heads), strict=True)
+            if mlp in wanted:
+                yield mlp, self.mlp_edges(layer)
+        if self.graph.logits_receiver in wanted:
+            yield self.graph.logits_receiver, self.logits_edges()
 
     @torch.no_grad()
     def logits_edges(self) -> Float[Tensor, "sender prompt"]:

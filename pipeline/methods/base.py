@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from pipeline.ablations import ABLATIONS, get_ablation
+from pipeline.core.entries import Entry
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import POSITION_WORDS, span_name_problem
@@ -85,7 +86,7 @@ class Needs:
     wide: str | None = None
 
 
-class Method(BaseModel):
+class Method(Entry):
     """Parameters of a method. Subclasses add fields, and define `cost` and `run`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -168,6 +169,9 @@ class Method(BaseModel):
             )
         if self.needs.wide is not None and dtype in ("bfloat16", "float16"):
             raise ConfigError(f"{self.name} in {dtype} {self.needs.wide}")
+
+    def check_names(self, graph: Graph) -> None:
+        """Raises ConfigError when it names nodes that the graph does not have."""
 
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         """Work for prompts of these token lengths."""

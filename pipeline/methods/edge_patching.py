@@ -7,13 +7,15 @@ lets MLPs in between recompute and is another measure.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, field_validator
 
 from pipeline.ablations import get_ablation
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
+from pipeline.core.naming import receivers_named
 from pipeline.core.scores import EdgeScores
 from pipeline.methods.base import POSITIONS, Cost, EdgeMethod, Needs, Positions, captures, span_of
 from pipeline.methods.work import PromptTable, Work, which_have
@@ -34,34 +36,58 @@ class EdgePatching(EdgeMethod):
         default="noising", description="ablate in the clean run, or restore in the corrupted"
     )
     positions: Positions = Field(default="all", description=POSITIONS)
+    receivers: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100_000,
+        description="whose edges are measured: logits, a9.h6<q>, a9.h6, m3, a9.* ...; default: everyone's",
+    )
+
+    later: ClassVar = frozenset({"receivers"})
+
+    @field_validator("receivers", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     def check(self, dtype: str) -> None:
         super().check(dtype)
         check_direction(self.direction, str(self.ablation))
 
+    def check_names(self, graph: Graph) -> None:
+        self._receivers(graph)
+
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
-        n = len(lengths)
-        return Cost(captures(self.ablation) * n, 0, graph.n_edges * n, graph.n_edges)
+        n, measured = len(lengths), graph.n_edges
+        if self.receivers is not None:
+            measured = int(graph.senders_read[list(self._receivers(graph))].sum())
+        return Cost(captures(self.ablation) * n, 0, measured * n, graph.n_edges)
+
+    def _receivers(self, graph: Graph) -> Sequence[int]:
+        """Indices of the receivers whose edges are measured; ConfigError for a name that the graph does not have."""
+        everyone = range(graph.n_receivers)
+        return everyone if self.receivers is None else receivers_named(graph, self.receivers)
 
     def run(self, work: Work) -> EdgeScores:
-        """The exact effect of every edge, its mean and spread over prompts."""
+        """The exact effect of every edge into the receivers, its mean and spread over prompts; edges into others are
+        not measured."""
         import torch
 
         from pipeline.engine.paths import Patcher
 
         model, graph = work.model, work.model.graph
-        sign = harm_sign(work.sign, self.direction)
-        table = PromptTable(graph.n_edges, which_have(work.batches, self.positions), keep=work.per_prompt)
+        sign, receivers = harm_sign(work.sign, self.direction), self._receivers(graph)
+        edges = np.concatenate([np.arange(graph.n_edges)[graph.edges_into(one)] for one in receivers])
+        there = which_have(work.batches, self.positions)
+        table = PromptTable(graph.n_edges, there, keep=work.per_prompt, only=edges)
         for batch in work.having(self.positions).batches:
             ablated = work.ablated(batch, self.direction).only_at(self.positions)
             objective = work.objective(batch, ablated.clean_hidden)
             patcher = Patcher.of(model.parts, graph, ablated, objective)
             base = patcher.base_values()
-            scores = torch.empty(batch.n_prompts, graph.n_edges, dtype=torch.float64)
-            for receiver, values in patcher.edges():
-                scores[:, graph.edges_into(receiver)] = ((values - base) * sign).T.cpu()
-            table.add(scores.numpy())
-            model.counters.evaluations += batch.n_prompts * graph.n_edges
+            scores = [((values - base) * sign).T.cpu() for _, values in patcher.edges(receivers)]
+            table.add(torch.cat(scores, dim=1).double().numpy())
+            model.counters.evaluations += batch.n_prompts * len(edges)
         return EdgeScores.from_moments(
             graph, table.moments, span=span_of(self.positions), per_prompt=table.rows
         )

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from pipeline.core.graph import Graph
+from pipeline.core.naming import receivers_named
 from pipeline.core.scores import Moments, NodeScores
 from pipeline.methods.base import POSITIONS, Cost, Needs, NodeMethod, Positions, captures, span_of
 from pipeline.methods.edge_patching import EXACT, Direction, check_direction, harm_sign
@@ -27,7 +28,9 @@ class PathPatching(NodeMethod):
 
     name: Literal["path_patching"] = "path_patching"
     receivers: tuple[str, ...] = Field(
-        default=("logits",), min_length=1, description="who reads the patched value: logits, a9.h6<q>, m3 ..."
+        default=("logits",),
+        min_length=1,
+        description="who reads the patched value: logits, a9.h6<q>, a9.h6, m3, a9.* ...",
     )
     reading: Literal["edge", "ioi"] = Field(
         default="edge", description="nothing in between, or MLPs recomputed and heads frozen (the IOI paper)"
@@ -46,13 +49,16 @@ class PathPatching(NodeMethod):
         super().check(dtype)
         check_direction(self.direction, str(self.ablation))
 
-    def _receivers(self, graph: Graph) -> list[int]:
-        """Indices of the named receivers; CircuitsError for a name that the graph does not have."""
-        return sorted({graph.receiver_index(name) for name in self.receivers})
+    def _receivers(self, graph: Graph) -> tuple[int, ...]:
+        """Indices of the named receivers; ConfigError for a name that the graph does not have."""
+        return receivers_named(graph, self.receivers)
 
     def _n_senders(self, graph: Graph) -> int:
         """Senders that one of the receivers reads; they are always the first ones."""
         return max(int(graph.senders_read[receiver]) for receiver in self._receivers(graph))
+
+    def check_names(self, graph: Graph) -> None:
+        self._receivers(graph)
 
     def cost(self, graph: Graph, lengths: Sequence[int]) -> Cost:
         n, rows = len(lengths), self._n_senders(graph)

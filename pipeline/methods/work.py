@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from pipeline.ablations import Statistics, ablate, get_ablation
 from pipeline.core.scores import Moments
@@ -66,20 +66,47 @@ class Work:
 class PromptTable:
     """Collects per-prompt scores batch by batch into moments, and keeps the rows themselves where asked to.
 
-    `there` says which of all prompts are scored; the others are counted nowhere, and their rows are NaN."""
+    `there` says which of all prompts are scored; the others are counted nowhere, and their rows are NaN. `only` says
+    which entries are measured, and come in this order; the others are NaN, of no prompts."""
 
-    def __init__(self, n_entries: int, there: Bool[np.ndarray, " prompt"], *, keep: bool) -> None:
-        self._there = there
+    def __init__(
+        self,
+        n_entries: int,
+        there: Bool[np.ndarray, " prompt"],
+        *,
+        keep: bool,
+        only: Int[np.ndarray, " measured"] | None = None,
+    ) -> None:
+        self._there, self._only = there, only
         nothing = np.full(n_entries, np.nan)
         self.moments = Moments(np.zeros(n_entries, dtype=np.int64), nothing, nothing)
         self._rows: list[np.ndarray] | None = [] if keep else None
 
     def add(self, rows: Float[np.ndarray, "prompt entry"]) -> None:
-        """Rows of the next prompts that are scored."""
+        """Rows of the next prompts that are scored: a column for each entry that is measured."""
         part = Moments.of(rows)
+        if self._only is not None and len(self._only) < len(self.moments.n):
+            part, rows = self._scattered(part, rows)
         self.moments = part if not self.moments.n.any() else Moments.merge([self.moments, part])
         if self._rows is not None:
             self._rows.append(rows)
+
+    def _scattered(self, part: Moments, rows: np.ndarray) -> tuple[Moments, np.ndarray]:
+        """The same among all entries."""
+        n_entries = len(self.moments.n)
+        n = np.zeros(n_entries, dtype=np.int64)
+        mean, std, wide = (
+            np.full(n_entries, np.nan),
+            np.full(n_entries, np.nan),
+            np.full((len(rows), n_entries), np.nan),
+        )
+        n[self._only], mean[self._only], std[self._only], wide[:, self._only] = (
+            part.n,
+            part.mean,
+            part.std,
+            rows,
+        )
+        return Moments(n, mean, std), wide
 
     @property
     def rows(self) -> Float[np.ndarray, "prompt entry"] | None:

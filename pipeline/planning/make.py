@@ -10,6 +10,7 @@ from pipeline.ablations import get_ablation
 from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError, PromptError
+from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
@@ -37,6 +38,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
             f"aggregate.bootstrap: {graph.n_edges:,} edges are more than {MOST_EDGES:,}; set "
             "aggregate.bootstrap_top: 10000 for so many of the strongest"
         )
+    _require_names(config, graph)
     try_folder(model)
     tokenizer = load_tokenizer(model)
     needs_wrong = any(get_metric(name).needs_wrong for name in config.metrics)
@@ -66,7 +68,18 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
         if get_ablation(name).needs_corrupted:
             _require_difference(tokens)
     _require_spans(config, tokens)
-    return Plan(config, model, graph, tokens)
+    plan = Plan(config, model, graph, tokens)
+    if not recorded:
+        _ = plan.truth  # a circuit beside prompts is read before anything is written
+    return plan
+
+
+def _require_names(config: RunConfig, graph: Graph) -> None:
+    for id_, method in config.method_ids.items():
+        try:
+            method.check_names(graph)
+        except ConfigError as error:
+            raise ConfigError(f"methods ({id_}): {error}") from None
 
 
 def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:

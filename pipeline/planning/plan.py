@@ -300,13 +300,13 @@ class Plan:
             "graph_fingerprint": self.graph.fingerprint,
             "methods": methods,
             "metrics": list(self.config.metrics),
-            **({"truth": truth} if (truth := self._truth) else {}),
+            **({"truth": truth} if (truth := self.truth) else {}),
             **({"plugins": plugins} if (plugins := self.config.plugins) else {}),
             "identity": self.identity,
         }
 
-    @property
-    def _truth(self) -> dict[str, list[str]]:
+    @cached_property
+    def truth(self) -> dict[str, list[str]]:
         """The circuits that are known of tasks in this model."""
         known = {id_: task.truth(self.graph, self.model_name) for id_, task in self.config.task_ids.items()}
         return {id_: list(edges) for id_, edges in known.items() if edges is not None}

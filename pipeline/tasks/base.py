@@ -6,13 +6,14 @@ Knows parameters, ids and seeds. Does not know models, shards or runs; a tokeniz
 import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import ConfigDict, Field
 
+from pipeline.core.entries import Entry
 from pipeline.core.errors import PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import Bos, PromptPair
@@ -23,7 +24,7 @@ from pipeline.tasks.chat import in_chat
 _Item = TypeVar("_Item")
 
 
-class Task(BaseModel):
+class Task(Entry):
     """A behaviour, as pairs of prompts.
 
     `as` names the task in results; `attention: bidirectional` is for models that see the whole prompt at
@@ -44,16 +45,7 @@ class Task(BaseModel):
 
     paper: ClassVar[str] = ""  # where the behaviour was studied
     measure: ClassVar[str] = "logit_diff"  # the metric used there, as it is called here
-    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat"})  # are written down only where they are set
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, write: Callable[[Any], Any]) -> dict[str, Any]:
-        """Without what came later, where it changes nothing: runs that do not ask for it are what they were."""
-        data: dict[str, Any] = write(self)
-        for field in self.later:
-            if getattr(self, field) == type(self).model_fields[field].get_default(call_default_factory=True):
-                data.pop(field, None)
-        return data
+    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat"})
 
     @property
     def id(self) -> str:

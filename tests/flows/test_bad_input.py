@@ -75,6 +75,16 @@ BAD_CONFIGS = {
         2,
         ["methods.0 (edge_patching)", "float16", "model.dtype: float32"],
     ),
+    "edges into a receiver that is not there": (
+        {"methods": [{"name": "edge_patching", "receivers": ["a1.h0<q>", "a9.h0<q>"]}]},
+        2,
+        ["methods (edge_patching-a1.h0_q_a9.h0_q): no receiver 'a9.h0<q>'", "did you mean 'a2.h0<q>'?"],
+    ),
+    "paths to a receiver that is not there": (
+        {"methods": [{"name": "path_patching", "receivers": "m7"}]},
+        2,
+        ["methods (path_patching-m7): no receiver 'm7'", "did you mean 'm"],
+    ),
     "node patching in 16 bits": (
         {"model": {"name": "toy:planted", "dtype": "bfloat16"}, "methods": [{"name": "node_patching"}]},
         2,
