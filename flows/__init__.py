@@ -1,5 +1,5 @@
-"""The command line and the Prefect flow: words and pictures around `pipeline.run`. No logic lives here, but that the
-`pipeline` beside this package is the one that is imported, whatever else bears that name."""
+"""The command line and the Prefect flow: words and pictures around `pipeline.schedule.conduct`. No logic lives
+here, but that the `pipeline` beside this package is the one that is imported, whatever else bears that name."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location

@@ -14,9 +14,9 @@ from typing import Any
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
-from pipeline.planning import evaluation_table, work_table
-from pipeline.session import Event, Session
-from pipeline.store.results import open_run
+from pipeline.schedule import evaluation_table, work_table
+from pipeline.schedule.session import Event, Session
+from pipeline.store.run.opened import open_run
 
 SECONDS = 2.0  # between two updates of the progress: every one is a request
 PATIENCE = 30.0  # seconds in which Prefect may take at the end what it has not taken yet

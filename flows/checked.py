@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any
 
 from flows.writing import count, number, say, share, show, table_of, wrapped
-from pipeline.checking.prompts import prompt_facts
+from pipeline.checking.facts import prompt_facts
 from pipeline.models.load import load_tokenizer
-from pipeline.planning import Plan
+from pipeline.schedule import Plan
 
 Facts = dict[str, Any]
 LOOKED_AT = 1000  # prompts of a task that a plan looks at, of however many

@@ -79,15 +79,15 @@ MethodId = Annotated[str | None, typer.Option("--method", help="only this method
 @app.command()
 def plan(config: ConfigFile, set_: Overrides = [], as_json: AsJson = False, run_dir: RunDir = None) -> None:  # noqa: B006
     """Say what a run will do: items, prompts, edges, passes, rows, memory."""
-    from flows import tables
-    from flows.reading import reading
+    from flows import printing
+    from flows.prompt_bar import reading
     from pipeline.config import RunConfig
-    from pipeline.planning import make_plan
+    from pipeline.schedule import make_plan
 
     with reading():
         a_plan = make_plan(RunConfig.load(config, set_))
-    facts = tables.plan_facts(a_plan, run_dir)
-    _emit(facts, as_json, tables.print_plan)
+    facts = printing.plan_facts(a_plan, run_dir)
+    _emit(facts, as_json, printing.print_plan)
 
 
 @app.command()
@@ -99,7 +99,7 @@ def check(
 ) -> None:
     """Try a config's tasks on its model: does it have the behaviours, and do the prompts show them?"""
     from flows.checked import print_check
-    from flows.reading import reading
+    from flows.prompt_bar import reading
     from pipeline.checking import check as checked
     from pipeline.config import RunConfig
 
@@ -121,9 +121,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a config, or continue its run: only what is missing is computed."""
-    from flows.reading import reading
+    from flows.prompt_bar import reading
     from pipeline.config import RunConfig
-    from pipeline.run import prepare
+    from pipeline.schedule.conduct import prepare
 
     if run_dir is not None and extend is not None:
         raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
@@ -142,8 +142,8 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue a run from its directory alone."""
-    from flows.reading import reading
-    from pipeline.run import resume as go_on
+    from flows.prompt_bar import reading
+    from pipeline.schedule.conduct import resume as go_on
 
     with reading(quiet=quiet):
         session = go_on(folder, set_, retry_failed=failed)
@@ -153,22 +153,22 @@ def resume(
 @app.command()
 def status(folder: RunFolder, as_json: AsJson = False) -> None:
     """Say what is done, what is missing, and who is at work."""
-    from flows import tables
-    from pipeline.store.results import open_run
+    from flows import printing
+    from pipeline.store.run.opened import open_run
 
     facts = open_run(folder).status()
-    _emit(facts, as_json, tables.print_status)
+    _emit(facts, as_json, printing.print_status)
     raise typer.Exit(MISSING if facts["missing"] else OK)
 
 
 @app.command()
 def failures(folder: RunFolder, as_json: AsJson = False) -> None:
     """List failed attempts of missing items, and what to type next."""
-    from flows import tables
-    from pipeline.store.results import open_run
+    from flows import printing
+    from pipeline.store.run.opened import open_run
 
-    facts = tables.failure_facts(open_run(folder))
-    _emit(facts, as_json, tables.print_failures)
+    facts = printing.failure_facts(open_run(folder))
+    _emit(facts, as_json, printing.print_failures)
     raise typer.Exit(MISSING if facts["missing"] else OK)
 
 
@@ -182,21 +182,21 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print a run's essentials: facts, strongest edges with error bars, faithfulness, overlap of kept circuits."""
-    from flows import tables
+    from flows import printing
     from flows.pareto import pareto_facts, print_pareto
-    from pipeline.store.results import open_run
+    from pipeline.store.run.opened import open_run
 
     if pareto:
         _emit(pareto_facts(open_run(folder), task, method), as_json, print_pareto)
         return
-    _emit(tables.show_facts(open_run(folder), task, method, top), as_json, tables.print_show)
+    _emit(printing.show_facts(open_run(folder), task, method, top), as_json, printing.print_show)
 
 
 @app.command()
 def report(folder: RunFolder, as_json: AsJson = False) -> None:
     """Write report.html anew, also of a run with missing items."""
     from pipeline.report.html import write_report
-    from pipeline.store.results import open_run
+    from pipeline.store.run.opened import open_run
 
     run = open_run(folder)
     path = write_report(run, run.path / "report.html")
@@ -214,14 +214,14 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write scores and circuits in other people's formats."""
-    from flows import tables
-    from pipeline.store.export import export as write
-    from pipeline.store.results import open_run
+    from flows import printing
+    from pipeline.store.run.export import export as write
+    from pipeline.store.run.opened import open_run
 
     run = open_run(folder)
     done = write(run, format_.value, out or run.path / "export", task=task, method=method, top=top)
     facts = {"files": [str(path) for path in done.paths], "notes": list(done.notes)}
-    _emit(facts, as_json, tables.print_export)
+    _emit(facts, as_json, printing.print_export)
 
 
 @app.command(name="list")
@@ -251,9 +251,9 @@ def schema() -> None:
 
 def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
     """Does what is left of a session, and ends with the exit code that its state means."""
-    from flows import tables
+    from flows import printing
     from flows.progress import shown
-    from pipeline.run import settle
+    from pipeline.schedule.conduct import settle
 
     with closing(session), stoppable():
         already = settle(session)
@@ -261,14 +261,14 @@ def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
             # Whatever a library prints must not get into the data on stdout.
             with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as on_event:
                 _compute(session, on_event, local)
-        facts = tables.run_facts(session, already)
-    _emit(facts, as_json, tables.print_run)
+        facts = printing.run_facts(session, already)
+    _emit(facts, as_json, printing.print_run)
     raise typer.Exit(OK if facts["complete"] else MISSING)
 
 
 def _compute(session: Any, on_event: Any, local: bool) -> None:
     if local:
-        from pipeline.run import conduct, open_pool
+        from pipeline.schedule.conduct import conduct, open_pool
 
         with closing(open_pool(session, local=True)) as pool:
             conduct(session, pool, on_event)

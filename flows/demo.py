@@ -11,8 +11,8 @@ from flows import cli
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
 from pipeline.models.toy import known_circuit
-from pipeline.planning import make_plan
-from pipeline.store.results import Run, open_run
+from pipeline.schedule import make_plan
+from pipeline.store.run.opened import Run, open_run
 
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 

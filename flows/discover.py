@@ -1,4 +1,4 @@
-"""The Prefect flow: a run from config to report, each step of `pipeline.run` one Prefect task.
+"""The Prefect flow: a run from config to report, each step of `pipeline.schedule.conduct` one Prefect task.
 
 Knows Prefect and in which order things start. The command line prepares the session before, so that bad
 input is told at once; a deployment gives the flow its config alone.
@@ -18,8 +18,8 @@ from flows.server import asked, ready
 from flows.steps import Work, as_task
 from flows.stopping import stoppable
 from pipeline.config import RunConfig
-from pipeline.run import conduct, open_pool, plainly, prepare, refuse_what_is_not_here
-from pipeline.session import Event, OnEvent, Session, ignore
+from pipeline.schedule.conduct import conduct, open_pool, plainly, prepare, refuse_what_is_not_here
+from pipeline.schedule.session import Event, OnEvent, Session, ignore
 from pipeline.workers.jobs import Pool
 
 _prepared: ContextVar[Callable[[], str] | None] = ContextVar("prepared", default=None)

@@ -16,9 +16,9 @@ from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.models.families import FAMILIES
 from pipeline.models.toy import FOLDERS
-from pipeline.store.place import place
-from pipeline.store.results import open_run
-from pipeline.store.upkeep import runs_in as listed
+from pipeline.store.place.where import place
+from pipeline.store.run.leftovers import runs_in as listed
+from pipeline.store.run.opened import open_run
 from pipeline.tasks import TASKS
 
 Facts = dict[str, Any]

@@ -26,8 +26,8 @@ def logs(
 ) -> None:
     """Print what a run has said of itself, also while it is at work elsewhere."""
     from flows.writing import say
-    from pipeline.log import read_log
-    from pipeline.store.results import open_run
+    from pipeline.store.run.log import read_log
+    from pipeline.store.run.opened import open_run
 
     lines = read_log(open_run(folder).path)[-tail:]
     if as_json:
@@ -41,8 +41,8 @@ def logs(
 def cancel(folder: RunFolder) -> None:
     """Stop the process at work in a run, on whichever machine; what is done stays."""
     from flows.writing import say
-    from pipeline.control import cancel as stop
-    from pipeline.store.results import open_run
+    from pipeline.schedule.control import cancel as stop
+    from pipeline.store.run.opened import open_run
 
     say(stop(open_run(folder).path))
 
@@ -78,8 +78,8 @@ def reproduce(
 
 
 def _said(line: dict[str, Any]) -> str:
-    from pipeline.session import Event
-    from pipeline.telling import line as words
+    from pipeline.schedule.session import Event
+    from pipeline.schedule.telling import line as words
 
     when = str(line.get("time", ""))[:19].replace("T", " ")
     if "total" in line:

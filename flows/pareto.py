@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.writing import count, number, say, share, show, table_of
 from pipeline.core.errors import CircuitsError
-from pipeline.store.results import Run
+from pipeline.store.run.opened import Run
 
 Facts = dict[str, Any]
 
@@ -15,7 +15,7 @@ Facts = dict[str, Any]
 def pareto_facts(run: Run, task: str | None, method: str | None) -> Facts:
     """What every evaluated circuit took and does, and how alike the kept ones are; of one task or method if named."""
     from pipeline.report.essentials import plain
-    from pipeline.report.sweeps import overlaps
+    from pipeline.report.overlaps import overlaps
 
     check_names(run, task, method)
     frame = run.pareto()

@@ -1,6 +1,6 @@
 """What a person sees while a run is under way: a bar on a terminal, one line per item otherwise.
 
-Knows events of `pipeline.run`. Everything goes to stderr, so that stdout holds data alone.
+Knows events of `pipeline.schedule.conduct`. Everything goes to stderr, so that stdout holds data alone.
 """
 
 import sys
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.core.text import printable
-from pipeline.session import Event, OnEvent
-from pipeline.telling import STEPS, line
+from pipeline.schedule.session import Event, OnEvent
+from pipeline.schedule.telling import STEPS, line
 
 if TYPE_CHECKING:
     from rich.console import Console

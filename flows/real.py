@@ -17,8 +17,8 @@ from flows import cli
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import CircuitsError, ModelError
-from pipeline.planning import make_plan
-from pipeline.store.results import Run, open_run
+from pipeline.schedule import make_plan
+from pipeline.store.run.opened import Run, open_run
 
 CONFIG = Path(__file__).parent / "configs" / "ioi-smollm2.yaml"
 FOLDER = Path(sys.prefix) / "models" / "SmolLM2-135M-Instruct"

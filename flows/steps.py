@@ -1,4 +1,5 @@
-"""The steps of `pipeline.run` as Prefect tasks, and how a piece of work ended held apart from what Prefect says.
+"""The steps of `pipeline.schedule.conduct` as Prefect tasks, and how a piece of work
+ended held apart from what Prefect says.
 
 Knows Prefect. Holds no logic: a step is the function that it is given, shown under a title.
 """

@@ -1,7 +1,7 @@
 """`circuits submit`: configs to a cluster, and what to type next.
 
 Knows what travels: the text of the configs and their prompt files. Does not know how a cluster runs them
-(`flows.sweep`), nor Ray or Prefect beyond the calls of `pipeline.workers.submission` and `flows.deployment`.
+(`flows.sweep`), nor Ray or Prefect beyond the calls of `pipeline.cluster.submission` and `flows.deployment`.
 """
 
 import hashlib
@@ -121,7 +121,7 @@ def _to_ray(mappings: list[Facts], address: str | None, *, wait: bool) -> Facts:
     import os
 
     from flows.environment import VARIABLES
-    from pipeline.workers.submission import DEFAULT_ADDRESS, Cluster
+    from pipeline.cluster.submission import DEFAULT_ADDRESS, Cluster
 
     cluster = Cluster(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
     with tempfile.TemporaryDirectory(prefix="circuits-submit-") as folder:

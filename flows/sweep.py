@@ -24,13 +24,13 @@ from flows.artifacts import quietly
 from flows.discover import IncompleteRunError, run_flow, starting
 from flows.progress import shown
 from flows.stopping import stoppable
+from pipeline.cluster.submission import keep_folder_from_workers
 from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError, ConfigError
-from pipeline.run import conduct, lend, open_shared_pool, prepare, settle
-from pipeline.session import OnEvent, Session, ignore
-from pipeline.store.atomic import write_atomic
+from pipeline.schedule.conduct import conduct, lend, open_shared_pool, prepare, settle
+from pipeline.schedule.session import OnEvent, Session, ignore
+from pipeline.store.place.atomic import write_atomic
 from pipeline.tasks import FileTask
-from pipeline.workers.submission import keep_folder_from_workers
 
 MARK = "circuits-run "  # begins the lines of a job's log that `circuits submit` reads
 INPUTS = "inputs"  # prompt files that came with a job, beside the config and then beside the runs

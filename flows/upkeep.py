@@ -25,7 +25,7 @@ def gc(
 ) -> None:
     """Remove what dead writers left: temporary files, files set aside as damaged, stale locks."""
     from flows.writing import count, size
-    from pipeline.store.upkeep import sweep
+    from pipeline.store.run.leftovers import sweep
 
     swept = sweep(folder, dry_run=dry_run)
     runs = [{"run": one.run, "left_alone": one.left_alone, "files": dict(one.files)} for one in swept]
@@ -46,7 +46,7 @@ def compact(folder: RunFolder, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from flows.writing import count
-    from pipeline.store.compact import compact as compact_run
+    from pipeline.store.run.compact import compact as compact_run
 
     done = compact_run(folder)
     words = f"{count(done.files)} files became {count(done.packs)} in {done.run}"

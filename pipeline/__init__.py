@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pipeline.core.scores import EdgeScores
     from pipeline.engine.patchable import load_model
     from pipeline.evaluation import evaluate
-    from pipeline.planning import make_plan
-    from pipeline.run import discover
-    from pipeline.store.results import load_scores, open_run
-    from pipeline.tasks.files import read_pairs
+    from pipeline.schedule import make_plan
+    from pipeline.schedule.conduct import discover
+    from pipeline.store.run.opened import load_scores, open_run
+    from pipeline.tasks.pairs import read_pairs
 
 _HOME = {
     "Circuit": "pipeline.core.circuit",
@@ -26,13 +26,13 @@ _HOME = {
     "Graph": "pipeline.core.graph",
     "PromptPair": "pipeline.core.prompts",
     "RunConfig": "pipeline.config",
-    "discover": "pipeline.run",
+    "discover": "pipeline.schedule.conduct",
     "evaluate": "pipeline.evaluation",
     "load_model": "pipeline.engine.patchable",
-    "load_scores": "pipeline.store.results",
-    "make_plan": "pipeline.planning",
-    "open_run": "pipeline.store.results",
-    "read_pairs": "pipeline.tasks.files",
+    "load_scores": "pipeline.store.run.opened",
+    "make_plan": "pipeline.schedule",
+    "open_run": "pipeline.store.run.opened",
+    "read_pairs": "pipeline.tasks.pairs",
 }
 
 __all__ = [

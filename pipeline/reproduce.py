@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
 from pipeline.core.errors import RunDirectoryError
-from pipeline.planning import make_plan, recorded_prompts
-from pipeline.pooled import search_alone
-from pipeline.run import settings_of
-from pipeline.store.place import Place
-from pipeline.store.run_dir import RunDirectory
+from pipeline.schedule import make_plan, recorded_prompts
+from pipeline.schedule.conduct import settings_of
+from pipeline.schedule.drives import search_alone
+from pipeline.store.place.where import Place
+from pipeline.store.run.run_dir import RunDirectory
 from pipeline.workers import execute
 from pipeline.workers.local import LocalPool
 
@@ -43,6 +43,6 @@ def reproduce(path: str | Place, name: str, overrides: Sequence[str] = ()) -> st
     if plan.is_pooled(item):
         rows = search_alone(plan, item, LocalPool(execute.opener(settings)))
     else:
-        rows = execute.rehearse(item, execute.open_bench(settings))
+        rows = execute.rehearse(item, execute.open_replica(settings))
     seconds = time.perf_counter() - since
     return f"{name} gives {rows} rows in {seconds:.2f} s, nothing was written; next: circuits resume --failed {path}"

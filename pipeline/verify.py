@@ -17,20 +17,20 @@ from pipeline.core.documents import parse_mapping
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.items import Item, digest
 from pipeline.core.results import EDGE_SCORES, NODE_SCORES, ResultType
-from pipeline.log import damaged_lines
-from pipeline.store import decisions, evaluations, failures, faithfulness, prompt_scores, schema
-from pipeline.store.aggregate import merged_path
-from pipeline.store.atomic import read_json
-from pipeline.store.content import table_digest
-from pipeline.store.files import DamagedFileError, check_seal, read_footer, read_parquet
-from pipeline.store.place import Place, each, found, place, relative
-from pipeline.store.planned import TornManifestError
-from pipeline.store.prompts import read_prompts
-from pipeline.store.rows import read_rows
-from pipeline.store.run_dir import SUCCESS, RunDirectory
-from pipeline.store.scores import graph_table, nodes_table
-from pipeline.store.seal import is_whole
-from pipeline.store.status import running
+from pipeline.store.place.atomic import read_json
+from pipeline.store.place.seal import is_whole
+from pipeline.store.place.where import Place, each, found, place, relative
+from pipeline.store.run import circuits, decisions, evaluations, failures, prompt_scores, schema
+from pipeline.store.run.aggregate import merged_path
+from pipeline.store.run.content import table_digest
+from pipeline.store.run.files import DamagedFileError, check_seal, read_footer, read_parquet
+from pipeline.store.run.log import damaged_lines
+from pipeline.store.run.planned import TornManifestError
+from pipeline.store.run.prompts_file import read_prompts
+from pipeline.store.run.rows import read_rows
+from pipeline.store.run.run_dir import SUCCESS, RunDirectory
+from pipeline.store.run.status import running
+from pipeline.store.run.tables import graph_table, nodes_table
 
 _ALWAYS = ("prompt_metrics", "statistics", "prompt_scores")  # folders of items, beside those of results
 
@@ -273,14 +273,14 @@ def _result_checks(run: RunDirectory) -> Iterator[_Check]:
     for (task, method), type_ in sorted(merged.items(), key=lambda pair: pair[0]):
         path = run.path / merged_path(type_, task, method)
         yield _Check(path, partial(_merged, run, path, type_), must_be=run.is_marked_complete)
-    table = run.path / faithfulness.FILE
+    table = run.path / circuits.FILE
     yield _Check(
         table,
-        lambda: _of_run(run, table, read_parquet(table, faithfulness.SCHEMA)),
+        lambda: _of_run(run, table, read_parquet(table, circuits.SCHEMA)),
         must_be=run.is_marked_complete,
     )
     for path, row in _circuits(run).items():
-        yield _Check(path, partial(faithfulness.check_circuit, path, row), must_be=True)
+        yield _Check(path, partial(circuits.check_circuit, path, row), must_be=True)
     for path in evaluations.files(run.path):
         yield _Check(path, partial(read_parquet, path, evaluations.VALUES))
     others = run.path / evaluations.FILE
@@ -306,7 +306,7 @@ def _merged(run: RunDirectory, path: Place, type_: ResultType) -> None:
 def _circuits(run: RunDirectory) -> dict[Place, dict[str, Any]]:
     """The circuits that the table lists; a table that cannot be read is a finding of its own."""
     try:
-        return faithfulness.circuit_rows(run.path)
+        return circuits.circuit_rows(run.path)
     except (DamagedFileError, FileNotFoundError):
         return {}
 

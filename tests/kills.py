@@ -25,8 +25,8 @@ from pathlib import Path
 import yaml
 
 from flows.cli import main
-from pipeline.store.atomic import TEMPORARY
-from pipeline.store.run_dir import RunDirectory
+from pipeline.store.place.atomic import TEMPORARY
+from pipeline.store.run.run_dir import RunDirectory
 from pipeline.verify import verify
 from tests.fileops import Operation, listening
 from tests.runs import content, toy_mapping
@@ -215,7 +215,7 @@ if __name__ == "__main__":
 
     import pipeline.engine.patchable
     import pipeline.report.html
-    import pipeline.run
+    import pipeline.schedule.conduct
     import pipeline.workers.execute  # noqa: F401
 
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from pipeline.store.place import ObjectPath, place
+from pipeline.store.place.where import ObjectPath, place
 
 BUCKET = "circuits"
 KEYS = {  # nobody's: a person's own keys are not used by any test

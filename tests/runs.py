@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline import RunConfig
 from pipeline.models.toy import toy_path
-from pipeline.store.place import Place, found
+from pipeline.store.place.where import Place, found
 
 
 def toy_mapping(output: Place, **changes: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_configs_plans_tasks_methods_and_results_load_without_torch_ray_or_prefe
     seen = heavy_modules_after(
         "import pipeline",
         "from pipeline import Circuit, EdgeScores, Graph, PromptPair",
-        "import pipeline.store.run_dir, pipeline.store.aggregate",
+        "import pipeline.store.run.run_dir, pipeline.store.run.aggregate",
         "from pipeline import load_scores, open_run, read_pairs",
         "import pipeline.metrics, pipeline.ablations, pipeline.tasks, pipeline.methods",
         "from pipeline import RunConfig",

@@ -11,9 +11,9 @@ import pipeline.workers.execute as execute_module
 from pipeline import RunConfig, discover, open_run
 from pipeline.core.errors import ModelError, RunDirectoryError
 from pipeline.models.toy import toy_path
-from pipeline.planning import make_plan
-from pipeline.run import conduct, open_pool, prepare
-from pipeline.store import planned
+from pipeline.schedule import make_plan
+from pipeline.schedule.conduct import conduct, open_pool, prepare
+from pipeline.store.run import planned
 from tests.runs import content, flip_a_byte, score_files, toy_config
 from tests.slowly import slow
 
@@ -84,7 +84,7 @@ def test_a_report_is_drawn_again_where_the_run_was_stopped_before_it(complete, t
     def killed(*_):
         raise KilledError
 
-    monkeypatch.setattr("pipeline.run.report", killed)
+    monkeypatch.setattr("pipeline.schedule.conduct.report", killed)
     with pytest.raises(KilledError):
         go(config)
     monkeypatch.undo()

@@ -10,8 +10,8 @@ import pytest
 from pipeline import RunConfig, discover, load_model, load_scores, open_run
 from pipeline.core.errors import ConfigError
 from pipeline.methods import Eap, EapIg, EdgePatching
-from pipeline.planning import make_plan, work_table
-from pipeline.store import faithfulness
+from pipeline.schedule import make_plan, work_table
+from pipeline.store.run import circuits
 from tests.runs import score_files, toy_config
 
 METHODS = [
@@ -174,11 +174,11 @@ def test_only_named_methods_and_only_lost_files_are_computed(without, tmp_path):
 
 def test_a_bootstrap_that_comes_later_computes_and_evaluates_nothing_anew(kept, drawn, tmp_path):
     assert load_scores(kept.path)["boot_low"].isna().all()
-    before = faithfulness.scores_digest(kept.path)
+    before = circuits.scores_digest(kept.path)
     for run, events in (drawn, later(kept, tmp_path, aggregate={"bootstrap": 60, "bootstrap_top": 20})):
         assert not items(events)
         assert not [text for kind, text in events if kind == "circuits"]
-        assert faithfulness.scores_digest(run.path) == before
+        assert circuits.scores_digest(run.path) == before
     assert (boot_low(drawn[0]) > 20).all()
     assert (boot_low(run) == 20).all()
 
@@ -220,7 +220,7 @@ def test_they_are_no_part_of_any_key(tmp_path):
 
 
 def test_a_bootstrap_of_too_many_edges_is_refused_unless_it_is_of_the_strongest(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.planning.make.MOST_EDGES", 100)
+    monkeypatch.setattr("pipeline.schedule.make.MOST_EDGES", 100)
     with pytest.raises(ConfigError, match=r"262 edges are more than 100; set aggregate\.bootstrap_top"):
         make_plan(config(tmp_path, aggregate={"bootstrap": 60}))
     assert make_plan(config(tmp_path, aggregate={"bootstrap": 60, "bootstrap_top": 50})).items

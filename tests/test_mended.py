@@ -11,7 +11,7 @@ from flows.cli import main
 from pipeline import open_run
 from pipeline.core.errors import RunDirectoryError
 from pipeline.models.toy import toy_path
-from pipeline.store.seal import sealed_text
+from pipeline.store.place.seal import sealed_text
 from pipeline.verify import verify
 from tests.fileops import listening
 from tests.runs import PAIR, content, toy_mapping
@@ -247,7 +247,7 @@ def test_gc_goes_on_where_one_run_cannot_be_read(project, monkeypatch, capsys):
         if folder.name == "closed":
             raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr("pipeline.store.upkeep.refuse_ways_out", refuse)
+    monkeypatch.setattr("pipeline.store.run.leftovers.refuse_ways_out", refuse)
     assert main(["gc", "."]) == 0
     said = capsys.readouterr().out
     assert "closed: left alone, [Errno 13] Permission denied" in said

@@ -8,11 +8,11 @@ import pytest
 
 from flows.cli import main
 from pipeline import RunConfig, discover, load_scores, open_run
-from pipeline.control import Watch
 from pipeline.core.errors import ConfigError, StorageError
-from pipeline.log import read_log
-from pipeline.store import lock
-from pipeline.store.place import ObjectPath, found, place, relative
+from pipeline.schedule.control import Watch
+from pipeline.store.place import lock
+from pipeline.store.place.where import ObjectPath, found, place, relative
+from pipeline.store.run.log import read_log
 from tests.object_store import KEYS, folder_in
 from tests.processes import wait_to_be_interrupted
 from tests.runs import score_files, toy_config, toy_mapping
@@ -137,7 +137,7 @@ def test_the_log_and_a_wish_to_stop_lie_in_the_store_too(there, monkeypatch):
     said = read_log(there.path)
     assert (said[0]["kind"], said[-1]["kind"]) == ("session", "end")
     assert sum(line["kind"] == "item" for line in said) == len(there.directory.items)
-    monkeypatch.setattr("pipeline.control.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.schedule.control.POLL_SECONDS", 0.01)
     with pytest.raises(KeyboardInterrupt), lock.locked(there.path) as me, closing(Watch(there.path, me)):  # noqa: PT012
         (there.path / ".cancel").write_bytes(b"")
         wait_to_be_interrupted()

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import discover, load_model, load_scores, open_run
 from pipeline.methods import Eap, EdgePatching, NodePatching
-from pipeline.store.scores import prompts_of
+from pipeline.store.run.tables import prompts_of
 from tests.runs import content, toy_config
 
 METHODS = [

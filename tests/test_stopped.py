@@ -9,11 +9,11 @@ from flows.cli import main
 from pipeline import discover, load_scores, open_run
 from pipeline.core.errors import ModelError
 from pipeline.core.results import NODE_SCORES
-from pipeline.planning import make_plan
-from pipeline.run import LAST_SECONDS
-from pipeline.store.aggregate import aggregate_in_time, merged_path
-from pipeline.store.files import read_footer
-from pipeline.store.results import PartialScoresWarning
+from pipeline.schedule import make_plan
+from pipeline.schedule.conduct import LAST_SECONDS
+from pipeline.store.run.aggregate import aggregate_in_time, merged_path
+from pipeline.store.run.files import read_footer
+from pipeline.store.run.opened import PartialScoresWarning
 from tests.runs import content, toy_config
 
 METHODS = [{"name": "eap"}, {"name": "node_patching"}]

@@ -17,13 +17,13 @@ import pytest
 from flows.cli import main
 from pipeline import RunConfig, discover, open_run
 from pipeline.core.errors import RunDirectoryError
-from pipeline.run import conduct, open_pool, prepare
-from pipeline.store import decisions
-from pipeline.store.aggregate import aggregate
-from pipeline.store.compact import compact
-from pipeline.store.lock import LOCK_NAME, read_owner, this_process
-from pipeline.store.run_dir import RunDirectory
-from pipeline.store.upkeep import sweep
+from pipeline.schedule.conduct import conduct, open_pool, prepare
+from pipeline.store.place.lock import LOCK_NAME, read_owner, this_process
+from pipeline.store.run import decisions
+from pipeline.store.run.aggregate import aggregate
+from pipeline.store.run.compact import compact
+from pipeline.store.run.leftovers import sweep
+from pipeline.store.run.run_dir import RunDirectory
 from tests.fileops import Operation, listening
 from tests.runs import content, toy_config
 from tests.store.example import METHODS, payload_of, plan_of
@@ -175,7 +175,7 @@ def config(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _looks_rarely(monkeypatch):
     """Who looks every few seconds whether it was replaced would hear of it by a signal, at some moment."""
-    monkeypatch.setattr("pipeline.control.POLL_SECONDS", 3600.0)
+    monkeypatch.setattr("pipeline.schedule.control.POLL_SECONDS", 3600.0)
 
 
 def drive(config, path: Path, **options) -> None:

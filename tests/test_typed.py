@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.core.items import Item
 from pipeline.core.scores import Moments, rank_order
-from pipeline.store.exclusion import Rules, enter
+from pipeline.store.place.exclusion import Rules, enter
 from tests.typed import unchecked
 
 TWO, THREE = np.zeros(2), np.zeros(3)

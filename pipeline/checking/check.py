@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from pipeline.checking.prompts import pieces, prompt_facts
+from pipeline.checking.facts import pieces, prompt_facts
 from pipeline.checking.reading import Refused, usable
 from pipeline.checking.verdict import verdict
 from pipeline.config import RunConfig
@@ -16,7 +16,7 @@ from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import METRICS
 from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
 from pipeline.models.trial import try_folder
-from pipeline.planning.progress import tell
+from pipeline.schedule.listeners import tell
 from pipeline.tasks import Task
 
 AT_ONCE = 256  # prompts between two words on how far it is

@@ -4,7 +4,7 @@ Knows quantiles of Student's distribution. Does not know what was averaged, nor 
 
 The normal quantile 1.96 is right for hundreds of prompts alone: for 2 the interval must be 6.5 times as wide. Student's
 holds the mean in 95 % of all draws where prompts spread normally; where few prompts carry all of a score, less
-often (`tests/store/test_coverage.py` measures how often).
+often (`tests/store/run/test_coverage.py` measures how often).
 """
 
 from functools import cache

@@ -28,7 +28,7 @@ from pipeline.core.questions import Step
 from pipeline.core.results import Result
 from pipeline.core.scores import EdgeScores
 from pipeline.methods.base import Cost, Needs, captures
-from pipeline.methods.collective import Collective, Crew, Record, Taken
+from pipeline.methods.collective import Collective, Record, Taken, Workers
 from pipeline.methods.search import GUARD, Found, Order, Rule, Search, Visits
 from pipeline.methods.work import Work
 from pipeline.metrics import get_metric
@@ -125,18 +125,20 @@ class Acdc(Collective):
         recorded = [Recorded(model.parts, model.graph, b, partial(make, b)) for b in work.batches]
         return Part(recorded, coupled, memory)
 
-    def drive(self, together: Mapping[str, "Acdc"], graph: Graph, crew: Crew, dtype: str) -> "Decisions":
+    def drive(
+        self, together: Mapping[str, "Acdc"], graph: Graph, workers: Workers, dtype: str
+    ) -> "Decisions":
         """One search for the thresholds of all of them."""
-        return Decisions(self, together, graph, crew, dtype)
+        return Decisions(self, together, graph, workers, dtype)
 
-    def search(self, graph: Graph, crew: Crew, thresholds: Sequence[float], dtype: str) -> Search:
-        """The search over a crew's prompts. The metric must be resolved."""
+    def search(self, graph: Graph, workers: Workers, thresholds: Sequence[float], dtype: str) -> Search:
+        """The search over the workers' prompts. The metric must be resolved."""
         row = get_metric(str(self.metric))
         rule = self.rule or ("signed" if row.needs_reference else "absolute")
         guard = 0.0 if dtype.endswith("float64") else GUARD
         decide = Rule(row.sign, rule == "absolute", guard)
         visits = Visits(self.order, self.order_seed)
-        return Search(graph, crew, thresholds, decide, visits=visits, width=self.width)
+        return Search(graph, workers, thresholds, decide, visits=visits, width=self.width)
 
 
 class Decisions:
@@ -148,11 +150,11 @@ class Decisions:
     """
 
     def __init__(
-        self, method: Acdc, together: Mapping[str, "Acdc"], graph: Graph, crew: Crew, dtype: str
+        self, method: Acdc, together: Mapping[str, "Acdc"], graph: Graph, workers: Workers, dtype: str
     ) -> None:
-        self._graph, self._crew, self._method = graph, crew, method
+        self._graph, self._workers, self._method = graph, workers, method
         self._thresholds = {id_: one.threshold for id_, one in together.items()}
-        self._search = method.search(graph, crew, list(self._thresholds.values()), dtype)
+        self._search = method.search(graph, workers, list(self._thresholds.values()), dtype)
 
     def steps(self, past: Mapping[int, Record]) -> Iterator[Taken]:
         known = {}
@@ -168,7 +170,7 @@ class Decisions:
         return {id_: self._result(self._search.found[t]) for id_, t in self._thresholds.items()}
 
     def cost(self, method: str) -> Cost:
-        n, found = self._crew.n_prompts, self._search.found[self._thresholds[method]]
+        n, found = self._workers.n_prompts, self._search.found[self._thresholds[method]]
         return Cost(captures(self._method.ablation) * n, 0, int(found.tests) * n, self._graph.n_edges)
 
     def _result(self, found: Found) -> EdgeScores:

@@ -1,7 +1,7 @@
 """Methods that look at all prompts of a task together: one process asks, and whoever holds the prompts answers.
 
 Knows questions, answers and durable steps. Does not know any method, nor whether prompts lie in one process or in many
-(`pipeline.workers.pooled`). Loads without torch.
+(`pipeline.workers.together`). Loads without torch.
 
 A collective method says two things. `part` makes some batches ready for its questions, in the process that holds them.
 `drive` asks them of all parts, and yields a record whenever it has got further: the record is written before the next
@@ -58,7 +58,7 @@ class Part(Protocol):
 
 
 @runtime_checkable
-class Crew(Protocol):
+class Workers(Protocol):
     """All parts. Answers depend on the prompts alone, never on who holds which."""
 
     @property
@@ -110,7 +110,7 @@ class Collective(Method):
         """The batches made ready; `memory` is what their recorded runs may take, in bytes."""
 
     @abstractmethod
-    def drive(self, together: Mapping[str, Any], graph: Graph, crew: Crew, dtype: str) -> Drive:
+    def drive(self, together: Mapping[str, Any], graph: Graph, workers: Workers, dtype: str) -> Drive:
         """What asks, for methods that differ in nothing but what they sweep, by id; `self` is one of them."""
 
     def run(self, work: Work) -> Result:
@@ -119,8 +119,10 @@ class Collective(Method):
 
     def together(self, work: Work, methods: Mapping[str, Any]) -> dict[str, Result]:
         """`run` of several methods that differ in nothing but what they sweep, by id."""
-        crew = LocalCrew(self.part(work))
-        drive = self.drive(methods, work.model.graph, crew, str(work.model.hf.dtype).removeprefix("torch."))
+        workers = LocalWorkers(self.part(work))
+        drive = self.drive(
+            methods, work.model.graph, workers, str(work.model.hf.dtype).removeprefix("torch.")
+        )
         for _ in drive.steps({}):
             pass
         work.model.counters.evaluations += sum(drive.cost(id_).evaluations for id_ in methods)
@@ -143,7 +145,7 @@ class Collective(Method):
         return first.together(work, ready)
 
 
-class LocalCrew:
+class LocalWorkers:
     """All prompts in this process."""
 
     def __init__(self, part: Part) -> None:

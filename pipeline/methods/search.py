@@ -1,6 +1,6 @@
 """The greedy search of ACDC over any number of thresholds at once: what is asked, and what is decided.
 
-Knows receivers, candidates and decisions. Does not know tensors, processes or files: a crew answers questions about
+Knows receivers, candidates and decisions. Does not know tensors, processes or files: workers answer questions about
 the prompts, whoever holds them (`pipeline.methods.collective`).
 
 Thresholds that have decided alike share a state and every evaluation. Within a receiver they part where a delta
@@ -21,7 +21,7 @@ from pipeline.core.errors import ScoreError
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
 from pipeline.core.questions import Clean, Decided, Forget, Measure, Question, Settle, Step
-from pipeline.methods.collective import Crew
+from pipeline.methods.collective import Workers
 
 Order = Literal["late_first", "early_first", "random"]
 
@@ -140,24 +140,24 @@ class _Branch:
 
 
 class Search:
-    """One search over all prompts of a crew. `run` yields a record per receiver that anybody still reads."""
+    """One search over all prompts of the workers. `run` yields a record per receiver that anybody still reads."""
 
     def __init__(
         self,
         graph: Graph,
-        crew: Crew,
+        workers: Workers,
         thresholds: Sequence[float],
         rule: Rule,
         *,
         visits: Visits = Visits(),
         width: int = 32,
     ) -> None:
-        self._graph, self._crew, self._rule = graph, crew, rule
+        self._graph, self._workers, self._rule = graph, workers, rule
         self._visits, self._width = visits, width
-        self._least = width if all(one.eager for one in crew.about) else 1
-        clean = crew.ask([Clean()])[0][0]
+        self._least = width if all(one.eager for one in workers.about) else 1
+        clean = workers.ask([Clean()])[0][0]
         every = tuple(sorted(set(thresholds)))
-        self._states = {0: (Liveness(graph, crew.about[0].coupled), every, clean)}
+        self._states = {0: (Liveness(graph, workers.about[0].coupled), every, clean)}
         self._next_state = 1
         self.found = {t: _nothing(graph, clean) for t in every}
         self.evaluations = self.rounds = 0
@@ -186,7 +186,7 @@ class Search:
 
     def _goes_on(self, step: Step, receiver: int, states: Sequence[int]) -> bool:
         """Whether a record is of this receiver, these states, all senders and prompts, in finite numbers."""
-        senders, n_prompts = self._visits.senders(self._graph, receiver), self._crew.n_prompts
+        senders, n_prompts = self._visits.senders(self._graph, receiver), self._workers.n_prompts
         thresholds: dict[int, list[float]] = {state: [] for state in states}
         for one in step.decided:
             table = (one.kept, one.delta, one.std)
@@ -244,7 +244,7 @@ class Search:
     def _ask(self, questions: Sequence[Measure]) -> list[Float[np.ndarray, "_variant prompt"]]:
         self.rounds += 1
         self.evaluations += sum(question.n_variants for question in questions)
-        return self._crew.ask(questions)
+        return self._workers.ask(questions)
 
     def _chain(self, receiver: int, branch: _Branch) -> Measure:
         """The next candidates, and those of them that are guessed to stay."""
@@ -310,7 +310,7 @@ class Search:
             Settle(d.state, d.into, d.receiver, d.removed, d.remaining) for d in step.decided
         ]
         old = tuple(sorted({d.state for d in step.decided}))
-        self._crew.ask([*questions, Forget(old)])
+        self._workers.ask([*questions, Forget(old)])
         first = int(self._graph.first_edge[step.receiver])
         for decided in step.decided:
             values = np.asarray(decided.values, dtype=np.float64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.core.circuit import Circuit
 from pipeline.report.essentials import NEAR, choose_circuit, faithfulness, rows_of, scores
-from pipeline.store.results import Run
+from pipeline.store.run.opened import Run
 
 
 @dataclass(frozen=True)

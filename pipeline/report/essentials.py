@@ -16,13 +16,13 @@ from pipeline.core.graph import Graph
 from pipeline.core.prompts import Text, TokenPair
 from pipeline.core.results import EDGE_SCORES
 from pipeline.core.scores import rank_order
+from pipeline.report.overlaps import overlaps
 from pipeline.report.panels import panel_of, with_score
 from pipeline.report.svg import number, percent
-from pipeline.report.sweeps import overlaps
-from pipeline.store import evaluations
-from pipeline.store.faithfulness import FILE, SCHEMA
-from pipeline.store.files import read_footer
-from pipeline.store.results import Run
+from pipeline.store.run import evaluations
+from pipeline.store.run.circuits import FILE, SCHEMA
+from pipeline.store.run.files import read_footer
+from pipeline.store.run.opened import Run
 
 EXAMPLES = 3
 TOP = 20

@@ -22,11 +22,11 @@ from pipeline.report.overlap_figure import overlap_svg
 from pipeline.report.panels import panel_of, with_score
 from pipeline.report.pareto_figure import pareto_svg, sweeps_of
 from pipeline.report.svg import number, percent
-from pipeline.store.atomic import write_atomic
-from pipeline.store.place import Place, place
-from pipeline.store.results import Run
-from pipeline.store.seal import sealed_text
-from pipeline.store.sweeps import pareto
+from pipeline.store.place.atomic import write_atomic
+from pipeline.store.place.seal import sealed_text
+from pipeline.store.place.where import Place, place
+from pipeline.store.run.opened import Run
+from pipeline.store.run.sweeps import pareto
 
 
 def write_report(run: Run, path: str | Place) -> Place:

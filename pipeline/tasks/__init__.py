@@ -15,7 +15,6 @@ from pipeline.tasks.country_language import CountryLanguage
 from pipeline.tasks.docstring import Docstring
 from pipeline.tasks.entity_binding import EntityBinding
 from pipeline.tasks.factual_recall import FactualRecall
-from pipeline.tasks.files import FileTask, read_pairs
 from pipeline.tasks.gender_pronoun import GenderPronoun
 from pipeline.tasks.greater_than import GreaterThan
 from pipeline.tasks.induction import Induction
@@ -23,6 +22,7 @@ from pipeline.tasks.ioi import Ioi
 from pipeline.tasks.label_copy import LabelCopy
 from pipeline.tasks.month_next import MonthNext
 from pipeline.tasks.multiple_choice import MultipleChoice
+from pipeline.tasks.pairs import FileTask, read_pairs
 from pipeline.tasks.past_tense import PastTense
 from pipeline.tasks.subject_verb import SubjectVerb
 from pipeline.tasks.successor import Successor

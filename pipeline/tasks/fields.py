@@ -30,7 +30,7 @@ from pipeline.tasks.cells import (
     shortened,
     token_id,
 )
-from pipeline.tasks.rows import EXPECTED, Row
+from pipeline.tasks.reader import EXPECTED, Row
 
 SYNONYMS = {
     "corrupted": ("corrupted", "corrupt"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.core.documents import parse_json
 from pipeline.core.errors import PromptError
 from pipeline.core.limits import too_much
-from pipeline.tasks.rows import MOST_LINE, ROWS, Row
+from pipeline.tasks.reader import MOST_LINE, ROWS, Row
 
 LIST, SPLITS = "state.json", "dataset_dict.json"
 

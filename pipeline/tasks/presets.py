@@ -14,7 +14,7 @@ from pipeline.core.documents import suggest
 from pipeline.core.errors import PromptError
 from pipeline.tasks.cells import read_object, shortened
 from pipeline.tasks.fields import SYNONYMS, Layout
-from pipeline.tasks.rows import Row
+from pipeline.tasks.reader import Row
 
 MappedField = Literal["clean", "corrupted", "answers", "wrong_answers", "spans"]
 FIELDS: tuple[MappedField, ...] = ("clean", "corrupted", "answers", "wrong_answers", "spans")

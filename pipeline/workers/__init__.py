@@ -1,1 +1,1 @@
-"""Where items are computed: a worker per model replica, in this process or as Ray actors. Ray stays here."""
+"""What runs inside of a worker, in plain calls: an item on a model replica, and what a pool and its caller exchange."""

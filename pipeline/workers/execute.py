@@ -28,12 +28,12 @@ from pipeline.evaluation import Subject
 from pipeline.methods.collective import Collective
 from pipeline.methods.work import Work
 from pipeline.metrics import get_metric
-from pipeline.store.evaluations import Label, path_of, write_values
-from pipeline.store.run_dir import Payload, RunDirectory
-from pipeline.store.scores import metrics_table
-from pipeline.workers.circuits import CircuitJob, circuits_of, subjects_of, values_of
+from pipeline.store.run.evaluations import Label, path_of, write_values
+from pipeline.store.run.run_dir import Payload, RunDirectory
+from pipeline.store.run.tables import metrics_table
+from pipeline.workers.circuit_values import CircuitJob, circuits_of, subjects_of, values_of
 from pipeline.workers.jobs import Opener, process_peak_memory
-from pipeline.workers.pooled import Consult, Enlist, Station
+from pipeline.workers.together import Consult, Enlist, Parts
 
 if TYPE_CHECKING:
     from pipeline.engine.batch import Batch
@@ -68,7 +68,7 @@ class ItemReport:
     peak_memory_bytes: int
 
 
-class Bench:
+class Replica:
     """What one worker has at hand: the run, the model, and the batches of the shard it is at."""
 
     def __init__(
@@ -81,11 +81,11 @@ class Bench:
         self._batches: tuple[tuple[str, int], list[Batch]] | None = None
         self._judged: tuple[CircuitJob, list[Subject], dict[Label, Circuit]] | None = None
         self._together: tuple[tuple[str, int], dict[str, Result]] | None = None
-        self._station = Station()
+        self._parts = Parts()
 
     def __call__(self, job: Item | CircuitJob | Enlist | Consult, attempt: int) -> Any:
         if isinstance(job, Enlist | Consult):
-            return self._station(job, self)
+            return self._parts(job, self)
         return self._evaluate(job) if isinstance(job, CircuitJob) else execute(job, self, attempt)
 
     @property
@@ -163,12 +163,12 @@ class Bench:
 
 
 def opener(settings: Settings) -> Opener:
-    """A picklable function that opens the bench in the worker's own process."""
-    return partial(open_bench, settings)
+    """A picklable function that opens the replica in the worker's own process."""
+    return partial(open_replica, settings)
 
 
-def open_bench(settings: Settings) -> Bench:
-    """The bench with the model loaded; the number of threads is forced before anything is computed."""
+def open_replica(settings: Settings) -> Replica:
+    """The replica with the model loaded; the number of threads is forced before anything is computed."""
     import torch
 
     torch.set_num_threads(settings.threads)
@@ -191,25 +191,25 @@ def open_bench(settings: Settings) -> Bench:
         fingerprint=directory.manifest["model"]["fingerprint"],
         gguf=config.model.gguf,
     )
-    return Bench(directory, config, model, settings.batch_size)
+    return Replica(directory, config, model, settings.batch_size)
 
 
-def bench_with(bench: Bench, run_path: str) -> Bench:
-    """The bench of another run with the model of this one. ModelError when it was planned with another."""
+def replica_with(replica: Replica, run_path: str) -> Replica:
+    """The replica of another run with the model of this one. ModelError when it was planned with another."""
     directory = RunDirectory.open(run_path)
-    if directory.manifest["model"] != bench.directory.manifest["model"]:
+    if directory.manifest["model"] != replica.directory.manifest["model"]:
         raise ModelError(f"{run_path}: its model is not the one that is loaded; run the config again")
-    return Bench(directory, RunConfig.load(directory.path / "run.yaml"), bench.model, bench.batch_size)
+    return Replica(directory, RunConfig.load(directory.path / "run.yaml"), replica.model, replica.batch_size)
 
 
-def execute(item: Item, bench: Bench, attempt: int) -> ItemReport:
+def execute(item: Item, replica: Replica, attempt: int) -> ItemReport:
     """Computes an item and commits its file. ScoreError, and no file, for numbers that are no scores."""
     start = time.perf_counter()
-    counters = bench.model.counters
+    counters = replica.model.counters
     counters.reset()
-    _reset_peak_memory(bench)
+    _reset_peak_memory(replica)
     try:
-        payload, facts = compute(item, bench)
+        payload, facts = compute(item, replica)
     except CircuitsError as error:
         raise type(error)(f"{item.name}: {error}") from error
     report = ItemReport(
@@ -220,28 +220,28 @@ def execute(item: Item, bench: Bench, attempt: int) -> ItemReport:
         forward_passes=counters.forward_passes,
         backward_passes=counters.backward_passes,
         evaluations=counters.evaluations,
-        peak_memory_bytes=_peak_memory(bench),
+        peak_memory_bytes=_peak_memory(replica),
     )
-    bench.directory.commit(item, payload, footer(report, bench, facts))
+    replica.directory.commit(item, payload, footer(report, replica, facts))
     return report
 
 
-def rehearse(item: Item, bench: Bench) -> int:
+def rehearse(item: Item, replica: Replica) -> int:
     """The rows that an item's file would have; computes all of them and writes none."""
-    payload, _ = compute(item, bench)
+    payload, _ = compute(item, replica)
     return _rows(payload)
 
 
-def compute(item: Item, bench: Bench) -> tuple[Payload, dict[str, Any]]:
+def compute(item: Item, replica: Replica) -> tuple[Payload, dict[str, Any]]:
     """What goes into the item's file, and what its method wants recorded beside it."""
     if item.kind == "statistics":
-        return _statistics(item, bench), {}
-    batches = bench.batches(item.task, item.shard)
+        return _statistics(item, replica), {}
+    batches = replica.batches(item.task, item.shard)
     if item.method is None:
-        return _baseline(bench.model, batches, bench.config.metrics), {}
-    if (shared := bench.together(item)) is not None:
+        return _baseline(replica.model, batches, replica.config.metrics), {}
+    if (shared := replica.together(item)) is not None:
         return shared, shared.facts
-    method, work = bench.config.method_ids[item.method], bench.work(item.task, item.method, batches)
+    method, work = replica.config.method_ids[item.method], replica.work(item.task, item.method, batches)
     found = method.run(work)
     if work.per_prompt and isinstance(found, EdgeScores) and found.per_prompt is not None:
         order = np.argsort(np.concatenate([batch.prompt_ids for batch in batches]))
@@ -249,12 +249,12 @@ def compute(item: Item, bench: Bench) -> tuple[Payload, dict[str, Any]]:
     return found, found.facts
 
 
-def footer(report: ItemReport, bench: Bench, facts: dict[str, Any]) -> dict[str, Any]:
+def footer(report: ItemReport, replica: Replica, facts: dict[str, Any]) -> dict[str, Any]:
     """How the item was computed; what was computed is known to the run directory."""
     return {
         "attempt": report.attempt,
-        "batch_size": bench.batch_size,
-        "device": bench.device,
+        "batch_size": replica.batch_size,
+        "device": replica.device,
         "seconds": round(report.seconds, 6),
         "peak_memory_bytes": report.peak_memory_bytes,
         "forward_passes": report.forward_passes,
@@ -271,9 +271,9 @@ def library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
 
 
-def _statistics(item: Item, bench: Bench) -> dict[str, np.ndarray]:
-    batches = bench.task_batches(item.task)
-    statistics = collect_statistics(bench.model, batches)
+def _statistics(item: Item, replica: Replica) -> dict[str, np.ndarray]:
+    batches = replica.task_batches(item.task)
+    statistics = collect_statistics(replica.model, batches)
     if bad := [name for name, values in statistics.items() if not np.isfinite(values).all()]:
         raise ScoreError(
             f"the means of {', '.join(bad)} are not finite; look at the model on the corrupted prompts"
@@ -313,17 +313,17 @@ def _rows(payload: Payload) -> int:
     return len(rows_of(payload)) if isinstance(payload, EdgeScores | NodeScores | Rows) else 0
 
 
-def _reset_peak_memory(bench: Bench) -> None:
-    if bench.model.device.type == "cuda":
+def _reset_peak_memory(replica: Replica) -> None:
+    if replica.model.device.type == "cuda":
         import torch
 
-        torch.cuda.reset_peak_memory_stats(bench.model.device)
+        torch.cuda.reset_peak_memory_stats(replica.model.device)
 
 
-def _peak_memory(bench: Bench) -> int:
+def _peak_memory(replica: Replica) -> int:
     """Largest memory of this item on a GPU, else of this process so far, in bytes."""
-    if bench.model.device.type == "cuda":
+    if replica.model.device.type == "cuda":
         import torch
 
-        return int(torch.cuda.max_memory_allocated(bench.model.device))
+        return int(torch.cuda.max_memory_allocated(replica.model.device))
     return process_peak_memory()

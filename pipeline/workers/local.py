@@ -40,9 +40,9 @@ class LocalPool:
         if self._work is None:
             self._work = self._opener()
         outcomes = {}
-        for seat, job in jobs.items():
+        for slot, job in jobs.items():
             result, failure, seconds = attempt(self._work, job, 1)
-            outcomes[seat] = Outcome(job, 1, seconds, seat, result, failure)
+            outcomes[slot] = Outcome(job, 1, seconds, slot, result, failure)
         return outcomes
 
     def close(self) -> None:

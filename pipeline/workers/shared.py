@@ -1,6 +1,6 @@
 """One pool for several runs of one model, one after the other: workers keep the model and change the run.
 
-Knows benches and what a pool takes. Does not know Ray, nor which runs go together (`flows.sweep`).
+Knows replicas and what a pool takes. Does not know Ray, nor which runs go together (`flows.sweep`).
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pipeline.workers.execute import Bench, Settings, bench_with, open_bench
+from pipeline.workers.execute import Replica, Settings, open_replica, replica_with
 from pipeline.workers.jobs import Opener, Outcome, Pool
 
 
@@ -32,31 +32,31 @@ class Sent:
         return int(self.job.shard)
 
 
-class Desk:
-    """What one worker has at hand: the model, and the bench of the run that asked last."""
+class SharedReplica:
+    """What one worker has at hand: the model, and the replica of the run that asked last."""
 
-    def __init__(self, run: str, bench: Bench) -> None:
+    def __init__(self, run: str, replica: Replica) -> None:
         self._run = run
-        self._bench = bench
+        self._replica = replica
 
     @property
     def device(self) -> str:
-        """See `Bench.device`."""
-        return self._bench.device
+        """See `Replica.device`."""
+        return self._replica.device
 
     def __call__(self, sent: Sent, attempt: int) -> Any:
         if sent.run != self._run:
-            self._bench, self._run = bench_with(self._bench, sent.run), sent.run
-        return self._bench(sent.job, attempt)
+            self._replica, self._run = replica_with(self._replica, sent.run), sent.run
+        return self._replica(sent.job, attempt)
 
 
 def shared_opener(settings: Settings) -> Opener:
     """A picklable function that opens a desk, with the model as the run of `settings` has planned with it."""
-    return partial(_open_desk, settings)
+    return partial(_open_shared, settings)
 
 
-def _open_desk(settings: Settings) -> Desk:
-    return Desk(settings.run_path, open_bench(settings))
+def _open_shared(settings: Settings) -> SharedReplica:
+    return SharedReplica(settings.run_path, open_replica(settings))
 
 
 class Lent:
@@ -85,8 +85,8 @@ class Lent:
 
     def together(self, jobs: Mapping[int, Any]) -> dict[int, Outcome]:
         """See `Pool.together`."""
-        outcomes = self._pool.together({seat: Sent(self._run, job) for seat, job in jobs.items()})
-        return {seat: replace(outcome, job=outcome.job.job) for seat, outcome in outcomes.items()}
+        outcomes = self._pool.together({slot: Sent(self._run, job) for slot, job in jobs.items()})
+        return {slot: replace(outcome, job=outcome.job.job) for slot, outcome in outcomes.items()}
 
     def close(self) -> None:
         """Nothing: others may want the pool yet."""

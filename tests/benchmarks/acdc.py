@@ -22,10 +22,10 @@ from pipeline.engine.batch import Batch
 from pipeline.engine.patchable import PatchableModel
 from pipeline.methods import Acdc
 from pipeline.models.load import resolve_model
-from pipeline.planning import make_plan
-from pipeline.pooled import run_search, searches
-from pipeline.run import open_pool, prepare
-from pipeline.store.results import open_run
+from pipeline.schedule import make_plan
+from pipeline.schedule.conduct import open_pool, prepare
+from pipeline.schedule.drives import run_search, searches
+from pipeline.store.run.opened import open_run
 from tests.benchmarks.measure import cpu_seconds, row
 from tests.benchmarks.models import ioi_like
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.store.files import write_parquet
-from pipeline.store.rows import table_of
+from pipeline.store.run.files import write_parquet
+from pipeline.store.run.rows import table_of
 
 # In a process of its own, as a person's command: Ray with two workers in a thread, a Prefect flow beside it.
 _START = """
@@ -65,7 +65,7 @@ def _no_work(_job: Nothing, _attempt: int) -> None:
 
 def started_pool() -> Any:
     """Two Ray workers that have each done a job."""
-    from pipeline.workers.pool import RayPool
+    from pipeline.cluster.pool import RayPool
 
     pool = RayPool(open_nothing, workers=2)
     list(pool.run([Nothing(0), Nothing(1)]))

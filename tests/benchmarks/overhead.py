@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
-from pipeline.store.files import write_parquet
-from pipeline.store.rows import table_of
+from pipeline.store.run.files import write_parquet
+from pipeline.store.run.rows import table_of
 from tests.benchmarks.measure import row
 from tests.benchmarks.orchestration import Nothing, open_nothing
 
@@ -62,11 +62,11 @@ def overhead_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _schedule() -> list[dict[str, Any]]:
-    from pipeline.workers.pool import RayPool
+    from pipeline.cluster.pool import RayPool
 
     with closing(RayPool(open_nothing, workers=2)) as pool:
         _warm(pool)
-        pids = {"driver": "self", **{f"worker {seat.index}": str(seat.pid) for seat in pool._seats}}
+        pids = {"driver": "self", **{f"worker {slot.index}": str(slot.pid) for slot in pool._slots}}
         early: dict[str, int] = {}
         begin, gaps, last = time.perf_counter(), 0.0, time.perf_counter()
         for number, _ in enumerate(pool.run([Nothing(shard) for shard in range(ITEMS)])):
@@ -90,7 +90,7 @@ def _schedule() -> list[dict[str, Any]]:
 
 
 def _commit(folder: Path) -> list[dict[str, Any]]:
-    from pipeline.workers.pool import RayPool
+    from pipeline.cluster.pool import RayPool
 
     with closing(RayPool(Commits(folder), workers=2)) as pool:
         _warm(pool)
@@ -107,7 +107,7 @@ def _commit(folder: Path) -> list[dict[str, Any]]:
 
 def _second_worker() -> dict[str, Any]:
     """One worker against two on the same jobs, the best of a few in turn."""
-    from pipeline.workers.pool import RayPool
+    from pipeline.cluster.pool import RayPool
 
     best, cpu = {1: float("inf"), 2: float("inf")}, {1: 0.0, 2: 0.0}
     for _ in range(REPETITIONS):
@@ -126,7 +126,7 @@ def _second_worker() -> dict[str, Any]:
 
 def _warm(pool: Any) -> None:
     """Returns when every worker has started and done a job."""
-    pool.together({seat: Nothing(seat) for seat in range(pool.size)})
+    pool.together({slot: Nothing(slot) for slot in range(pool.size)})
 
 
 def _resident(pid: str) -> int:

@@ -16,9 +16,9 @@ from pipeline.config import RunConfig
 from pipeline.core.prompts import PromptPair
 from pipeline.core.scores import EdgeScores
 from pipeline.models.load import load_tokenizer, resolve_model
-from pipeline.planning import Plan, make_plan
-from pipeline.store import schema
-from pipeline.store.results import open_run
+from pipeline.schedule import Plan, make_plan
+from pipeline.store.run import schema
+from pipeline.store.run.opened import open_run
 from pipeline.tasks import Ioi
 from tests.benchmarks.measure import cpu_seconds, peak_bytes, row, wall_seconds
 

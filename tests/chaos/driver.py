@@ -14,8 +14,8 @@ from typing import Any
 
 from pipeline import RunConfig
 from pipeline.core.items import Item
-from pipeline.run import conduct, prepare, settle, start_pool, worker_opener
-from pipeline.store import atomic
+from pipeline.schedule.conduct import conduct, prepare, settle, start_pool, worker_opener
+from pipeline.store.place import atomic
 from pipeline.workers.jobs import Opener
 
 

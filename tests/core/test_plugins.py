@@ -10,7 +10,7 @@ import pytest
 from pipeline import RunConfig, discover, load_scores, open_run
 from pipeline.core import plugins
 from pipeline.core.errors import ConfigError
-from pipeline.store.run_dir import RunDirectory
+from pipeline.store.run.run_dir import RunDirectory
 from pipeline.verify import verify
 from tests.runs import toy_mapping
 

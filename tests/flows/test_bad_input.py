@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import prepare
+from pipeline.schedule.conduct import prepare
 from tests.runs import PAIR, nan_beyond_ten, prompts_of_two_lengths, score_files, toy_config
 
 

@@ -388,7 +388,7 @@ def test_a_bug_is_one_line_unless_its_traceback_is_asked_for(circuits, config_fi
     def make_plan(_):
         raise ZeroDivisionError("oh\nno")
 
-    monkeypatch.setattr("pipeline.planning.make_plan", make_plan)
+    monkeypatch.setattr("pipeline.schedule.make_plan", make_plan)
     monkeypatch.chdir(tmp_path)
     said = circuits("plan", config_file())
     assert said.code == 1
@@ -403,7 +403,7 @@ def test_a_stopped_run_says_how_it_goes_on(circuits, config_file, monkeypatch):
     def conduct(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.run.conduct", conduct)
+    monkeypatch.setattr("pipeline.schedule.conduct.conduct", conduct)
     said = circuits("run", config_file(), "--local")
     assert said.code == 130
     assert said.err == "stopped; the same command goes on where it was\n"
@@ -416,7 +416,7 @@ def test_what_fails_because_a_command_was_stopped_is_said_as_a_stop(circuits, co
         finally:
             raise ConnectionError("gone first")
 
-    monkeypatch.setattr("pipeline.run.prepare", prepare)
+    monkeypatch.setattr("pipeline.schedule.conduct.prepare", prepare)
     said = circuits("run", config_file(), "--local")
     assert said.code == 130
     assert said.err == "stopped; the same command goes on where it was\n"

@@ -54,7 +54,7 @@ def test_where_another_package_was_imported_first_the_error_names_its_folder(els
 
 
 def test_workers_search_the_drivers_package_first_and_no_working_directory(elsewhere, monkeypatch):
-    from pipeline.workers.imports import OwnJob
+    from pipeline.cluster.imports import OwnJob
 
     monkeypatch.chdir(elsewhere)
     monkeypatch.delenv("PYTHONPATH", raising=False)
@@ -64,7 +64,7 @@ def test_workers_search_the_drivers_package_first_and_no_working_directory(elsew
 
 
 def test_an_installed_package_is_not_searched_for_before_the_standard_library(monkeypatch):
-    from pipeline.workers import imports
+    from pipeline.cluster import imports
 
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setattr(imports.site, "getsitepackages", lambda: [str(ROOT)])

@@ -13,12 +13,12 @@ import yaml
 from flows import stopping
 from flows.stopping import stoppable
 from pipeline import RunConfig, open_run
-from pipeline.control import Watch, cancel
 from pipeline.core.errors import RunDirectoryError
-from pipeline.log import RunLog, read_log
 from pipeline.methods import Eap
-from pipeline.run import prepare
-from pipeline.store.lock import locked
+from pipeline.schedule.conduct import prepare
+from pipeline.schedule.control import Watch, cancel
+from pipeline.store.place.lock import locked
+from pipeline.store.run.log import RunLog, read_log
 from tests.processes import GUARD_SECONDS, wait_to_be_interrupted
 from tests.runs import content
 
@@ -143,7 +143,7 @@ def test_a_torn_line_is_passed_over_and_a_long_log_loses_its_older_half(tmp_path
     assert len(read_log(tmp_path)) == 100
     log.begin("another process")
     assert len(read_log(tmp_path)) == 101, "what follows is no part of the torn line"
-    monkeypatch.setattr("pipeline.log.MOST_BYTES", 4000)
+    monkeypatch.setattr("pipeline.store.run.log.MOST_BYTES", 4000)
     log.write("note", "last")
     log.write("note", "very last")
     lines = read_log(tmp_path)
@@ -168,7 +168,7 @@ def test_nothing_is_cancelled_where_nobody_is_at_work(circuits, poisoned):
 
 
 def test_cancelling_interrupts_the_owner_and_waits_until_it_has_let_go(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.control.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.schedule.control.POLL_SECONDS", 0.05)
     said = []
     canceller = threading.Thread(target=lambda: said.append(cancel(tmp_path, GUARD_SECONDS)))
     with pytest.raises(KeyboardInterrupt), locked(tmp_path) as owner, closing(Watch(tmp_path, owner)):  # noqa: PT012
@@ -195,7 +195,7 @@ def test_a_request_to_an_earlier_process_does_not_stop_the_next(config_file):
 
 
 def test_a_process_that_has_lost_its_directory_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.control.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.schedule.control.POLL_SECONDS", 0.01)
     with (  # noqa: PT012
         pytest.raises(KeyboardInterrupt),
         locked(tmp_path) as owner,

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from flows.progress import bar_on, shown
-from pipeline.session import Event
+from pipeline.schedule.session import Event
 
 SAID = "induction/acdc-0.01 and 4 more thresholds: decided a11.h11<q>, 12,345 edges kept so far"
 

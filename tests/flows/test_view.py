@@ -8,7 +8,7 @@ import pytest
 from flows import artifacts
 from flows.artifacts import View
 from flows.steps import Work
-from pipeline.session import Event
+from pipeline.schedule.session import Event
 
 
 def event(done):

@@ -112,9 +112,9 @@ def test_an_output_whose_folder_is_not_mounted_is_refused(tmp_path, capsys):
 
 def test_runs_of_one_model_load_it_once_and_give_what_they_give_alone(tmp_path, monkeypatch):
     loads = []
-    load = execute.open_bench
+    load = execute.open_replica
     monkeypatch.setattr(
-        "pipeline.workers.shared.open_bench", lambda settings: loads.append(settings) or load(settings)
+        "pipeline.workers.shared.open_replica", lambda settings: loads.append(settings) or load(settings)
     )
     out = tmp_path / "swept"
     configs = {

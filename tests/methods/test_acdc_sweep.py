@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.methods import Acdc
-from pipeline.methods.collective import LocalCrew
+from pipeline.methods.collective import LocalWorkers
 from pipeline.methods.search import Visits
 from pipeline.methods.work import Work
 from tests.exactness import assert_same_circuit
@@ -44,11 +44,11 @@ def swept(setting, thresholds=THRESHOLDS, batches=None, **options):
     return Acdc(**options).sweep(setting.model, batches or [setting.batch], thresholds)
 
 
-def searched(model, crew):
-    """The results of a search over any crew."""
+def searched(model, workers):
+    """The results of a search over any workers."""
     method = Acdc().resolved("kl_divergence", "corrupted")
     methods = {str(t): method.model_copy(update={"threshold": t}) for t in SOME}
-    drive = method.drive(methods, model.graph, crew, str(model.hf.dtype))
+    drive = method.drive(methods, model.graph, workers, str(model.hf.dtype))
     for _ in drive.steps({}):
         pass
     return {float(t): scores for t, scores in drive.results().items()}
@@ -63,10 +63,10 @@ def parts_of(setting, batches, shares, memory=None):
 
 
 class Several:
-    """A crew of crews: each holds prompts of its own, and answers for them alone."""
+    """A workers of crews: each holds prompts of its own, and answers for them alone."""
 
     def __init__(self, parts):
-        self.crews = [LocalCrew(part) for part in parts]
+        self.crews = [LocalWorkers(part) for part in parts]
         ids = [i for part in parts for recorded in part.batches for i in sorted(recorded.batch.prompt_ids)]
         assert len(set(ids)) == len(ids)
         held = [sorted(i for recorded in part.batches for i in recorded.batch.prompt_ids) for part in parts]
@@ -74,7 +74,7 @@ class Several:
         self.n_prompts, self.about = len(ids), [part.about for part in parts]
 
     def ask(self, questions):
-        answers = zip(*(crew.ask(questions) for crew in self.crews), strict=True)
+        answers = zip(*(workers.ask(questions) for workers in self.crews), strict=True)
         return [np.concatenate(rows, axis=1)[:, self.order] for rows in answers]
 
 
@@ -182,12 +182,12 @@ def test_runs_that_are_recorded_again_for_every_question_give_the_same_bits(of_s
     batches = cut(setting.batch)
     [unlimited] = parts_of(setting, batches, [range(3)])
     assert unlimited.held == 3
-    expected = searched(setting.model, LocalCrew(unlimited))
+    expected = searched(setting.model, LocalWorkers(unlimited))
     memory = sum(recorded.n_bytes() for recorded in unlimited.batches[:held])
     [part] = parts_of(setting, batches, [range(3)], memory)
     assert part.held == held
     before = setting.model.counters.forward_passes
-    assert_equal(searched(setting.model, LocalCrew(part)), expected)
+    assert_equal(searched(setting.model, LocalWorkers(part)), expected)
     assert setting.model.counters.forward_passes > before, "recorded again"
 
 
@@ -196,7 +196,7 @@ def test_prompts_in_uneven_parts_give_the_same_bits(of_shape, shape):
     setting = of_shape(shape, **EIGHT)
     batches = cut(setting.batch)
     [together] = parts_of(setting, batches, [range(3)])
-    expected = searched(setting.model, LocalCrew(together))
+    expected = searched(setting.model, LocalWorkers(together))
     for shares in ([(0, 1), (2,)], [(2,), (0,), (1,)]):
-        crew = Several(parts_of(setting, batches, shares))
-        assert_equal(searched(setting.model, crew), expected)
+        workers = Several(parts_of(setting, batches, shares))
+        assert_equal(searched(setting.model, workers), expected)

@@ -10,8 +10,8 @@ import torch
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.engine.patchable import patchable
 from pipeline.methods import Eap, EapIg, EdgePatching, NodePatching, PathPatching
-from pipeline.store import schema
-from pipeline.store.rows import table_of
+from pipeline.store.run import schema
+from pipeline.store.run.rows import table_of
 from tests.exactness import relative_error
 from tests.oracles import models
 

@@ -1,6 +1,6 @@
 """The search finds what one test per edge finds, whatever it guesses, shares, skips or takes over.
 
-Against a metric that is known for every set of edges (`tests.oracles.crew`), without a model.
+Against a metric that is known for every set of edges (`tests.oracles.workers`), without a model.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from pipeline.core.graph import Graph
 from pipeline.methods.search import Rule, Search, Visits
 from tests.core.strategies import graphs
 from tests.oracles.acdc import naive_acdc, visits
-from tests.oracles.crew import UNIT, OracleCrew, World
 from tests.oracles.reach import alive_receivers
+from tests.oracles.workers import UNIT, OracleWorkers, World
 
 few = settings(max_examples=10)
 thresholds = st.one_of(
@@ -53,11 +53,11 @@ def naive(world, rule, threshold, order=None):
 
 
 def searched(world, rule, ts, **options):
-    """The finished search, its steps and its crew."""
-    crew = OracleCrew(world, eager=options.pop("eager", False), noise=options.pop("noise", 0.0))
+    """The finished search, its steps and the workers asked."""
+    workers = OracleWorkers(world, eager=options.pop("eager", False), noise=options.pop("noise", 0.0))
     past = options.pop("past", None)
-    search = Search(world.graph, crew, ts, rule, **options)
-    return search, list(search.run(past)), crew
+    search = Search(world.graph, workers, ts, rule, **options)
+    return search, list(search.run(past)), workers
 
 
 def by_receiver(steps):
@@ -97,9 +97,9 @@ def test_one_threshold_is_decided_as_by_one_test_per_edge(key, rule, threshold, 
 )
 def test_a_sweep_decides_every_threshold_as_if_it_were_alone(key, rule, ts, width, eager, order):
     world = world_of(key)
-    search, _, crew = searched(world, rule, ts, width=width, eager=eager, visits=Visits(order))
+    search, _, workers = searched(world, rule, ts, width=width, eager=eager, visits=Visits(order))
     assert set(search.found) == set(ts)
-    assert crew.most_states <= len(set(ts))
+    assert workers.most_states <= len(set(ts))
     for threshold in set(ts):
         kept, delta = naive(world, rule, threshold, visits(world.graph, order))
         np.testing.assert_array_equal(search.found[threshold].kept, kept)
@@ -174,28 +174,28 @@ def test_a_random_order_shuffles_heads_within_a_port_and_the_senders_of_each_rec
 @few
 @given(worlds, rules, st.lists(thresholds, min_size=1, max_size=5, unique=True), st.integers(1, 40))
 def test_a_chain_is_no_longer_than_allowed_and_what_is_asked_is_counted(key, rule, ts, width):
-    search, steps, crew = searched(world_of(key), rule, ts, width=width, eager=True)
-    assert max(len(question.candidates) for question in crew.measures) <= width
-    assert search.evaluations == sum(question.n_variants for question in crew.measures)
+    search, steps, workers = searched(world_of(key), rule, ts, width=width, eager=True)
+    assert max(len(question.candidates) for question in workers.measures) <= width
+    assert search.evaluations == sum(question.n_variants for question in workers.measures)
     assert search.evaluations == sum(step.evaluations for step, _ in steps)
-    assert search.rounds == sum(step.rounds for step, _ in steps) <= len(crew.measures)
+    assert search.rounds == sum(step.rounds for step, _ in steps) <= len(workers.measures)
 
 
 def test_a_width_of_one_measures_every_edge_into_a_live_node_once():
     world = World(Graph(2, 4, 2), (False, True), seed=3)
-    search, _, crew = searched(world, Rule(1, absolute=False, guard=0.0), [6 * UNIT], width=1)
+    search, _, workers = searched(world, Rule(1, absolute=False, guard=0.0), [6 * UNIT], width=1)
     found = search.found[6 * UNIT]
     assert 0 < found.kept.sum() < found.tests < world.graph.n_edges
-    assert search.evaluations == search.rounds == len(crew.measures) == found.tests
+    assert search.evaluations == search.rounds == len(workers.measures) == found.tests
 
 
 def test_thresholds_that_decide_alike_cost_as_much_as_one():
     world = World(Graph(2, 3, 3), (False, False), seed=5)
     rule = Rule(1, absolute=False, guard=0.0)
     one, _, _ = searched(world, rule, [4.375 * UNIT])
-    many, _, crew = searched(world, rule, [(4.25 + n / 40) * UNIT for n in range(1, 10)])
+    many, _, workers = searched(world, rule, [(4.25 + n / 40) * UNIT for n in range(1, 10)])
     assert many.evaluations == one.evaluations
-    assert crew.most_states == 1
+    assert workers.most_states == 1
 
 
 # --- going on after an interruption -------------------------------------------------------------------------
@@ -212,10 +212,10 @@ def test_records_of_an_earlier_run_are_taken_over_and_the_rest_is_found_as_befor
     whole, steps, _ = searched(world, rule, ts, eager=eager)
     n = round(share * len(steps))
     past = by_receiver(steps[:n])
-    search, again, crew = searched(world, rule, ts, eager=eager, past=past)
+    search, again, workers = searched(world, rule, ts, eager=eager, past=past)
     assert [step for step, _ in again] == [step for step, _ in steps]
     assert [new for _, new in again] == [False] * n + [True] * (len(steps) - n)
-    assert not {question.receiver for question in crew.measures} & set(past)
+    assert not {question.receiver for question in workers.measures} & set(past)
     for threshold in ts:
         assert_equal(search.found[threshold], whole.found[threshold])
     assert (search.evaluations, search.rounds) == (whole.evaluations, whole.rounds)
@@ -229,10 +229,10 @@ def test_after_a_missing_record_everything_is_found_again(key, rule, ts, data):
     missing = data.draw(st.integers(0, len(steps) - 1))
     past = by_receiver(steps)
     del past[steps[missing][0].receiver]
-    search, again, crew = searched(world, rule, ts, past=past)
+    search, again, workers = searched(world, rule, ts, past=past)
     assert [step for step, _ in again] == [step for step, _ in steps]
     assert [new for _, new in again] == [False] * missing + [True] * (len(steps) - missing)
-    asked = {question.receiver for question in crew.measures}
+    asked = {question.receiver for question in workers.measures}
     assert asked == {step.receiver for step, _ in steps[missing:]}
     for threshold in ts:
         assert_equal(search.found[threshold], whole.found[threshold])
@@ -247,7 +247,7 @@ def test_after_a_missing_record_everything_is_found_again(key, rule, ts, data):
 def test_a_delta_at_the_threshold_is_decided_by_single_evaluations(key, rule, ts, width):
     world = world_of(key)
     guarded = dataclasses.replace(rule, guard=UNIT / 100)
-    search, _, crew = searched(world, guarded, ts, width=width, eager=True, noise=UNIT / 500)
+    search, _, workers = searched(world, guarded, ts, width=width, eager=True, noise=UNIT / 500)
     for threshold in ts:
         kept, delta = naive(world, rule, threshold)
         found = search.found[threshold]
@@ -256,7 +256,7 @@ def test_a_delta_at_the_threshold_is_decided_by_single_evaluations(key, rule, ts
         harm = np.abs(delta) if rule.absolute else delta
         assert found.guarded >= (harm == threshold).sum()
         assert len(ts) > 1 or found.guarded == (harm == threshold).sum()
-    singles = [question for question in crew.measures if len(question.candidates) == 1]
+    singles = [question for question in workers.measures if len(question.candidates) == 1]
     assert len(singles) >= max(found.guarded for found in search.found.values())
 
 

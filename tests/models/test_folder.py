@@ -15,7 +15,7 @@ from pipeline.models import trial
 from pipeline.models.load import resolve_model
 from pipeline.models.tokens import tokenise
 from pipeline.models.toy import toy_path
-from pipeline.planning import make_plan
+from pipeline.schedule import make_plan
 from tests.oracles import models
 from tests.tokenizers import tokenizer
 

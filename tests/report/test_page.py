@@ -18,10 +18,10 @@ from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.report.essentials import CONDITIONAL, choose_circuit, essentials
 from pipeline.report.html import write_report
 from pipeline.report.svg import number
-from pipeline.store import faithfulness as evaluated
-from pipeline.store.aggregate import aggregate
-from pipeline.store.results import Run, open_run
-from pipeline.store.run_dir import RunDirectory
+from pipeline.store.run import circuits as evaluated
+from pipeline.store.run.aggregate import aggregate
+from pipeline.store.run.opened import Run, open_run
+from pipeline.store.run.run_dir import RunDirectory
 from tests.report.conftest import curve_rows, planted_frame
 
 EVIL = "<script>alert('clean')</script> & \"friends\""

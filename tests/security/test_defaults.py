@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import RunConfig, open_run
 from pipeline.methods import METHODS
-from pipeline.planning import make_plan
+from pipeline.schedule import make_plan
 from pipeline.tasks import TASKS
 from tests.runs import toy_config, toy_mapping
 
@@ -85,7 +85,7 @@ NAMES = (
 )
 def test_nothing_is_reported_to_anyone(root, given):
     code = (
-        "import json, os, pipeline.models.load, pipeline.workers.pool, flows.environment as e; "
+        "import json, os, pipeline.models.load, pipeline.cluster.pool, flows.environment as e; "
         f"e.set_quiet_environment(); print(json.dumps({{n: os.environ.get(n) for n in {NAMES!r}}}))"
     )
     env = {name: value for name, value in os.environ.items() if name not in NAMES}

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import load_scores, open_run
-from pipeline.store.files import _seal, read_footer, read_parquet, write_parquet
+from pipeline.store.run.files import _seal, read_footer, read_parquet, write_parquet
 from tests.security.conftest import refused
 from tests.security.hostile import SHARD, call
 from tests.slowly import slow

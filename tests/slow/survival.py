@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flows.cli import main
 from pipeline import open_run
-from pipeline.store.place import Place, found, relative
+from pipeline.store.place.where import Place, found, relative
 from tests.processes import Driver, busy_workers, wait_for
 from tests.runs import items_of, score_files
 

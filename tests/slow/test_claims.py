@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.store.exclusion import Rules
-from pipeline.store.lock import this_process
+from pipeline.store.place.exclusion import Rules
+from pipeline.store.place.lock import this_process
 from tests.object_store import folder_in
-from tests.store.test_exclusion import Model
-from tests.store.test_lock import DEAD_PID, left_in, write_claim
+from tests.store.place.test_exclusion import Model
+from tests.store.place.test_lock import DEAD_PID, left_in, write_claim
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
 
@@ -41,9 +41,9 @@ def test_the_model_finds_a_silence_that_is_shorter_than_the_fence():
 RACER = """
 import sys, time
 from pipeline.core.errors import RunDirectoryError
-from pipeline.store import owners
-from pipeline.store.lock import locked
-from pipeline.store.place import place
+from pipeline.store.place import owners
+from pipeline.store.place.lock import locked
+from pipeline.store.place.where import place
 folder, me = place(sys.argv[1]), sys.argv[2]
 owners._boot_id = lambda: me  # a machine each
 input()

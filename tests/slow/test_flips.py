@@ -6,8 +6,8 @@ import pytest
 
 from flows.cli import main
 from pipeline import discover
-from pipeline.store.compact import compact
-from pipeline.store.place import found, relative
+from pipeline.store.place.where import found, relative
+from pipeline.store.run.compact import compact
 from tests.runs import toy_config
 
 CHANGES = {

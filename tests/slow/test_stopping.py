@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import open_run
-from pipeline.log import read_log
+from pipeline.store.run.log import read_log
 from tests.processes import busy_workers, descendants, parents, title, wait_for
 from tests.runs import items_of, score_files
 
@@ -37,7 +37,7 @@ def insist(driver, run):
 
 
 def cancel(driver, run):
-    from pipeline.control import cancel
+    from pipeline.schedule.control import cancel
 
     print(cancel(run))
 

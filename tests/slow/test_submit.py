@@ -127,7 +127,7 @@ def test_a_run_goes_on_when_one_node_is_lost_and_another_comes(cluster, tmp_path
 
 
 def test_a_submitted_run_that_is_cancelled_is_finished_by_another_process(cluster, tmp_path):
-    from pipeline.workers.submission import Cluster
+    from pipeline.cluster.submission import Cluster
 
     config = written(
         tmp_path,

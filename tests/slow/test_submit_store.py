@@ -10,7 +10,7 @@ import yaml
 
 from flows.cli import main
 from pipeline import open_run
-from pipeline.store.place import place
+from pipeline.store.place.where import place
 from tests.infra.nodes import Nodes
 from tests.object_store import KEYS, folder_in, serving
 from tests.processes import GUARD_SECONDS, wait_for

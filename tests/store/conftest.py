@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.store.place import Place
-from pipeline.store.run_dir import RunDirectory
+from pipeline.store.place.where import Place
+from pipeline.store.run.run_dir import RunDirectory
 from tests.store.example import METHODS, payload_of, plan_of
 
 

@@ -10,9 +10,9 @@ from pipeline.core.graph import Graph
 from pipeline.core.items import Item, digest
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.core.scores import EdgeScores, Moments, NodeScores
-from pipeline.store.place import Place, found, relative
-from pipeline.store.schema import SCHEMA_VERSION
-from pipeline.store.scores import metrics_table
+from pipeline.store.place.where import Place, found, relative
+from pipeline.store.run.schema import SCHEMA_VERSION
+from pipeline.store.run.tables import metrics_table
 
 GRAPH = Graph(n_layers=2, n_heads=2, n_kv_heads=2, d_model=8)
 METHODS = {"eap": "edge", "acdc": "edge", "patch": "node"}

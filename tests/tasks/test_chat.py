@@ -78,7 +78,7 @@ def test_chat_is_written_down_only_where_it_is_asked_for():
 
 
 def test_a_plan_renders_the_prompts_of_a_task_that_asks_for_it(chatting, tmp_path):
-    from pipeline.planning import make
+    from pipeline.schedule import make
 
     row = {"clean": PAIR.clean, "corrupted": PAIR.corrupted, "answers": [" Mary"], "wrong_answers": [" John"]}
     path = tmp_path / "pairs.jsonl"

@@ -1,0 +1,274 @@
+"""What the verbs about a run say: plain facts for `--json`, and the same as tables for people.
+
+Knows what is worth saying. Does not know how it was computed; loads without torch, Ray and Prefect.
+"""
+
+from typing import Any
+
+from flows.checked import planned_facts, print_planned
+from flows.pareto import check_names, overlap_of, print_overlap
+from flows.writing import count, number, say, share, show, size, table_of
+from pipeline.core.items import RESERVED_IDS
+from pipeline.core.machines import fits, reasons, this_machine
+from pipeline.schedule import Plan, evaluation_table, work_table
+from pipeline.schedule.session import Session
+from pipeline.store.place.where import place
+from pipeline.store.run.opened import Run
+from pipeline.store.run.run_dir import RunDirectory
+
+Facts = dict[str, Any]
+
+
+# --- plan --------------------------------------------------------------------------------------------------
+
+
+def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
+    """The plan with the number of items that are done already."""
+    path = place(run_dir or plan.path)
+    done = 0
+    if (path / "manifest.json").is_file():
+        directory = RunDirectory.open(path)
+        mine = [item for item in plan.items if directory.item_keys.get(item) == plan.item_key(item)]
+        done = len(directory.done(mine, rename=False, kept=plan.config.prompt_scores))
+    facts, evaluation = plan.to_dict(), evaluation_table(plan)
+    return {
+        **facts,
+        "totals": _sum([facts["totals"], *evaluation]),
+        "path": str(path),
+        "done": done,
+        "workers": _workers(plan),
+        "graph": plan.graph.describe(),
+        "note": plan.model.note,
+        "check": planned_facts(plan),
+        "rows": work_table(plan),
+        "evaluation": evaluation,
+    }
+
+
+def _sum(parts: list[Facts]) -> Facts:
+    """What is to do in all, with the evaluation; bounds add up to a bound."""
+    first = parts[0]
+    return {name: type(first[name])(sum(part[name] for part in parts)) for name in first}
+
+
+def _workers(plan: Plan) -> str:
+    """How many workers there will be; where that is left to the machine, why."""
+    cluster, need = plan.config.cluster, plan.need
+    each = f"{need} each"
+    if cluster.workers != "auto":
+        return f"{cluster.workers}, {each}"
+    if cluster.address != "local":
+        memory = size(need.memory_bytes)
+        return f"auto: as many as have room at {cluster.address}, with {each} and {memory} of memory"
+    here = this_machine()
+    return f"auto: {fits(here, need)} here, {each} ({reasons(here, need)})"
+
+
+def print_plan(facts: Facts) -> None:
+    """Counts per task and method, and where the run lies."""
+    table = table_of(
+        "task", "method", "#items", "#prompts", "#edges", "#forward", "#backward", "#evals", "#rows"
+    )
+    for row in facts["rows"]:
+        table.add_row(row["task"], row["method"], *_work(row, row["prompts"], row["edges"]))
+    for row in facts["evaluation"]:
+        table.add_row(row["task"], row["method"], *_work({**row, "items": ""}, row["prompts"], row["edges"]))
+    table.add_section()
+    table.add_row("total", "", *_work({**facts["totals"], "items": len(facts["items"])}, "", ""))
+    show(table)
+    print_planned(facts["check"])
+    say(f"graph: {facts['graph']}")
+    if facts["note"]:
+        say(facts["note"])
+    say(f"memory of a worker: about {size(facts['memory_bytes'])}")
+    say(f"workers: {facts['workers']}")
+    if facts["search_bytes"]:
+        task, total = max(facts["search_bytes"].items(), key=lambda pair: pair[1])
+        say(
+            f"searches of whole tasks: recorded runs of up to {size(total)} ({task}) over all workers; what "
+            "cluster.memory_per_worker does not hold is recorded again for every question"
+        )
+    if kept := facts["prompt_scores"]:
+        total = size(facts["prompt_score_bytes"])
+        say(f"scores by prompt: of {', '.join(kept)}, {total} in {', '.join(sorted(set(kept.values())))}")
+        if without := sorted({row["method"] for row in facts["rows"]} - {*kept, *RESERVED_IDS}):
+            say(f"no scores by prompt: of {', '.join(without)}")
+    say(f"run: {facts['path']}, {facts['done']} of {len(facts['items'])} items done")
+    say("passes are counted in prompts; evals (evaluations) are runs of a patched part of the model")
+
+
+def _work(row: Facts, prompts: Any, edges: Any) -> list[str]:
+    most = "≤ " if row["evaluations_at_most"] else ""
+    counts = [row["items"], prompts, edges, row["forward_passes"], row["backward_passes"]]
+    return [*map(count, counts), most + count(row["evaluations"]), count(row["rows"])]
+
+
+# --- run, status, failures ---------------------------------------------------------------------------------
+
+
+def run_facts(session: Session, already: bool) -> Facts:
+    """How a run has ended."""
+    return {
+        "run": session.path.name,
+        "path": str(session.path),
+        "complete": session.is_complete and session.stopped is None,
+        "items": len(session.plan.items),
+        "done": len(session.done),
+        "failed": len(session.failed),
+        "missing": [item.name for item in session.missing],
+        "problems": [*session.problems, *([session.stopped] if session.stopped else [])],
+        "already": already,
+        "report": str(session.path / "report.html"),
+    }
+
+
+def print_run(facts: Facts) -> None:
+    """How the run has ended, and what to type next."""
+    already = ", nothing to do" if facts["already"] else ""
+    if facts["complete"]:
+        say(f"complete{already}: {facts['items']} items in {facts['path']}")
+        say(f"report: {facts['report']}")
+        say(f"next: circuits show {facts['path']}")
+        return
+    missing = facts["missing"]
+    say(f"incomplete: {len(missing)} of {facts['items']} items are missing in {facts['path']}")
+    for problem in facts["problems"]:
+        say(f"  {problem}")
+    say(f"next: circuits failures {facts['path']}" if missing else f"next: circuits resume {facts['path']}")
+
+
+def print_status(facts: Facts) -> None:
+    """Counts per task and method, and what to type next."""
+    table = table_of("task", "method", "#items", "#done", "#failed")
+    for row in facts["rows"]:
+        table.add_row(row["task"], row["method"], *map(count, (row["items"], row["done"], row["failed"])))
+    show(table)
+    state = "complete" if facts["complete"] else f"{facts['missing']} of {facts['items']} items missing"
+    if not facts["complete"] and not facts["missing"]:
+        state = "all items done, not evaluated yet"
+    say(f"{facts['path']}: {state}")
+    if (beside := facts["prompt_scores"])["files"]:
+        say(f"scores by prompt: {beside['files']} files, {size(beside['bytes'])}")
+    if facts["running"]:
+        say(f"at work: {facts['running']}")
+    elif not facts["complete"]:
+        say(f"next: circuits {'failures' if facts['failed'] else 'resume'} {facts['path']}")
+
+
+def failure_facts(run: Run) -> Facts:
+    """The records of items that are still missing, oldest first, and how many items are missing in all."""
+    missing = {name for row in run.status()["rows"] for name in row["missing"]}
+    records = [record for record in run.failures() if record["name"] in missing]
+    return {"path": str(run.path), "missing": len(missing), "records": records}
+
+
+def print_failures(facts: Facts) -> None:
+    """A line per attempt, and what to type next."""
+    for record in facts["records"]:
+        place = f" on {record['host']} ({record['device']})" if record.get("device") else ""
+        what = f"{record.get('error')}: {record.get('message')}"
+        say(f"{record['name']} attempt {record['attempt']}{place}: {what}")
+        if record.get("final"):
+            say(f"  next: {record.get('next_step')}")
+    if not facts["records"]:
+        say("no failures")
+    if facts["missing"]:
+        given_up = any(record.get("final") for record in facts["records"])  # each says what to type next
+        following = "" if given_up else f"; next: circuits resume {facts['path']}"
+        say(f"{facts['missing']} items are missing{following}")
+
+
+# --- show, export ------------------------------------------------------------------------------------------
+
+
+def show_facts(run: Run, task: str | None, method: str | None, top: int) -> Facts:
+    """The essentials of the run, or of one task or method."""
+    from pipeline.report.essentials import essentials
+
+    check_names(run, task, method)
+    facts = essentials(run, top=top)
+    for key in ("results", "faithfulness", "evaluations"):
+        facts[key] = [
+            row for row in facts[key] if task in (None, row["task"]) and method in (None, row["method"])
+        ]
+    facts["overlap"] = overlap_of(facts["overlap"], task, method)
+    return {**facts, "path": str(run.path)}
+
+
+def print_show(facts: Facts) -> None:
+    """Strongest edges per task and method, and how faithful circuits are."""
+    model = facts["model"]
+    say(f"{facts['name']}: {model['name']} ({model['revision'][:12]}, {model['dtype']}), {facts['graph']}")
+    if model["note"]:
+        say(model["note"])
+    say(
+        f"metric {facts['metric']}, ablation {facts['ablation']}, "
+        + ("complete" if facts["complete"] else "INCOMPLETE")
+    )
+    for result in facts["results"]:
+        say("")
+        say(
+            f"{result['task']} / {result['method']}: {result['about']}"
+            + (f", bootstrap of {count(result['bootstrap'])} samples" if result["bootstrap"] else "")
+            + (f", PARTIAL: {count(len(result['missing']))} items missing" if result["missing"] else "")
+        )
+        columns = tuple(result["columns"])
+        kinds = {"ci": "95 % interval", "boot": "bootstrap"}
+        kinds = {key: words for key, words in kinds.items() if f"{key}_low" in result["known"]}
+        shares = {"sign_agreement": "prompts of that sign", "kept_fraction": "kept in shards"}
+        shares = {key: words for key, words in shares.items() if key in result["known"]}
+        table = table_of(*columns, "#score", *(f"#{words}" for words in (*kinds.values(), *shares.values())))
+        for row in result["top"]:
+            cells = [str(row[column]) for column in columns]
+            ends = [f"{number(row[f'{key}_low'])} .. {number(row[f'{key}_high'])}" for key in kinds]
+            table.add_row(*cells, number(row["score"]), *ends, *(share(row[key]) for key in shares))
+        show(table)
+        if result["caveat"]:
+            say(result["caveat"])
+        if "circuit" in result:
+            say(result["circuit"]["words"])
+    if facts["faithfulness"]:
+        say("")
+        print_faithfulness(facts["faithfulness"])
+    if facts["evaluations"]:
+        say("")
+        table = table_of("task", "method", "evaluation", "circuit", "quantity", "#value")
+        for row in facts["evaluations"]:
+            words = (row["task"], row["method"], row["evaluation"], row["circuit"] or "", row["quantity"])
+            table.add_row(*words, number(row["value"]))
+        show(table)
+    print_overlap(facts["overlap"])
+    page = place(facts["path"]) / "report.html"
+    say(f"report: {page}" if page.is_file() else f"next: circuits resume {facts['path']}")
+
+
+def print_faithfulness(rows: list[Facts]) -> None:
+    """A row per circuit."""
+    table = table_of(
+        "task",
+        "method",
+        "#share",
+        "#edges",
+        "#without dangling",
+        "metric",
+        "#full",
+        "#empty",
+        "#circuit",
+        "#faithfulness",
+    )
+    for row in rows:
+        share = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
+        values = [
+            number(row[key]) for key in ("metric_full", "metric_empty", "metric_circuit", "faithfulness")
+        ]
+        sizes = [count(row["n_edges"]), count(row["n_edges_pruned"])]
+        table.add_row(row["task"], row["method"], share, *sizes, row["metric"], *values)
+    show(table)
+
+
+def print_export(facts: Facts) -> None:
+    """The files, and what their reader has to know."""
+    for path in facts["files"]:
+        say(path)
+    for note in facts["notes"]:
+        say(f"note: {note}")

@@ -1,0 +1,187 @@
+"""The sections of a config: their fields, defaults and limits.
+
+Knows one section at a time. Does not know how they fit together (`pipeline.config`).
+"""
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from pipeline.core.entries import Entry
+from pipeline.core.items import digest
+from pipeline.core.text import OneLine
+from pipeline.evaluation import EvaluationConfig
+from pipeline.models.families import PostNorm
+from pipeline.store.run.bootstrap import MOST_EDGES
+
+MOST_PROMPTS = 10**9  # of a shard or a pass: more than any memory holds, and still a number
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(Entry):
+    """A part of the config: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """Which model, and how it is read. `device_map` is where it lies and not part of the run's identity."""
+
+    name: OneLine = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
+    revision: OneLine = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
+    gguf: OneLine | None = Field(
+        default=None, min_length=1, description="a .gguf file in that folder, which alone is the model"
+    )
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device_map: str | dict[str, int | str] = Field(
+        default="auto",
+        min_length=1,
+        description="auto, balanced, cpu, cuda:0, or a mapping of module names to devices, cpu and disk, as accelerate "
+        "reads it",
+    )
+    max_memory: dict[int | str, int | str] | None = Field(
+        default=None, description="the most that each device may hold, such as {0: 20GiB, cpu: 60GiB}"
+    )
+    kv: Literal["query_head", "kv_head"] = Field(
+        default="query_head", description="a <k> and <v> per query head, or per key-value head of the model"
+    )
+    post_norm: PostNorm = Field(
+        default="mixed",
+        description="where a norm follows attention: readers norm the mixed sum; heads write their own share; as MIB",
+    )
+    trust_remote_code: bool = Field(default=False, description="run Python that comes with the model")
+
+
+class Shards(Section):
+    """How a task's prompts are cut."""
+
+    prompts: int = Field(default=100, ge=1, le=MOST_PROMPTS, description="prompts per shard")
+
+
+class Evaluate(Section):
+    """At which sizes the circuits are evaluated."""
+
+    later: ClassVar = frozenset({"also"})
+
+    edge_fractions: tuple[Fraction, ...] = Field(
+        default=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), max_length=1000
+    )
+    rank: Literal["absolute", "signed"] = "absolute"
+    also: tuple[EvaluationConfig, ...] = Field(
+        default=(), max_length=100, description="what is looked at beside faithfulness: auroc, cpr_cmd ..."
+    )
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """A name alone stands for an evaluation with its defaults."""
+        entries = [value] if isinstance(value, str) else value
+        if not isinstance(entries, list | tuple):
+            return entries
+        return tuple({"name": one} if isinstance(one, str) else one for one in entries)
+
+    @property
+    def key(self) -> str:
+        """Digest of the section, for the footer of what was evaluated."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Aggregate(Section):
+    """What is computed beside means and Student's intervals when shards are merged."""
+
+    bootstrap: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="samples of a bootstrap over prompts; 0 for none, 200 is usual",
+    )
+    bootstrap_top: int | None = Field(
+        default=None, ge=1, le=MOST_EDGES, description="only for so many of the strongest edges of a method"
+    )
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < 40:
+            raise ValueError("fewer than 40 samples have no 2.5 % quantile; take 200, or 0 for none")
+        return value
+
+
+class Store(Section):
+    """What is kept beside the scores that are merged over prompts."""
+
+    prompt_scores: bool | tuple[str, ...] = Field(
+        default=False,
+        description="also every prompt's score of every edge: true for all methods that have them, or ids of methods",
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="of these numbers; float16 halves the files and lets weak edges tie"
+    )
+
+    @field_validator("prompt_scores", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        if not isinstance(value, bool | str | list | tuple):
+            raise ValueError("give true, false, or a list of methods' ids")  # noqa: TRY004 - pydantic's kind
+        return (value,) if isinstance(value, str) else value
+
+
+class Cluster(Section):
+    """Who computes: changes the time, not the scores."""
+
+    address: OneLine = Field(
+        default="local", min_length=1, description="local, or the address of a Ray cluster"
+    )
+    workers: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+        default=1,
+        description="model replicas; auto: as many as CPUs, GPUs and memory hold (`circuits plan` says why)",
+    )
+    gpus_per_worker: float = Field(default=0, ge=0, le=1024, description="whole devices, or a part of one")
+    batch_size: int = Field(default=32, ge=1, le=MOST_PROMPTS, description="prompts per pass")
+    threads: int = Field(
+        default=1, ge=1, le=1024, description="CPU threads per worker; more than 1 may change last digits"
+    )
+    wait_minutes: float = Field(
+        default=0,
+        ge=0,
+        description="how long a cluster that grows may take until a first worker fits; 0: what it has now is all",
+    )
+    memory_per_worker: float | None = Field(
+        default=None,
+        gt=0,
+        description="GiB that recorded runs of a pooled search may take; default: half of what is free, shared",
+    )
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError("give a whole number from 1 on, or auto")
+        return value
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_or_part(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("more than one device per worker must be a whole number of devices")
+        return value
+
+
+class Failures(Section):
+    """How failures are met."""
+
+    retries: int = Field(default=2, ge=0, le=1000, description="further attempts after a worker's death")
+    tolerate: Fraction | Literal[0] = Field(
+        default=0.05, description="share of failed items at which to stop early"
+    )
+    stragglers: float = Field(
+        default=4,
+        ge=0,
+        description="near the end an idle worker repeats what takes so many times as long as its like; 0: never",
+    )
+
+    def tolerated(self, n_items: int) -> int:
+        """How many failed items do not stop a run of so many yet."""
+        # 0.1 * 30 is 3.0000000000000004: the product is rounded before it is rounded up
+        return math.ceil(round(self.tolerate * n_items, 9))

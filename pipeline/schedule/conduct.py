@@ -1,0 +1,392 @@
+"""A run from config to report: plan, compute what is missing, aggregate, evaluate, report.
+
+Knows the order of these steps and what a failure means for the rest. Does not know Ray, Prefect, or how an
+item is computed. The run directory is the truth: whatever is killed between two lines goes on where it was.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.ablations import needs_statistics
+from pipeline.config import RunConfig
+from pipeline.core.errors import CircuitsError, ConfigError, ModelError, PromptError, RunDirectoryError
+from pipeline.core.items import Item
+from pipeline.core.machines import Machine, Need, fits, gpus_here
+from pipeline.schedule import Plan, Recorded, make_plan, recorded_prompts
+from pipeline.schedule.control import Watch
+from pipeline.schedule.drives import run_search, searches
+from pipeline.schedule.session import OnEvent, Session, enter, ignore
+from pipeline.schedule.telling import telling
+from pipeline.store.place.atomic import give_reserve, set_reserve
+from pipeline.store.place.where import Place, place, remedy
+from pipeline.store.run import circuits as faithfulness_files
+from pipeline.store.run.aggregate import aggregate as aggregate_run
+from pipeline.store.run.aggregate import aggregate_in_time
+from pipeline.store.run.bootstrap import Bootstrap
+from pipeline.store.run.evaluations import is_found, write_found
+from pipeline.store.run.opened import Run, open_run
+from pipeline.store.run.planned import TornManifestError, recorded_key
+from pipeline.store.run.run_dir import RunDirectory
+from pipeline.tasks import FileTask
+from pipeline.workers.jobs import Opener, Outcome, Pool, failure_kind
+
+if TYPE_CHECKING:
+    from pipeline.workers.execute import Settings
+
+WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
+ROUNDS = 3  # how often damaged files are computed again before the storage itself is blamed
+REPORT = "report.html"
+LAST_SECONDS = 15.0  # of a stopped run, to merge what is there: a cluster grants it 30
+
+
+Step = Callable[..., Any]  # (title, function, *args) -> function(*args), shown as one step
+
+
+def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ARG001 - the title is for others
+    """Takes a step without showing it anywhere."""
+    return function(*args)
+
+
+# --- steps -------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    config: RunConfig,
+    run_dir: str | Place | None = None,
+    extend: str | Place | None = None,
+    *,
+    retry_failed: bool = False,
+    recorded: bool = False,
+) -> Session:
+    """Plans the run and takes its directory, new or to be continued.
+
+    `extend` names a run that gets the tasks and methods of `config` which it lacks. `retry_failed` forgets
+    that items had failed for good. `recorded`: prompts of files are those that the run at `run_dir` has recorded.
+    Raises a CircuitsError before anything is computed.
+    """
+    there = place(extend or run_dir or config.output)
+    if extend is not None:
+        with suppress(TornManifestError):
+            RunDirectory.open(extend)  # says what is wrong with it, as to every verb
+        config = RunConfig.load(there / "run.yaml").extended_by(config)
+
+    def planned(config: RunConfig) -> Plan:
+        prompts = recorded_prompts(there, config) if recorded or extend is not None else {}
+        return make_plan(config, recorded=prompts if recorded else _without_file(config, prompts))
+
+    plan = planned(config)
+    path = place(extend or run_dir or plan.path)
+    with ExitStack() as stack:
+        try:
+            hold = stack.enter_context(RunDirectory(path).lock())
+            stack.enter_context(closing(Watch(path, hold.owner)))
+            _mend(path, config)
+            directory = plan.write(path, extend=extend is not None)
+            if (
+                directory.manifest["run_key"] != plan.run_key
+            ):  # extended since: all of it, with today's settings
+                plan = planned(RunConfig.load(path / "run.yaml").extended_by(config))
+                directory = plan.write(path)
+            if retry_failed:
+                directory.clear_failures()
+            session = Session(plan, directory, stack)
+            directory.mark_incomplete()  # until `finish`
+            set_reserve(path)
+        except OSError as error:
+            if failure_kind(error) != "storage":
+                raise
+            raise RunDirectoryError(f"{remedy(path)}, and run again ({error})") from None
+        session._lock = stack.pop_all()  # noqa: SLF001 - the session owns it from here on
+    return session
+
+
+def resume(folder: str | Place, overrides: Sequence[str] = (), *, retry_failed: bool = False) -> Session:
+    """`prepare` for a run from its directory alone, whose manifest may be torn or gone. Needs neither the config's file
+    nor those that the prompts came from."""
+    path = place(folder)
+    with suppress(TornManifestError):
+        open_run(path)
+    return prepare(RunConfig.resumed(path, overrides), path, retry_failed=retry_failed, recorded=True)
+
+
+def waves(session: Session, workers: int) -> Iterator[list[Item]]:
+    """Pending items in portions. Statistics come first: ablations by a mean wait for them."""
+    first = [item for item in session.pending if item.kind == "statistics"]
+    yield from _portions(session, first, WAVE * workers)
+    rest = [
+        item
+        for item in session.pending
+        if not _is_blocked(session, item) and not session.plan.is_pooled(item)
+    ]
+    yield from _portions(session, rest, WAVE * workers)
+
+
+def run_wave(session: Session, items: Sequence[Item], pool: Pool, on_event: OnEvent = ignore) -> None:
+    """Computes items and enters done and failed ones into the session, failures into the directory too."""
+    attempts = 1 + session.config.failures.retries
+    with closing(pool.run(items, attempts=attempts, tried=session.tried)) as outcomes:
+        for outcome in outcomes:
+            enter(session, outcome, on_event)
+            if session.stopped is not None:
+                on_event(session.event("note", session.stopped))
+                return
+
+
+def aggregate(session: Session) -> list[Item]:
+    """Merges the shards of every method; returns the items whose files turned out to be damaged, or went away."""
+    wanted = session.config.aggregate
+    bootstrap = Bootstrap(wanted.bootstrap, wanted.bootstrap_top) if wanted.bootstrap else None
+    lost = [item for item in aggregate_run(session.directory, bootstrap) if item in session.done]
+    session.done -= set(lost)
+    return lost
+
+
+def aggregate_what_is_there(session: Session) -> None:
+    """Merges the shards of a run that is being stopped, so that it can be shown; footers say what is missing."""
+    with suppress(CircuitsError, OSError):
+        aggregate_in_time(session.directory, LAST_SECONDS)
+
+
+def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
+    """Writes faithfulness.parquet and circuits/, unless they are there for these scores and settings."""
+    from pipeline.schedule.evaluating import evaluate_circuits
+
+    key = session.evaluation_key
+    if _is_evaluated(session, key):
+        return
+
+    def show(outcome: Outcome) -> None:
+        if outcome.failure is None:
+            on_event(session.event("circuits", outcome.job.name, outcome.seconds))
+        else:
+            text = f"{outcome.job.name}: {outcome.failure.message}"
+            on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
+
+    tasks = session.plan.identity["tasks"]
+    judged = evaluate_circuits(session.path, session.config, tasks, session.done, pool, show)
+    session.problems += [f"the circuits of task {task} could not be evaluated" for task in judged.incomplete]
+    key |= {"incomplete": json.dumps([*json.loads(key["incomplete"]), *judged.incomplete])}
+    write_found(session.path, judged.found, key)
+    faithfulness_files.write(session.path, judged.rows, key)
+
+
+def report(session: Session) -> None:
+    """Writes report.html."""
+    from pipeline.report.html import write_report
+
+    write_report(open_run(session.path), session.path / REPORT)
+
+
+def finish(session: Session) -> None:
+    """Marks a complete run as such."""
+    if session.is_complete:
+        session.directory.mark_complete()
+    give_reserve(session.path)
+
+
+def settle(session: Session) -> bool:
+    """Whether an earlier run has left nothing to do; needs no worker.
+
+    Items without another attempt, all files good by their checksums, the evaluation as it would be.
+    """
+    if session.pending or aggregate(session):
+        return False
+    if not _is_evaluated(session, session.evaluation_key):
+        return False
+    report(session)  # from these numbers, whatever the one that is there was drawn from
+    finish(session)
+    return True
+
+
+# --- all of them -------------------------------------------------------------------------------------------
+
+
+def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step = plainly) -> None:
+    """Everything that is left to do, by `step`. What fails stays in the session; a full disk ends it."""
+    on_event = session.logged(on_event)
+    on_event(session.event("begin", str(session.path)))
+    merged = False
+    try:
+        for _ in range(ROUNDS):
+            for number, wave in enumerate(waves(session, pool.size), start=1):
+                step(f"wave {number}", run_wave, session, wave, pool, on_event)
+            for items in searches(session):
+                if session.stopped is None and not any(_is_blocked(session, item) for item in items):
+                    step(f"search {items[0].name}", run_search, session, items, pool, on_event)
+            if session.is_full:
+                return
+            on_event(session.event("step", "aggregate"))
+            if not step("aggregate", aggregate, session):
+                break
+        merged = True
+        on_event(session.event("step", "evaluate"))
+        step("evaluate", evaluate, session, pool, on_event)
+        on_event(session.event("step", "report"))
+        step("report", report, session)
+        finish(session)
+    except (KeyboardInterrupt, CircuitsError):
+        if not merged:
+            aggregate_what_is_there(session)
+        raise
+    except OSError as error:
+        if failure_kind(error) != "storage":
+            raise
+        session.stopped = session.fullness
+        on_event(session.event("note", session.stopped))
+
+
+def discover(
+    config: RunConfig,
+    *,
+    local: bool = False,
+    on_event: OnEvent | None = None,
+    quiet: bool = False,
+    run_dir: str | Place | None = None,
+    extend: str | Place | None = None,
+) -> Run:
+    """Runs what the config asks for, or continues it, and returns the run, also when items have failed.
+
+    On Ray, or with `local` in this process. How far it is goes to stderr, a line now and then, unless `quiet`; or to
+    `on_event`. Prefect plays no part here; `flows` shows the same steps in it.
+    """
+    if on_event is None:
+        on_event = ignore if quiet else telling()
+    with closing(prepare(config, run_dir, extend)) as session:
+        if not settle(session):
+            with closing(open_pool(session, local=local)) as pool:
+                conduct(session, pool, on_event)
+        return open_run(session.path)
+
+
+def open_pool(session: Session, *, local: bool = False) -> Pool:
+    """The workers that the config asks for; with `local` one, in this process."""
+    return start_pool(worker_opener(session), session.plan, local=local)
+
+
+def open_shared_pool(session: Session, *, local: bool = False) -> Pool:
+    """Workers for this and other runs with the same model and cluster; `lend` makes them a run's pool."""
+    from pipeline.workers.shared import shared_opener
+
+    return start_pool(shared_opener(worker_settings(session)), session.plan, local=local)
+
+
+def lend(pool: Pool, session: Session) -> Pool:
+    """A shared pool as this run sees it."""
+    from pipeline.workers.shared import Lent
+
+    return Lent(pool, str(session.path.absolute()))
+
+
+def refuse_what_is_not_here(plan: Plan) -> None:
+    """ConfigError when this machine lacks the GPUs that the workers need: said before anything is started."""
+    cluster, have = plan.config.cluster, gpus_here()
+    if cluster.address != "local" or not cluster.gpus_per_worker or have is None:
+        return
+    workers = 1 if cluster.workers == "auto" else cluster.workers
+    if fits(Machine(cpus=math.inf, gpus=have), Need(gpus=cluster.gpus_per_worker)) < workers:
+        raise ConfigError(
+            f"cluster: {workers} worker{'s' * (workers > 1)} with {cluster.gpus_per_worker:g} GPUs each, and this "
+            f"machine has {have}; "
+            "lower cluster.workers or cluster.gpus_per_worker (0 computes on the CPU), or set cluster.address"
+        )
+
+
+def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:
+    """A pool of workers that open with `opener`, as the plan's config asks for. Imports Ray unless `local`."""
+    if local:
+        from pipeline.workers.local import LocalPool
+
+        return LocalPool(opener)
+    from pipeline.cluster.pool import RayPool
+
+    cluster = plan.config.cluster
+    return RayPool(
+        opener,
+        workers=None if cluster.workers == "auto" else cluster.workers,
+        need=plan.need,
+        address=cluster.address,
+        wait_minutes=cluster.wait_minutes,
+        stragglers=plan.config.failures.stragglers,
+    )
+
+
+def worker_opener(session: Session) -> Opener:
+    """What a worker of the session does first: opens the directory and loads the model that was planned with."""
+    from pipeline.workers.execute import opener
+
+    return opener(worker_settings(session))
+
+
+def worker_settings(session: Session) -> "Settings":
+    """How the workers of a session compute."""
+    return settings_of(session.plan, session.path)
+
+
+def settings_of(plan: Plan, path: Place) -> "Settings":
+    """How the workers of a plan compute whose run lies at `path`."""
+    from pipeline.workers.execute import Settings
+
+    config, model = plan.config, plan.model
+    places = config.model.device_map
+    on_cpu = "cpu" if isinstance(places, str) else places  # a mapping was checked to name no other device
+    is_folder = model.is_local and not config.model.name.startswith("toy:")
+    return Settings(
+        run_path=str(path.absolute()),
+        model_name=str(Path(model.path).absolute()) if is_folder else config.model.name,
+        batch_size=config.cluster.batch_size,
+        threads=config.cluster.threads,
+        device_map=places if config.cluster.gpus_per_worker else on_cpu,
+        max_memory=config.model.max_memory,
+    )
+
+
+# --- details -----------------------------------------------------------------------------------------------
+
+
+def _is_evaluated(session: Session, key: Mapping[str, str]) -> bool:
+    """Whether what evaluating gives is there, for these scores and settings."""
+    found = is_found(session.path, key, wanted=bool(session.config.evaluate.also))
+    return found and faithfulness_files.is_current(session.path, key)
+
+
+def _without_file(config: RunConfig, prompts: Mapping[str, Recorded]) -> dict[str, Recorded]:
+    """Those of the recorded prompts whose file is not there any more."""
+    paths = {id_: task.path for id_, task in config.task_ids.items() if isinstance(task, FileTask)}
+    return {id_: tokens for id_, tokens in prompts.items() if not Path(paths[id_]).exists()}
+
+
+def _mend(path: Place, config: RunConfig) -> None:
+    """Writes the manifest of a run anew that is torn or gone, with all that planning writes, from its config, its
+    prompts and its model. Leaves everything as it is where these make another run."""
+    with suppress(CircuitsError):
+        _ = RunDirectory(path).manifest
+        return
+    key = recorded_key(path)
+    if key is None:
+        return
+    with suppress(ConfigError, PromptError, ModelError):
+        own = RunConfig.load(path / "run.yaml")
+        if own.model.trust_remote_code and not config.model.trust_remote_code:
+            return
+        plan = make_plan(own, recorded=recorded_prompts(path, own))
+        if plan.run_key == key:
+            plan.write(path)
+
+
+def _portions(session: Session, items: list[Item], size: int) -> Iterator[list[Item]]:
+    for start in range(0, len(items), size):
+        if session.stopped is not None:
+            return
+        yield items[start : start + size]
+
+
+def _is_blocked(session: Session, item: Item) -> bool:
+    """Whether an item waits for means that are not there: their own item has failed."""
+    ablation = None if item.method is None else session.config.method_ids[item.method].ablation
+    if ablation is None or not needs_statistics(ablation):
+        return False
+    return Item("statistics", item.task, None, 0) not in session.done

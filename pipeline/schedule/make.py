@@ -1,0 +1,123 @@
+"""From a config to its plan: the model is found, prompts are written in its tokens, and what can be checked is.
+
+Knows models' files and tasks. Does not know items, keys or costs; reads no weights.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pipeline.ablations import get_ablation
+from pipeline.config import RunConfig
+from pipeline.core.documents import suggest
+from pipeline.core.errors import ConfigError, PromptError
+from pipeline.core.graph import Graph
+from pipeline.core.prompts import PromptPair, TokenPair
+from pipeline.metrics import get_metric
+from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
+from pipeline.models.tokens import tokenised
+from pipeline.models.trial import try_folder
+from pipeline.schedule.listeners import tell
+from pipeline.schedule.plan import Plan
+from pipeline.schedule.task_prompts import TaskPrompts
+from pipeline.store.run.bootstrap import MOST_EDGES
+from pipeline.tasks import Task
+
+
+def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | None = None) -> Plan:
+    """The plan of a config: finds the model, writes and tokenises the prompts, checks what can be checked.
+
+    `recorded`: prompts in tokens, by task, that are taken as they are. Raises ModelError, PromptError or ConfigError;
+    reads no weights. `pipeline.schedule.listeners` tells how far it is.
+    """
+    model = resolve_model(
+        config.model.name, config.model.revision, config.model.trust_remote_code, config.model.gguf
+    )
+    graph = graph_of(model.config, config.model.kv)
+    if config.aggregate.bootstrap and config.aggregate.bootstrap_top is None and graph.n_edges > MOST_EDGES:
+        raise ConfigError(
+            f"aggregate.bootstrap: {graph.n_edges:,} edges are more than {MOST_EDGES:,}; set "
+            "aggregate.bootstrap_top: 10000 for so many of the strongest"
+        )
+    _require_names(config, graph)
+    try_folder(model)
+    tokenizer = load_tokenizer(model)
+    needs_wrong = any(get_metric(name).needs_wrong for name in config.metrics)
+    read = sorted({span for method in config.method_ids.values() for span in method.spans})
+    tokens = {}
+    for id_, task in config.task_ids.items():
+        if recorded and id_ in recorded:
+            tokens[id_] = TaskPrompts(recorded[id_], config.shards.prompts, read)
+            continue
+        pairs = _told(task, id_, tokenizer, config.seed)
+        tokens[id_] = TaskPrompts(
+            tokenised(
+                pairs,
+                tokenizer,
+                max_length=context_length(model.config),
+                vocab_size=model.config.vocab_size,
+                needs_wrong=needs_wrong,
+            ),
+            config.shards.prompts,
+            read,
+        )
+        if not tokens[id_]:
+            raise PromptError(f"task {id_}: has no prompts; give it at least one pair")
+    for name in config.ablations:
+        if get_ablation(name).positional:
+            _require_one_length(name, tokens)
+        if get_ablation(name).needs_corrupted:
+            _require_difference(tokens)
+    _require_spans(config, tokens)
+    plan = Plan(config, model, graph, tokens)
+    if not recorded:
+        _ = plan.truth  # a circuit beside prompts is read before anything is written
+    return plan
+
+
+def _require_names(config: RunConfig, graph: Graph) -> None:
+    for id_, method in config.method_ids.items():
+        try:
+            method.check_names(graph)
+        except ConfigError as error:
+            raise ConfigError(f"methods ({id_}): {error}") from None
+
+
+def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
+    """The pairs of a task as they come; what was taken is told."""
+    taken = 0
+    for pairs, share in task.told(tokenizer, seed):
+        yield from pairs
+        taken += len(pairs)
+        tell(id_, taken, share)
+
+
+def _require_spans(config: RunConfig, tokens: Mapping[str, TaskPrompts]) -> None:
+    for id_, method in config.method_ids.items():
+        for task, pairs in tokens.items():
+            known = pairs.span_names
+            none = "; its prompts name none: give them 'spans', or use positions: all or last"
+            for span in method.spans:
+                if span not in known:
+                    raise PromptError(
+                        f"task {task}: no prompt has the span {span!r} that {id_} reads"
+                        + (suggest(span, known) if known else none)
+                    )
+
+
+def _require_one_length(ablation: str, tokens: Mapping[str, TaskPrompts]) -> None:
+    for task, pairs in tokens.items():
+        shortest, longest = pairs.lengths.min(), pairs.lengths.max()
+        if shortest < longest:
+            raise ConfigError(
+                f"task {task}: has prompts of {shortest} to {longest} tokens and {ablation} needs "
+                "one length; use ablation: mean, or prompts of one length"
+            )
+
+
+def _require_difference(tokens: Mapping[str, TaskPrompts]) -> None:
+    for task, pairs in tokens.items():
+        if not pairs.differs:
+            raise PromptError(
+                f"task {task}: clean and corrupted are the same tokens in every prompt, so every score would be 0; "
+                "change what matters in 'corrupted', or use another ablation"
+            )

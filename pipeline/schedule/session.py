@@ -1,0 +1,185 @@
+"""What one process knows of the run that it owns: what is done, what has failed, why it stopped.
+
+Knows what a failure means for the rest and what a person types next. Does not know the order of steps, nor how
+an item is computed.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pipeline.config import RunConfig
+from pipeline.core.items import Item
+from pipeline.schedule import Plan
+from pipeline.store.place.atomic import give_reserve
+from pipeline.store.place.where import Place, remedy
+from pipeline.store.run import circuits as faithfulness_files
+from pipeline.store.run.log import RunLog
+from pipeline.store.run.run_dir import RunDirectory
+from pipeline.workers.jobs import Failure, Outcome, failure_kind
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a person may want to see. `done` and `failed` count items of `total` at that moment."""
+
+    kind: Literal["begin", "item", "circuits", "retry", "failed", "step", "note"]
+    text: str
+    seconds: float = 0.0
+    done: int = 0
+    failed: int = 0
+    total: int = 0
+
+
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Shows nothing."""
+
+
+class Session:
+    """A run directory that this process owns, with what is done and what has failed. Close it to let go."""
+
+    def __init__(self, plan: Plan, directory: RunDirectory, lock: ExitStack) -> None:
+        self.plan = plan
+        self.directory = directory
+        self._lock = lock
+        self._log: RunLog | None = None  # begun with the first thing to do
+        self.done: set[Item] = directory.done(plan.items)
+        self.tried: dict[Item, int] = {}
+        self.failed: set[Item] = set()  # given up; of earlier runs: what another attempt would not help
+        for record in directory.failures():
+            if "failure" not in record:  # unreadable
+                continue
+            item = Item.from_dict(record)
+            self.tried[item] = max(self.tried.get(item, 0), record["attempt"])
+            if record.get("final") and record["failure"] in ("input", "error"):
+                self.failed.add(item)
+        self.failed -= self.done
+        self.stopped: str | None = None  # why nothing further is computed
+        self.problems: list[str] = []  # what is incomplete besides items
+
+    @property
+    def config(self) -> RunConfig:
+        return self.plan.config
+
+    @property
+    def path(self) -> Place:
+        return self.directory.path
+
+    @property
+    def pending(self) -> list[Item]:
+        """What is neither done nor failed, in the order of the plan."""
+        return [item for item in self.plan.items if item not in self.done and item not in self.failed]
+
+    @property
+    def missing(self) -> list[Item]:
+        """What is not done, for whatever reason."""
+        return [item for item in self.plan.items if item not in self.done]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing, in items or in evaluation."""
+        return not self.missing and not self.problems
+
+    @property
+    def evaluation_key(self) -> dict[str, str]:
+        """What the table of faithfulness depends on: the run, the settings, the scores as they are now, and which
+        prompts it leaves out."""
+        without = [item.name for item in self.missing if item.kind == "baseline"]
+        return {
+            "run_key": self.plan.run_key,
+            "evaluate_key": self.config.evaluate.key,
+            "scores_digest": faithfulness_files.scores_digest(self.path),
+            "incomplete": json.dumps(without),
+        }
+
+    @property
+    def fullness(self) -> str:
+        """What is said when the disk is full, or the store refuses."""
+        return f"{remedy(self.path)}, then: circuits resume {self.path}"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it was a full disk that ended the run."""
+        return self.stopped == self.fullness
+
+    def event(self, kind: Any, text: str, seconds: float = 0.0) -> Event:
+        return Event(kind, text, seconds, len(self.done), len(self.failed), len(self.plan.items))
+
+    def logged(self, on_event: OnEvent) -> OnEvent:
+        """Passes events on, and keeps them in the run's log."""
+        log = self._log = RunLog(self.path)
+        log.begin(
+            f"{len(self.done)} of {len(self.plan.items)} items are done, {len(self.failed)} have failed"
+        )
+
+        def both(event: Event) -> None:
+            facts = asdict(event)
+            log.write(facts.pop("kind"), facts.pop("text"), **facts)
+            on_event(event)
+
+        return both
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.write("end", f"{len(self.done)} of {len(self.plan.items)} items are done")
+        self._lock.close()
+
+
+def enter(session: Session, outcome: Outcome, on_event: OnEvent) -> None:
+    """Notes in the session how an attempt at an item has ended, and a failure in the directory too. RunDirectoryError
+    when that is no longer there."""
+    session.directory.require()
+    item, failure = outcome.job, outcome.failure
+    session.tried[item] = outcome.attempt
+    if failure is None:
+        session.done.add(item)
+        on_event(session.event("item", item.name, outcome.seconds))
+        return
+    if outcome.final:
+        session.failed.add(item)
+    _record(session, outcome, failure)
+    text = f"{item.name}: {failure.message}" if item.name not in failure.message else failure.message
+    on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
+    if failure.kind == "storage":
+        session.stopped = session.fullness
+    elif len(session.failed) > session.config.failures.tolerated(len(session.plan.items)):
+        session.stopped = (
+            f"{len(session.failed)} of {len(session.plan.items)} items have failed, more than "
+            "failures.tolerate: nothing further is computed"
+        )
+
+
+def _record(session: Session, outcome: Outcome, failure: Failure) -> None:
+    """The failure's record. On a full disk the reserve gives way to it."""
+    info = {
+        **{"failure" if name == "kind" else name: value for name, value in asdict(failure).items()},
+        "seconds": round(outcome.seconds, 3),
+        "final": outcome.final,
+        "next_step": _next_step(session, outcome.job, failure)
+        if outcome.final
+        else "tried again in the same run",
+    }
+    try:
+        session.directory.record_failure(outcome.job, outcome.attempt, info)
+    except OSError as error:
+        if failure_kind(error) != "storage":
+            raise
+        give_reserve(session.path)
+        session.directory.record_failure(outcome.job, outcome.attempt, info)
+
+
+def _next_step(session: Session, item: Item, failure: Failure) -> str:
+    path = session.path
+    alone = f"to see it alone: circuits reproduce {path} {item.name}"
+    return {
+        "input": f"mend what the message names, then: circuits resume --failed {path}",
+        "error": f"{alone}; once mended: circuits resume --failed {path}",
+        "died": f"give the workers more memory or lower cluster.batch_size, then: circuits resume {path}; {alone}",
+        "io": f"see to the file system or network that the message names, then: circuits resume {path}",
+        "storage": session.fullness,
+    }[failure.kind]

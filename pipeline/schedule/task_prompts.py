@@ -1,0 +1,176 @@
+"""The prompts of a task in tokens, and what is known of all of them together: digests, lengths, spans.
+
+Knows prompts as they come, one after the other, and shards. Does not know where they come from, nor items or costs.
+
+A task may have millions: what is kept of each in memory is its length, and whether it has a span that is asked for;
+the rest lies in a `Spill`. Hashes are those of one JSON list over all prompts, made as they pass by.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import islice
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int
+
+from pipeline.core.items import canonical_json
+from pipeline.core.prompts import TokenPair
+from pipeline.store.run import schema
+from pipeline.store.run.spill import Spill
+from pipeline.store.run.tables import prompt_rows, prompts_of
+
+CHUNK = 1024  # prompts that are written together
+
+
+class _Digest:
+    """sha256 of the canonical JSON of a list, an entry after the other."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256(b"[")
+        self._empty = True
+
+    def add_text(self, text: str) -> None:
+        """Entries as their text, with the commas between them."""
+        self._hash.update(text.encode() if self._empty else b"," + text.encode())
+        self._empty = False
+
+    def hex(self) -> str:
+        end = self._hash.copy()
+        end.update(b"]")
+        return end.hexdigest()
+
+
+class _Digests:
+    """A digest over all entries, and one over those of each shard."""
+
+    def __init__(self, per_shard: int) -> None:
+        self._per_shard = per_shard
+        self._all, self._shard, self._count = _Digest(), _Digest(), 0
+        self.shards: list[str] = []
+
+    def add(self, entries: list[str]) -> None:
+        """Entries as canonical JSON."""
+        while entries:
+            room = self._per_shard - self._count % self._per_shard
+            text = ",".join(entries[:room])
+            self._all.add_text(text)
+            self._shard.add_text(text)
+            self._count += len(entries[:room])
+            if self._count % self._per_shard == 0:
+                self._end_shard()
+            entries = entries[room:]
+
+    def _end_shard(self) -> None:
+        self.shards.append(self._shard.hex())
+        self._shard = _Digest()
+
+    def finish(self) -> str:
+        """The digest over all; those of the shards are in `shards`."""
+        if self._count % self._per_shard:
+            self._end_shard()
+        return self._all.hex()
+
+
+class TaskPrompts(Sequence[TokenPair]):
+    """All prompts of one task; a sequence that is read from where they lie."""
+
+    def __init__(self, tokens: Iterable[TokenPair], per_shard: int, spans: Iterable[str] = ()) -> None:
+        """Takes the prompts in, in order. `spans` are those whose places are part of a digest."""
+        digests, lengths = _Digests(per_shard), array("i")
+        of_spans = {name: (_Digests(per_shard), bytearray()) for name in spans}
+        names: dict[str, None] = {}
+        self._rows = Spill(schema.PROMPT_ROWS)
+        self.differs = self.has_notes = False
+        passing = iter(tokens)
+        while chunk := list(islice(passing, CHUNK)):
+            start = len(lengths)
+            rows = prompt_rows(chunk, [(start + i) // per_shard for i in range(len(chunk))])
+            self._rows.add(rows)
+            digests.add(_entries(chunk, rows))
+            for name, (digest, has) in of_spans.items():
+                digest.add([canonical_json(token.spans.get(name)) for token in chunk])
+                has.extend(name in token.spans for token in chunk)
+            lengths.extend(token.length for token in chunk)
+            self.differs = self.differs or any(token.clean != token.corrupted for token in chunk)
+            self.has_notes = self.has_notes or any(token.pair.notes for token in chunk)
+            for token in chunk:
+                names.update(dict.fromkeys(token.spans))
+        self._rows.finish()
+        self.per_shard = per_shard
+        self.span_names = tuple(names)
+        self.lengths: Int[np.ndarray, " prompt"] = np.frombuffer(lengths, dtype=np.int32)
+        self.digest = digests.finish()
+        self.shard_digests = digests.shards
+        self.span_digests = {name: digest.finish() for name, (digest, _) in of_spans.items()}
+        self.span_shard_digests = {name: digest.shards for name, (digest, _) in of_spans.items()}
+        self._has = {name: np.frombuffer(has, dtype=bool) for name, (_, has) in of_spans.items()}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+    @overload
+    def __getitem__(self, index: int) -> TokenPair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenPair]: ...
+    def __getitem__(self, index: int | slice) -> TokenPair | list[TokenPair]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            return prompts_of(self._rows.rows(start, max(start, stop)))[::step]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"prompt {index} of {len(self)}")
+        return prompts_of(self._rows.rows(place, place + 1))[0]
+
+    def __iter__(self) -> Iterator[TokenPair]:
+        for rows in self._rows.tables(CHUNK):
+            yield from prompts_of(rows)
+
+    @property
+    def n_shards(self) -> int:
+        return -(-len(self) // self.per_shard)
+
+    def of_shard(self, shard: int) -> range:
+        """The indices of a shard's prompts."""
+        return range(shard * self.per_shard, min((shard + 1) * self.per_shard, len(self)))
+
+    def has_span(self, name: str) -> Bool[np.ndarray, " prompt"]:
+        """Which prompts have a span that was asked for."""
+        return self._has[name]
+
+    def tables(self, size: int) -> Iterator[pa.Table]:
+        """The rows of `prompts.parquet`, `size` at a time, without the name of the task."""
+        return self._rows.tables(size)
+
+
+def _entries(tokens: Sequence[TokenPair], rows: pa.Table) -> list[str]:
+    """Canonical JSON of each prompt as it is rendered, in tokens and in words, without where it came from: a list of
+    clean, corrupted, answers, wrong answers; in tokens, then as they were given. `rows` are those of the same prompts.
+    """
+    clean, corrupted = (_joined(rows[name]) for name in ("clean_ids", "corrupted_ids"))
+    short = cache(canonical_json)  # answers come again and again
+    entries = []
+    for token, ids, others in zip(tokens, clean, corrupted, strict=True):
+        pair = token.pair
+        given = ids if pair.clean == token.clean else canonical_json(pair.clean)
+        changed = others if pair.corrupted == token.corrupted else canonical_json(pair.corrupted)
+        answers = f"{short(token.answers)},{short(token.wrong_answers)}"
+        words = f"{short(pair.answers)},{short(pair.wrong_answers)}"
+        entries.append(f"[{ids},{others},{answers},{given},{changed},{words}]")
+    return entries
+
+
+def _joined(ids: pa.ChunkedArray) -> list[str]:
+    """Lists of numbers as JSON."""
+    numbers = ids.combine_chunks()
+    words = pa.ListArray.from_arrays(numbers.offsets, numbers.values.cast(pa.large_string()))
+    return [f"[{text}]" for text in pc.binary_join(words, pa.scalar(",", pa.large_string())).to_pylist()]

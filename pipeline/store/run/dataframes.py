@@ -1,0 +1,124 @@
+"""Files of a run as tables and frames; what is missing or damaged is one line with what to type next.
+
+Knows Parquet files in a run directory. Does not know which of them somebody wants.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.core.errors import RunDirectoryError
+from pipeline.core.items import Item
+from pipeline.core.results import ResultType
+from pipeline.store.place.where import Place, relative
+from pipeline.store.run import prompt_scores, schema
+from pipeline.store.run.aggregate import INTERVAL, merged_path
+from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet
+from pipeline.store.run.renewed import renewed
+from pipeline.store.run.rows import dictionary, read_rows
+from pipeline.store.run.run_dir import RunDirectory
+
+T = TypeVar("T")
+
+Merged = tuple[ResultType, str, str]  # a type of result, task and method
+Sources = list[tuple[Merged | Item, dict[str, str]]]  # tables of a run, and labels of their rows
+
+_NULLABLE = {pa.bool_(): pd.BooleanDtype()}
+
+
+def frame_of(directory: RunDirectory, sources: Sources, what: str) -> pd.DataFrame:
+    """The rows of all items' files and merged tables that are there, each labelled; RunDirectoryError when there is
+    none."""
+    tables = []
+    for source, labels in sources:
+        path = (
+            directory.file_of(source) if isinstance(source, Item) else directory.path / merged_path(*source)
+        )
+        if path.exists():
+            if isinstance(source, Item):
+                table = read_item(directory, source)
+            else:
+                table = read_merged(directory, path, source[0])
+            for position, (name, label) in enumerate(labels.items()):
+                column = dictionary(np.zeros(len(table), dtype=np.int32), [label])
+                table = table.add_column(position, name, column)
+            tables.append(table)
+    if not tables:
+        done, total = len(directory.done(rename=False)), len(directory.items)
+        raise RunDirectoryError(
+            f"{directory.path}: has no {what} yet ({done} of {total} items done); compute the rest with "
+            f"`circuits resume {directory.path}`"
+        )
+    frame = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
+    return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
+
+
+def read_item(directory: RunDirectory, item: Item) -> pa.Table:
+    """The rows of an item; RunDirectoryError when its file is missing or damaged."""
+    return checked(directory, lambda _: directory.table(item), directory.file_of(item))
+
+
+def read_table(directory: RunDirectory, path: Place, columns: pa.Schema) -> pa.Table:
+    """The rows of a file of the run; RunDirectoryError when it is missing or damaged."""
+    return checked(directory, lambda there: read_parquet(there, columns), path)
+
+
+def read_merged(directory: RunDirectory, path: Place, type_: ResultType) -> pa.Table:
+    """Merged results; those of an earlier version as this one would have written them."""
+    return checked(directory, lambda there: _merged(there, type_, directory), path)
+
+
+def _merged(path: Place, type_: ResultType, directory: RunDirectory) -> pa.Table:
+    columns = schema.merged(type_)
+    table = read_rows(path, type_, columns, directory.graph)
+    table = table.select(list(dict.fromkeys([*columns.names, *table.column_names])))
+    is_new = type_.merge == "concat" or read_footer(path).items() >= INTERVAL.items()
+    return table if is_new else renewed(table)
+
+
+def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> pd.DataFrame:
+    """A row per prompt, a column per edge, of all shards whose prompts' scores are there; RunDirectoryError when none
+    are."""
+    ids, rows = [], []
+    for item in directory.items:
+        path = directory.path / prompt_scores.path_of(item)
+        if (item.task, item.method) == (task, method) and path.exists():
+            one = checked(directory, partial(_one_shard, directory, item), path)
+            ids.append(one[0])
+            rows.append(one[1])
+    if not rows:
+        raise RunDirectoryError(
+            f"{directory.path}: keeps no scores by prompt of {method} on {task}; compute them with "
+            f"`circuits resume {directory.path} --set store.prompt_scores=true`"
+        )
+    index = pd.Index(np.concatenate(ids), name="prompt_id")
+    columns = list(directory.graph.edge_names)
+    return pd.DataFrame(np.concatenate(rows), index=index, columns=columns, copy=False)
+
+
+def _one_shard(directory: RunDirectory, item: Item, path: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Prompt ids and scores of a shard, which must be as many and as wide as they are claimed to be."""
+    rows = prompt_scores.check(path, directory.graph.n_edges, "float16")["rows"]
+    if rows != str(len(directory.prompts(item.task, item.shard))):
+        raise DamagedFileError(f"it has {rows} rows, which is not the number of the shard's prompts")
+    return prompt_scores.read(path)
+
+
+def checked(directory: RunDirectory, read: Callable[[Place], T], path: Place) -> T:
+    """What `read` returns; RunDirectoryError when the file is missing or damaged."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        name = relative(path, directory.path)
+        raise RunDirectoryError(
+            f"{directory.path}: has no {name} yet; `circuits status {directory.path}` says what is missing and "
+            f"`circuits resume {directory.path}` computes it"
+        ) from None
+    except DamagedFileError as error:
+        raise RunDirectoryError(
+            f"{path}: damaged ({error}); `circuits resume {directory.path}` computes it anew"
+        ) from None

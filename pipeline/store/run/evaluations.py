@@ -1,0 +1,114 @@
+"""What circuits did, prompt by prompt, and what evaluations have found: their files, and whether they are still true.
+
+Knows columns, names and footers. Does not know how a circuit is run, nor what is found in it.
+
+A file per task and shard holds the metric of every prompt in every circuit; its footer has the key of all that it
+depends on, so that a run that was killed while it evaluates keeps what it has.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from pipeline.store.place.atomic import remove
+from pipeline.store.place.where import Place, found
+from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet, write_parquet
+
+FOLDER = "evaluations"
+FILE = "evaluations.parquet"
+PATTERN = "task=*/shard-*.parquet"
+FULL, EMPTY = "full", "empty"
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+VALUES = pa.schema(
+    [
+        pa.field("method", _NAME, nullable=False),
+        pa.field("evaluation", _NAME, nullable=False),
+        pa.field(
+            "circuit", _NAME, nullable=False
+        ),  # its label within the evaluation; full and empty of each method
+        pa.field("prompt_id", pa.int64(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+FOUND = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("evaluation", pa.string(), nullable=False),
+        pa.field("circuit", pa.string()),  # null: a number of the method, not of one circuit
+        pa.field("quantity", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),  # null: it cannot be known
+    ]
+)
+
+Label = tuple[str, str, str]  # method, evaluation, circuit
+ByPrompt = dict[Label, Float[np.ndarray, " prompt"]]
+
+
+def path_of(folder: Place, task: str, shard: int) -> Place:
+    """Where the values of a shard lie."""
+    return folder / FOLDER / f"task={task}" / f"shard-{shard:05d}.parquet"
+
+
+def write_values(path: Place, prompt_ids: Sequence[int], values: Mapping[Label, Any], key: str) -> None:
+    """Writes the metric of every prompt in every circuit. Raises OSError."""
+    n = len(prompt_ids)
+    columns = [
+        pa.array([label[i] for label in values for _ in range(n)], pa.string()).dictionary_encode()
+        for i in range(3)
+    ]
+    numbers = np.concatenate([np.asarray(one, dtype=np.float64) for one in values.values()])
+    ids = pa.array(list(prompt_ids) * len(values), pa.int64())
+    table = pa.table([*columns, ids, pa.array(numbers)], schema=VALUES)
+    write_parquet(path, table, {"key": key})
+
+
+def has_values(path: Place, key: str) -> bool:
+    """Whether a good file of that key is there."""
+    try:
+        if read_footer(path, VALUES).get("key") != key:
+            return False
+        read_parquet(path, VALUES)
+    except (DamagedFileError, FileNotFoundError):
+        return False
+    return True
+
+
+def read_values(path: Place) -> ByPrompt:
+    """The metric of every prompt, in the order of ids, by method, evaluation and circuit. Raises DamagedFileError,
+    FileNotFoundError."""
+    frame = read_parquet(path, VALUES).to_pandas()
+    names = ["method", "evaluation", "circuit"]
+    by_label = frame.sort_values("prompt_id", kind="stable").groupby(names, observed=True, sort=False)[
+        "value"
+    ]
+    return {label: values.to_numpy(dtype=np.float64) for label, values in by_label}
+
+
+def write_found(folder: Place, rows: Sequence[Mapping[str, Any]], key: Mapping[str, Any]) -> None:
+    """Writes what evaluations have found; without any there is no file."""
+    if rows:
+        write_parquet(folder / FILE, pa.Table.from_pylist([dict(row) for row in rows], schema=FOUND), key)
+    else:
+        remove(folder / FILE)
+
+
+def is_found(folder: Place, key: Mapping[str, Any], *, wanted: bool) -> bool:
+    """Whether what was found is there, undamaged, and comes from exactly this."""
+    try:
+        footer = read_footer(folder / FILE, FOUND)
+        read_parquet(folder / FILE, FOUND)
+    except FileNotFoundError:
+        return not wanted
+    except DamagedFileError:
+        return False
+    return wanted and all(footer.get(name) == str(value) for name, value in key.items())
+
+
+def files(folder: Place) -> list[Place]:
+    """All files of values."""
+    return sorted(found(folder / FOLDER, PATTERN))

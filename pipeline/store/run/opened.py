@@ -1,0 +1,322 @@
+"""A run as its readers see it: status, scores as frames, circuits. Loads without torch and without ray.
+
+Knows what files hold. Does not know how they came about, nor how to write any.
+"""
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from pipeline.core.circuit import Circuit
+from pipeline.core.documents import parse_json, parse_mapping, suggest
+from pipeline.core.errors import CircuitsError, RunDirectoryError
+from pipeline.core.graph import Graph
+from pipeline.core.prompts import TokenPair
+from pipeline.core.results import EDGE_SCORES, ResultType
+from pipeline.core.scores import EdgeScores
+from pipeline.core.showing import page
+from pipeline.store.place.where import Place
+from pipeline.store.run import evaluations, sweeps
+from pipeline.store.run.aggregate import merged_path
+from pipeline.store.run.circuits import FILE, SCHEMA
+from pipeline.store.run.dataframes import Sources, frame_of, prompt_score_frame, read_merged, read_table
+from pipeline.store.run.files import DamagedFileError, read_footer
+from pipeline.store.run.rows import floats
+from pipeline.store.run.run_dir import RunDirectory
+from pipeline.store.run.status import footers_of, status_of
+
+LEVELS = ("aggregate", "shard", "prompt")
+
+
+class PartialScoresWarning(UserWarning):
+    """Merged scores do not hold all of their prompts yet."""
+
+
+def open_run(path: str | Place) -> "Run":
+    """The run in a directory; RunDirectoryError when there is none."""
+    return Run(RunDirectory.open(path))
+
+
+def load_scores(
+    path: str | Place, level: str = "aggregate", task: str | None = None, method: str | None = None
+) -> pd.DataFrame:
+    """The edge scores of a run: merged, a row per task, method and edge; or shard by shard; or, where they were
+    kept, prompt by prompt: `Run.prompt_scores`.
+
+    Choose one task or method by id. A method that scores nodes is read when it is named. Merged scores from which items
+    are missing come with a PartialScoresWarning, and name them in `attrs["missing"]`.
+    """
+    run = open_run(path)
+    frame = run.scores(method=method, task=task, level=level)
+    if missing := frame.attrs.get("missing"):
+        warnings.warn(
+            f"{run.path}: partial scores, {len(missing)} items are missing from them; `circuits resume {run.path}` "
+            "computes the rest",
+            PartialScoresWarning,
+            stacklevel=2,
+        )
+    return frame
+
+
+def edge_scores(run: "Run", task: str, method: str) -> EdgeScores:
+    """The merged scores of one task and method, as a method returns them."""
+    return run.edge_scores(method=method, task=task)
+
+
+class Run:
+    """A run directory, read when asked."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        what = f"{self.path}: {self.manifest['model']['name']}, {self.graph.describe()}"
+        frame = pd.DataFrame(self.status()["rows"])
+        return page(what, frame[["task", "method", "items", "done", "failed"]])
+
+    # --- facts -------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Place:
+        return self.directory.path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run is, resolved: name, run_key, model, methods, metrics, identity."""
+        return self.directory.manifest
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """run.yaml as plain data."""
+        return parse_mapping(self.directory.run_yaml, str(self.path / "run.yaml"))
+
+    @property
+    def graph(self) -> Graph:
+        return self.directory.graph
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.manifest["identity"]["tasks"])
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(self.manifest["methods"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was missing when the run ended, in items or in evaluation."""
+        return self.directory.is_marked_complete
+
+    def status(self) -> dict[str, Any]:
+        """What is done, from the files alone: counts, a row per task and method, who is at work.
+
+        Reads footers and renames nothing; a damaged file counts as missing.
+        """
+        return status_of(self.directory)
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Every failure record, by item and attempt."""
+        return self.directory.failures()
+
+    def footers(self) -> pd.DataFrame:
+        """A row per finished item with the facts of its footer: attempt, device, seconds, passes ..."""
+        return footers_of(self.directory)
+
+    def prompts(self, task: str) -> list[TokenPair]:
+        """The prompts of a task, in order."""
+        return self.directory.prompts(_one(task, self.tasks, "task"))
+
+    def baseline(self, task: str) -> pd.DataFrame:
+        """A row per prompt and metric: prompt_id metric clean corrupted."""
+        _one(task, self.tasks, "task")
+        items = [i for i in self.directory.items if i.kind == "baseline" and i.task == task]
+        sources: Sources = [(item, {}) for item in items]
+        return frame_of(self.directory, sources, f"baseline of task {task}")
+
+    # --- scores ------------------------------------------------------------------------------------------
+
+    def type_of(self, method: str) -> ResultType:
+        """What a method measures: axes, values, and how shards were merged."""
+        return self.directory.types[_one(method, self.methods, "method")]
+
+    def level(self, method: str) -> str:
+        """What a method scores: "edge", "node", or whatever else the rows of its results are of."""
+        return self.type_of(method).of
+
+    def merged_path(self, method: str, task: str) -> Place:
+        """Where the merged results of a method and task lie."""
+        return self.path / merged_path(self.type_of(method), task, method)
+
+    def scores(
+        self, method: str | None = None, task: str | None = None, level: str = "aggregate"
+    ) -> pd.DataFrame:
+        """Scores with task and method columns: merged, or with `level="shard"` as the shards hold them. With
+        `level="prompt"` the frame of `prompt_scores`.
+
+        Without `method`, all methods that score edges; others have other rows and are named one by one.
+        Raises RunDirectoryError when there is nothing (yet), CircuitsError for an unknown task or method.
+        """
+        if level not in LEVELS:
+            raise CircuitsError(f"level={level!r} is unknown{suggest(level, LEVELS)}")
+        if level == "prompt":
+            return self.prompt_scores(method, task)
+        tasks = self.tasks if task is None else (_one(task, self.tasks, "task"),)
+        wanted = EDGE_SCORES if method is None else self.type_of(method)
+        methods = [m for m in self.methods if m == method or (method is None and self.type_of(m) == wanted)]
+        sources: Sources = []
+        for task_id in tasks:
+            for method_id in methods:
+                labels = {"task": task_id, "method": method_id}
+                if level == "aggregate":
+                    sources.append(((wanted, task_id, method_id), labels))
+                else:
+                    of = (task_id, method_id)
+                    sources += [(i, labels) for i in self.directory.items if (i.task, i.method) == of]
+        if level == "aggregate":
+            frame = frame_of(self.directory, sources, "merged scores")
+            if missing := [name for t in tasks for m in methods for name in self.missing_from(m, t)]:
+                frame.attrs["missing"] = missing
+            return frame
+        return frame_of(self.directory, sources, "scores")
+
+    def missing_from(self, method: str, task: str) -> tuple[str, ...]:
+        """The items that the merged scores of a method and task lack, by name; none where nothing is merged."""
+        try:
+            names = parse_json(read_footer(self.merged_path(method, task)).get("missing", "[]"))
+        except (FileNotFoundError, DamagedFileError, ValueError):
+            return ()
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    def prompt_scores(self, method: str | None = None, task: str | None = None) -> pd.DataFrame:
+        """Every prompt's scores of one method and task: a row per `prompt_id`, a column per edge, by name; float32
+        with NaN for what was not measured. Holds the prompts whose shards are there.
+
+        Raises RunDirectoryError when none were kept, CircuitsError for a method that has none.
+        """
+        method_id, task_id = self._choose(method, task)
+        if not self.manifest["methods"][method_id].get("scores_prompts", True):
+            raise CircuitsError(f"{method_id} has no scores of single prompts; choose another method")
+        return prompt_score_frame(self.directory, method_id, task_id)
+
+    def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
+        """The merged scores of one method and task, which may be left out where there is one."""
+        method_id, task_id = self._choose(method, task)
+        table = read_merged(self.directory, self.merged_path(method_id, task_id), EDGE_SCORES)
+        spans = table["span"].unique().to_pylist()
+        if len(spans) > 1:
+            raise CircuitsError(f"{method_id} scores spans of positions; read them with scores(method=...)")
+        if not np.array_equal(table["edge_id"].to_numpy(), np.arange(self.graph.n_edges)):
+            raise RunDirectoryError(
+                f"{self.path}: the merged scores of {method_id} on {task_id} are not a row per edge; "
+                f"`circuits resume {self.path}` merges them anew"
+            )
+        n = table["n_prompts"].to_numpy().astype(np.int64)
+        kept = None
+        if table["kept"].null_count < len(table):
+            kept = np.asarray(table["kept"].fill_null(False))
+        population = np.sqrt(np.maximum(n - 1, 0) / np.maximum(n, 1))  # the file's std is the sample's
+        std = np.where(n == 1, 0.0, floats(table["score_std"]) * population)
+        return EdgeScores(self.graph, floats(table["score"]), std, n, kept=kept, span=spans[0])
+
+    def circuit(
+        self,
+        method: str | None = None,
+        task: str | None = None,
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+        rank: str = "absolute",
+    ) -> Circuit:
+        """The `top` edges, those above `threshold`, or what a method that decides has kept."""
+        return Circuit.from_scores(self.edge_scores(method, task), top=top, threshold=threshold, rank=rank)
+
+    def faithfulness(self) -> pd.DataFrame:
+        """What was evaluated: a row per task, method and size of the circuit."""
+        path = self.path / FILE
+        frame = read_table(self.directory, path, SCHEMA).to_pandas()
+        sizes = frame[["n_edges", "n_edges_pruned"]]
+        known = frame["task"].isin(self.tasks) & frame["method"].isin(self.methods)
+        if not (known.all() and sizes.ge(0).all(axis=None) and sizes.le(self.graph.n_edges).all(axis=None)):
+            raise RunDirectoryError(
+                f"{path}: holds circuits of another run; `circuits resume {self.path}` evaluates anew"
+            )
+        return frame
+
+    def evaluations(self) -> pd.DataFrame:
+        """What else was found: a row per task, method, evaluation, quantity, and circuit where it is of one."""
+        frame = read_table(self.directory, self.path / evaluations.FILE, evaluations.FOUND).to_pandas()
+        if not (frame["task"].isin(self.tasks) & frame["method"].isin(self.methods)).all():
+            raise RunDirectoryError(
+                f"{self.path / evaluations.FILE}: is of another run; `circuits resume {self.path}` evaluates anew"
+            )
+        return frame
+
+    def truth(self, task: str) -> Bool[np.ndarray, " edge"] | None:
+        """The circuit that is known of a task in this model, where one is: which edges belong to it."""
+        return self._known(task, self.graph.edge_names)
+
+    def true_nodes(self, task: str) -> Bool[np.ndarray, " sender"] | None:
+        """The senders of the circuit that is known of a task in this model, where its nodes are all that is known."""
+        return self._known(task, [node.name for node in self.graph.senders])
+
+    def _known(self, task: str, names: Sequence[str]) -> Bool[np.ndarray, " name"] | None:
+        """Which of these names the circuit of a task has; None where it has none of them."""
+        known = set(self.manifest.get("truth", {}).get(_one(task, self.tasks, "task"), ()))
+        mask = np.asarray([name in known for name in names], dtype=bool)
+        return mask if mask.any() else None
+
+    # --- sweeps ------------------------------------------------------------------------------------------
+
+    def pareto(self) -> pd.DataFrame:
+        """The rows of `faithfulness()` with the method's family, threshold and ablation, sorted for a plot of edges
+        against the metric; `best` marks the Pareto front. Methods of a family differ in their threshold alone.
+        """
+        return sweeps.pareto(self.faithfulness(), self.manifest["methods"])
+
+    def kept_circuits(self, task: str) -> dict[str, Circuit]:
+        """What the methods with a threshold have kept, by method; those without merged scores are left out."""
+        _one(task, self.tasks, "task")
+        circuits = {}
+        for method in sweeps.thresholds(self.manifest["methods"]):
+            if self.merged_path(method, task).exists():
+                circuits[method] = self.circuit(method, task)
+        return circuits
+
+    def overlap(self) -> pd.DataFrame:
+        """A row per task and pair of kept circuits: task method other n_edges other_edges common either jaccard."""
+        rows = []
+        for task in self.tasks:
+            masks = {method: circuit.mask for method, circuit in self.kept_circuits(task).items()}
+            rows += [{"task": task, **row} for row in sweeps.overlap(masks)]
+        names = ["task", "method", "other", "n_edges", "other_edges", "common", "either", "jaccard"]
+        return pd.DataFrame(rows, columns=names)
+
+    def _choose(self, method: str | None, task: str | None) -> tuple[str, str]:
+        edge_methods = tuple(m for m in self.methods if self.type_of(m) == EDGE_SCORES)
+        if method is not None and self.type_of(method) != EDGE_SCORES:
+            raise CircuitsError(
+                f"{method} scores {self.level(method)}s, not edges; read them with scores(method={method!r})"
+            )
+        if method is None:
+            if len(edge_methods) != 1:
+                raise CircuitsError(f"name a method; this run has: {', '.join(edge_methods)}")
+            method = edge_methods[0]
+        if task is None:
+            if len(self.tasks) != 1:
+                raise CircuitsError(f"name a task; this run has: {', '.join(self.tasks)}")
+            task = self.tasks[0]
+        return method, _one(task, self.tasks, "task")
+
+
+def _one(name: str, known: tuple[str, ...], what: str) -> str:
+    if name not in known:
+        raise CircuitsError(f"this run has no {what} {name!r}{suggest(name, known)}")
+    return name

@@ -1,0 +1,412 @@
+"""A run directory as its writers see it: create, commit, what is done, failures.
+
+Knows names, keys, and how to tell a good file from a bad one. Does not know configs, models or how an item
+is computed: plain values come in.
+
+A final name is necessary for an item to count as done, not sufficient: its footer must carry the item's key.
+Where every prompt's scores are asked for, their file is written before the item's own and is looked for too, so
+that an item without it is not done.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.errors import RunDirectoryError, StorageError
+from pipeline.core.graph import Graph
+from pipeline.core.items import Item, canonical_json
+from pipeline.core.results import EDGE_SCORES, NODE_SCORES, Result, ResultType, Rows, declared
+from pipeline.core.scores import EdgeScores, NodeScores
+from pipeline.store.place.atomic import read_json, remove, set_aside, sweep_temporaries, write_json
+from pipeline.store.place.links import refuse_ways_out
+from pipeline.store.place.lock import Hold, holding
+from pipeline.store.place.nearby import refuse_what_is_no_run
+from pipeline.store.place.seal import is_whole
+from pipeline.store.place.where import Place, each, place
+from pipeline.store.run import failures, prompt_scores, schema
+from pipeline.store.run.files import (
+    DamagedFileError,
+    Footer,
+    read_footer,
+    read_parquet,
+    read_tensor_footer,
+    read_tensors,
+    write_parquet,
+    write_tensors,
+)
+from pipeline.store.run.identity import difference, holds
+from pipeline.store.run.packs import Pack, Packs
+from pipeline.store.run.planned import PlannedRun, TornManifestError, recorded_key, strangers, write_plan
+from pipeline.store.run.prompts_file import Prompts
+from pipeline.store.run.rows import check_rows, table_of
+
+Payload: TypeAlias = Result | pa.Table | Mapping[str, np.ndarray]
+
+SUCCESS = "_SUCCESS.json"
+_SMALL = 1 << 16  # bytes of a file that is sooner hashed than its footer is parsed
+_FOOTER = 1 << 14  # bytes at its end, in which the facts are
+
+
+class RunDirectory(PlannedRun):
+    """The directory at `path`; make one with `create` or `open`."""
+
+    # --- making and opening ------------------------------------------------------------------------------
+
+    @staticmethod
+    def create(
+        path: str | Place,
+        *,
+        run_yaml: str,
+        manifest: dict[str, Any],
+        plan: dict[str, Any],
+        graph: Graph,
+        prompts: Prompts,
+        extend: bool = False,
+    ) -> "RunDirectory":
+        """The directory with everything that planning knows in it; `prompts` are {task: all of them, or its shards}.
+
+        One that exists is taken when its run key is the same, when it was extended to more than this plan, or
+        when `extend` and only tasks and methods are added; else RunDirectoryError names what differs.
+        """
+        path = place(path)
+        if (found := _manifest_at(path)) is not None:
+            run = RunDirectory.open(path)
+            old, new = found["identity"], manifest["identity"]
+            if manifest["run_key"] != run.manifest["run_key"] and holds(old, new):
+                return run
+            if extend and not holds(new, old):
+                raise RunDirectoryError(
+                    f"{path}: cannot be extended ({difference(old, new)}); start a run of its own"
+                )
+            begun = (
+                holds(new, old) and run.planned_key == manifest["run_key"]
+            )  # an extension, and then killed
+            if not (extend or begun) and manifest["run_key"] != run.manifest["run_key"]:
+                raise RunDirectoryError(
+                    f"{path}: holds another run ({difference(old, new)}); choose another --run-dir, or "
+                    "leave it out to get one by name"
+                )
+            run.mark_incomplete()  # before anything is written that it was not complete for
+        else:
+            _refuse_strangers(path)
+            _refuse_another(path, manifest["run_key"])
+        run = RunDirectory(path)
+        write_plan(path, run_yaml=run_yaml, manifest=manifest, plan=plan, graph=graph, prompts=prompts)
+        return run
+
+    @staticmethod
+    def open(path: str | Place) -> "RunDirectory":
+        """An existing run; RunDirectoryError when there is none, or one that this version cannot read."""
+        run = RunDirectory(place(path))
+        refuse_what_is_no_run(run.path)
+        refuse_ways_out(run.path)
+        _ = run.manifest  # says what is wrong with it
+        return run
+
+    @contextmanager
+    def lock(self) -> Iterator[Hold]:
+        """Owns the directory while the block runs; RunDirectoryError when a live process does, or when it holds
+        something else: nothing of that is touched."""
+        if not (self.path / "manifest.json").is_file():
+            _refuse_strangers(self.path)
+        refuse_ways_out(self.path)
+        sweep_temporaries(self.path)
+        with holding(self.path) as hold:
+            yield hold
+
+    def require(self) -> None:
+        """RunDirectoryError when it was moved or removed meanwhile: it is not made again with half of what it held."""
+        if isinstance(self.path, Path) and not (self.path / "manifest.json").exists():
+            raise RunDirectoryError(
+                f"{self.path}: was moved or removed while its run was under way; put it back, or resume it where it is"
+            )
+
+    # --- items -------------------------------------------------------------------------------------------
+
+    def type_of(self, item: Item) -> ResultType:
+        """What the item of a method holds. Of an extension that was killed the plan knows more than the manifest: then
+        by the item's kind, and RunDirectoryError where that tells nothing."""
+        known = {type_.name: type_ for type_ in (EDGE_SCORES, NODE_SCORES)}
+        found = self.types.get(str(item.method)) or known.get(item.kind)
+        if found is None:
+            raise RunDirectoryError(
+                f"{self.path}: item {item.name} is of no method in its manifest; plan the run again"
+            )
+        return found
+
+    @cached_property
+    def types(self) -> dict[str, ResultType]:
+        """What every method's items hold, by its id."""
+        return {id_: declared(entry) for id_, entry in self.manifest["methods"].items()}
+
+    def schema(self, item: Item) -> pa.Schema:
+        """The columns of the Parquet file of an item."""
+        return schema.PROMPT_METRICS if item.method is None else schema.of_type(self.type_of(item))
+
+    def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Place:
+        """Writes the item's file atomically and returns its path.
+
+        `payload`: scores (with `per_prompt` in the order of the shard's prompts where these are kept), a table,
+        or for statistics named arrays. `footer`: facts without the `circuits.`
+        prefix (attempt, device, seconds ...); what the manifest knows is added. Raises OSError (disk full).
+        """
+        self.require()
+        path = self.path / item.path
+        facts = {**self.facts(item), **(footer or {})}
+        if item.kind == "statistics":
+            if not isinstance(payload, Mapping):
+                raise TypeError(f"{item.name}: statistics are named arrays")
+            write_tensors(path, payload, facts)
+            return path
+        if isinstance(payload, EdgeScores) and (kind := self.prompt_scores.get(item.method or "")):
+            self._commit_prompts(item, payload, kind, facts)
+        if isinstance(payload, EdgeScores | NodeScores | Rows):
+            payload = table_of(payload, self.graph, item.shard)
+        problem: str | None = "no table"
+        if not isinstance(payload, pa.Table) or (
+            problem := schema.mismatch(payload.schema, self.schema(item))
+        ):
+            raise TypeError(f"{item.name}: not what an item of kind {item.kind} holds ({problem})")
+        write_parquet(path, payload, facts)
+        return path
+
+    def _commit_prompts(self, item: Item, scores: EdgeScores, kind: str, facts: Mapping[str, Any]) -> None:
+        """Writes every prompt's scores. Before the item's own file: one that is there means that these are."""
+        if scores.per_prompt is None:
+            raise TypeError(f"{item.name}: every prompt's scores are to be kept, and there are none")
+        prompt_ids = [prompt.prompt_id for prompt in self.prompts(item.task, item.shard)]
+        prompt_scores.write(
+            self.path / prompt_scores.path_of(item), prompt_ids, scores.per_prompt, kind, facts
+        )
+
+    def facts(self, item: Item) -> dict[str, Any]:
+        """What every footer says about an item without knowing who computed it."""
+        manifest = self.manifest
+        facts = {
+            "schema_version": schema.SCHEMA_VERSION,
+            "run_key": manifest["run_key"],
+            "item_key": self._key(item),
+            "graph_fingerprint": manifest["graph_fingerprint"],
+            "model": _model_of(manifest["model"]),
+            "revision": manifest["model"]["revision"],
+            "dtype": manifest["model"]["dtype"],
+            "task": item.task,
+            "seed": manifest["identity"]["seed"],
+        }
+        if item.method is not None:
+            parameters = manifest["methods"][item.method]["parameters"]
+            asked = {
+                key: parameters[key] for key in ("metric", "ablation") if parameters.get(key) is not None
+            }
+            facts |= {"method": canonical_json(parameters), **asked}
+        return facts
+
+    def done(
+        self,
+        items: Iterable[Item] | None = None,
+        *,
+        deep: bool = False,
+        rename: bool = True,
+        kept: Mapping[str, str] | None = None,
+    ) -> set[Item]:
+        """The items whose files are good by their footers; with `deep`, by the checksum of every page too.
+
+        A bad file is renamed `_bad-...`, unless `rename` is false, and its item is not done. `kept` stands for
+        `prompt_scores` of the plan that is here.
+        """
+        alone = set() if deep else self._without_prompt_scores(kept)
+
+        def is_good(item: Item) -> bool:
+            if item.method in alone and self._is_sealed_whole(item):
+                return True
+            try:
+                self.check(item, deep=deep, kept=kept)
+            except FileNotFoundError:
+                return False
+            except DamagedFileError:
+                if rename:
+                    self.set_aside(item)
+                return False
+            return True
+
+        items = self.items if items is None else tuple(items)
+        return {item for item, good in zip(items, each(self.path, is_good, items), strict=True) if good}
+
+    def _without_prompt_scores(self, kept: Mapping[str, str] | None) -> set[str | None]:
+        """The methods, and None for the baseline, whose items are one file each."""
+        return {None, *self.manifest["methods"]} - {*(self.prompt_scores if kept is None else kept)}
+
+    def _is_sealed_whole(self, item: Item) -> bool:
+        """Whether an item has a small file of its own that is what was written for it, to the last bit. That is more
+        than its footer tells, and sooner; False says nothing."""
+        if not isinstance(self.path, Path) or item.kind == "statistics":
+            return False
+        try:
+            with open(f"{self.path}/{item.path}", "rb") as file:  # noqa: PTH123 - there may be 100,000 of them
+                content = file.read(_SMALL + 1)
+        except OSError:
+            return False
+        facts = content[-_FOOTER:]
+        key = self._key(item).encode()
+        return len(content) <= _SMALL and b"circuits.item_key\x18\x40" + key in facts and is_whole(content)
+
+    def check(self, item: Item, *, deep: bool = False, kept: Mapping[str, str] | None = None) -> Footer:
+        """The footer of an item's file. Raises FileNotFoundError, and DamagedFileError with what is wrong; for
+        the file of every prompt's scores too, where these are kept."""
+        footer = self.footer(item)
+        if footer.get("item_key") != self._key(item):
+            raise DamagedFileError("it belongs to an item with another key")
+        if deep:
+            read_tensors(self.path / item.path) if item.kind == "statistics" else self.table(item)
+        if kind := (self.prompt_scores if kept is None else kept).get(item.method or ""):
+            beside = self.path / prompt_scores.path_of(item)
+            if prompt_scores.check(beside, self.graph.n_edges, kind).get("item_key") != self._key(item):
+                raise DamagedFileError("its scores by prompt belong to an item with another key")
+            if deep:
+                read_parquet(beside)
+        return footer
+
+    def footer(self, item: Item) -> Footer:
+        """The facts of an item's file, or of its part of a pack. Raises DamagedFileError, FileNotFoundError."""
+        path = self.path / item.path
+        if item.kind == "statistics":
+            return read_tensor_footer(path)
+        try:
+            return read_footer(path, self.schema(item))
+        except FileNotFoundError:
+            return self._pack(item).shards[item.shard]
+
+    def table(self, item: Item) -> pa.Table:
+        """An item's rows, compared with checksums and graph. Raises DamagedFileError, FileNotFoundError."""
+        columns = self.schema(item)
+        try:
+            table = read_parquet(self.path / item.path, columns)
+        except FileNotFoundError:
+            table = self._pack(item).table(item.shard, columns)
+        return table if item.method is None else check_rows(table, self.type_of(item), self.graph)
+
+    def file_of(self, item: Item) -> Place:
+        """Where an item lies: in its own file, in a pack, or in neither yet."""
+        own = self.path / item.path
+        if item.kind == "statistics" or own.exists():
+            return own
+        pack = self.packs.path_of(own, item.shard)
+        return pack if pack.exists() else own
+
+    @cached_property
+    def packs(self) -> Packs:
+        """The packs of this run; a shard of it has a row per edge."""
+        return Packs(self.graph.n_edges)
+
+    def _pack(self, item: Item) -> Pack:
+        pack = self.packs.find(self.packs.path_of(self.path / item.path, item.shard), self.schema(item))
+        if item.shard not in pack.shards:
+            raise FileNotFoundError(f"{pack.path}: holds no shard {item.shard}")
+        return pack
+
+    def set_aside(self, item: Item) -> None:
+        """Renames an item's files `_bad-...`: out of the way of readers, and there for who wants to look. The others
+        of its pack get files of their own."""
+        path = self.file_of(item)
+        if path == self.path / item.path:
+            set_aside(path)
+        else:
+            self.packs.unpack(path, self.schema(item), without=item.shard)
+        set_aside(self.path / prompt_scores.path_of(item))
+
+    def statistics(self, task: str) -> dict[str, np.ndarray] | None:
+        """The means that were committed for a task, checked, or None; a damaged file is set aside."""
+        item = Item("statistics", task, None, 0)
+        try:
+            return read_tensors(self.path / item.path)
+        except FileNotFoundError:
+            return None
+        except DamagedFileError as error:
+            self.set_aside(item)
+            path = self.path / item.path
+            raise RunDirectoryError(
+                f"{path}: damaged ({error}); run the config again to compute it anew"
+            ) from None
+
+    def _key(self, item: Item) -> str:
+        try:
+            return self.item_keys[item]
+        except KeyError:
+            raise RunDirectoryError(
+                f"{self.path}: item {item.name} is not in its plan; plan the run again"
+            ) from None
+
+    # --- failures ----------------------------------------------------------------------------------------
+
+    def record_failure(self, item: Item, attempt: int, info: Mapping[str, Any]) -> Place:
+        """Writes the record of a failed attempt: `info` (traceback, host, device, next step ...) as JSON."""
+        return failures.record(self.path, item, attempt, info)
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Every failure record, with its item's fields, name and attempt, by item and attempt."""
+        return failures.read(self.path)
+
+    def clear_failures(self, items: Iterable[Item] | None = None) -> None:
+        """Removes the failure records of these items, or of all."""
+        failures.clear(self.path, items)
+
+    # --- completion --------------------------------------------------------------------------------------
+
+    @property
+    def is_marked_complete(self) -> bool:
+        """Whether nothing was missing when the run ended, in items or in evaluation, and it is still that run: an
+        extension has another key and more items."""
+        try:
+            mark = read_json(self.path / SUCCESS)
+        except StorageError:
+            raise
+        except (OSError, ValueError):
+            return False
+        return isinstance(mark, dict) and (mark.get("run_key"), mark.get("items")) == (
+            self.manifest["run_key"],
+            len(self.items),
+        )
+
+    def mark_complete(self) -> None:
+        """Writes `_SUCCESS.json`: every item of the plan is there, merged and evaluated."""
+        facts = {"run_key": self.manifest["run_key"], "items": len(self.items)}
+        write_json(self.path / SUCCESS, {"schema_version": schema.SCHEMA_VERSION, **facts})
+
+    def mark_incomplete(self) -> None:
+        remove(self.path / SUCCESS)
+
+
+def _model_of(model: Mapping[str, Any]) -> str:
+    """Which model, for footers: equal results have equal bytes, wherever the folder lies and whatever it is called."""
+    name = str(model["name"])
+    is_folder = model["revision"] == "local" and not name.startswith("toy:")
+    return f"sha256:{model['fingerprint']}" if is_folder else name
+
+
+def _manifest_at(path: Place) -> dict[str, Any] | None:
+    """The manifest of a run; None where there is none, or one that is torn and can be written anew."""
+    try:
+        return RunDirectory.open(path).manifest if (path / "manifest.json").is_file() else None
+    except TornManifestError:
+        return None
+
+
+def _refuse_another(path: Place, run_key: str) -> None:
+    """RunDirectoryError where results lie beside a manifest that is torn or gone, and are not those of this run."""
+    if recorded_key(path) not in (None, run_key) and next(iter(path.glob("*/task=*")), None) is not None:
+        raise RunDirectoryError(
+            f"{path}: holds another run, whose manifest.json is torn or gone (circuits resume {path} writes it anew); "
+            "choose another --run-dir, or leave it out to get one by name"
+        )
+
+
+def _refuse_strangers(path: Place) -> None:
+    if path.exists() and (strange := strangers(path)):
+        raise RunDirectoryError(
+            f"{path}: is no run directory (it holds {strange}); choose an empty or new one"
+        )

@@ -1,0 +1,96 @@
+"""What is done in a run and what it took, from its files alone: counts, footers, who is at work.
+
+Knows the run directory. Does not know scores, nor how any of it is printed.
+"""
+
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core.documents import parse_json
+from pipeline.store.place.lock import is_free, read_owner, this_process
+from pipeline.store.run import prompt_scores
+from pipeline.store.run.files import DamagedFileError, Footer
+from pipeline.store.run.run_dir import RunDirectory
+
+_OF_THE_FILE = ("columns", "values", "schema_version")  # facts by which damage is found
+
+
+def status_of(directory: RunDirectory) -> dict[str, Any]:
+    """What is done, from the files alone: counts, a row per task and method, who is at work.
+
+    Reads footers and renames nothing; a damaged file counts as missing.
+    """
+    done = directory.done(rename=False)
+    failed = Counter(record["name"] for record in directory.failures())
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for item in directory.items:
+        key = (item.task, item.method or item.kind)
+        row = rows.setdefault(
+            key, {"task": key[0], "method": key[1], "items": 0, "done": 0, "failed": 0, "missing": []}
+        )
+        row["items"] += 1
+        if item in done:
+            row["done"] += 1
+        else:
+            row["failed"] += item.name in failed
+            row["missing"].append(item.name)
+    return {
+        "run": directory.path.name,
+        "path": str(directory.path),
+        "run_key": directory.manifest["run_key"],
+        "items": len(directory.items),
+        "done": len(done),
+        "failed": sum(row["failed"] for row in rows.values()),
+        "missing": len(directory.items) - len(done),
+        "complete": directory.is_marked_complete and len(done) == len(directory.items),
+        "running": running(directory),
+        "prompt_scores": _prompt_score_files(directory),
+        "rows": list(rows.values()),
+    }
+
+
+def _prompt_score_files(directory: RunDirectory) -> dict[str, Any]:
+    """Whose scores are to be kept prompt by prompt, and the files and bytes that are there."""
+    there = (directory.path / prompt_scores.FOLDER).is_dir()
+    found = [
+        directory.path / prompt_scores.path_of(item) for item in directory.items if there and item.method
+    ]
+    sizes = [path.stat().st_size for path in found if path.exists()]
+    return {"methods": list(directory.prompt_scores), "files": len(sizes), "bytes": sum(sizes)}
+
+
+def running(directory: RunDirectory) -> str | None:
+    """`process 123 on host` when a live process owns the directory."""
+    held = read_owner(directory.path)
+    if held is None or is_free(*held, this_process()):
+        return None
+    return f"process {held[0].pid} on {held[0].host}"
+
+
+def footers_of(directory: RunDirectory) -> pd.DataFrame:
+    """A row per finished item with the facts of its footer: attempt, device, seconds, passes ..."""
+    rows = []
+    for item in directory.items:
+        try:
+            footer = directory.check(item)
+        except (FileNotFoundError, DamagedFileError):
+            continue
+        facts = _numbers({key: footer[key] for key in footer if key not in _OF_THE_FILE})
+        facts["parameters"] = facts.pop("method", None)
+        rows.append({"item": item.name, **item.to_dict(), **facts, "task": item.task})
+    return pd.DataFrame(rows)
+
+
+def _numbers(footer: Footer) -> dict[str, Any]:
+    """Facts with numbers as numbers; the rest stays text."""
+    facts: dict[str, Any] = {}
+    for key, value in footer.items():
+        try:
+            number = parse_json(value)
+        except ValueError:
+            number = None
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        facts[key] = number if is_number and not key.endswith(("key", "revision", "fingerprint")) else value
+    return facts

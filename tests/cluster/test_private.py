@@ -1,0 +1,67 @@
+"""A Ray of one's own finds its token where nobody else can read it, and the environment is as it was afterwards."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster import private as module
+from pipeline.cluster.private import CLOSED, TOKEN, TOKEN_PATH, private
+
+
+@pytest.fixture(autouse=True)
+def unread(monkeypatch):
+    """Ray itself is not told: other tests of this process have one that runs."""
+    monkeypatch.setattr(module, "_tell_ray", lambda: None)
+
+
+def test_the_token_is_new_each_time_and_its_owners_alone_from_the_first_moment(monkeypatch):
+    modes, tokens = [], []
+    opened = os.open
+
+    def watched(path, flags, mode=0o777, **options):
+        if str(path).endswith("token"):
+            modes.append((flags & os.O_EXCL, mode, stat.S_IMODE(Path(path).parent.stat().st_mode)))
+        return opened(path, flags, mode, **options)
+
+    monkeypatch.setattr(os, "open", watched)
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            with private() as folder:
+                token = Path(os.environ[TOKEN_PATH])
+                tokens.append(token.read_text())
+                assert stat.S_IMODE(token.stat().st_mode) == 0o600
+                assert Path(folder).parent == token.parent
+            assert not token.parent.exists()
+    finally:
+        os.umask(before)
+    assert modes == [(os.O_EXCL, 0o600, 0o700)] * 2
+    assert len(set(tokens)) == 2
+    assert all(len(token) == 64 for token in tokens)
+
+
+def test_a_persons_own_token_is_neither_used_nor_touched(monkeypatch, tmp_path):
+    (tmp_path / "mine").write_text("a cluster's")
+    monkeypatch.setenv(TOKEN_PATH, str(tmp_path / "mine"))
+    monkeypatch.setenv(TOKEN, "another's")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_enable_metrics_collection", raising=False)
+    before = dict(os.environ)
+    with private():
+        assert TOKEN not in os.environ
+        assert os.environ[TOKEN_PATH] != str(tmp_path / "mine")
+        assert {name: os.environ[name] for name in CLOSED} == CLOSED
+    assert dict(os.environ) == before
+    assert (tmp_path / "mine").read_text() == "a cluster's"
+
+
+def test_rays_sockets_lie_where_a_path_is_short_enough(monkeypatch, tmp_path):
+    deep = tmp_path / ("x" * 80)
+    deep.mkdir()
+    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(deep))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with private() as folder:
+        socket = f"{folder}/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store"
+        assert len(socket) <= 103

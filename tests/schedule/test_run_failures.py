@@ -1,0 +1,156 @@
+"""What a failure leaves behind in a run, and what goes on."""
+
+import errno
+from contextlib import closing
+
+import pytest
+
+import pipeline.workers.execute as execute_module
+from pipeline.core.errors import ScoreError
+from pipeline.methods import Eap
+from pipeline.schedule.conduct import prepare
+from pipeline.store.run.run_dir import RunDirectory
+from tests.listening import go
+from tests.runs import toy_config
+
+
+@pytest.fixture
+def breakable(monkeypatch):
+    """`breakable(error, when)` lets EAP raise instead of scoring, as long as `when()` holds."""
+    real = Eap.run
+
+    def break_(error, when=lambda: True):
+        def run(self, work):
+            if when():
+                raise error
+            return real(self, work)
+
+        monkeypatch.setattr(Eap, "run", run)
+
+    yield break_
+    monkeypatch.undo()
+
+
+def records(run):
+    return [(r["name"], r["attempt"], r["failure"], r["final"]) for r in run.failures()]
+
+
+TOLERANT = {"retries": 1, "tolerate": 1.0}
+
+
+def test_an_exception_that_goes_away_costs_an_attempt(tmp_path, breakable):
+    calls = iter(range(100))
+    breakable(RuntimeError("flaky"), lambda: next(calls) == 0)
+    run, listener = go(toy_config(tmp_path, methods=[{"name": "eap"}]))
+    assert run.status()["complete"]
+    assert records(run) == [("induction/eap/0", 1, "error", False)]
+    assert listener.names("retry") == ["induction/eap/0"]
+    footers = run.footers().set_index("item")
+    assert footers.loc["induction/eap/0"].attempt == 2
+
+
+def test_an_item_that_keeps_failing_is_given_up_and_the_others_land(tmp_path, breakable):
+    breakable(RuntimeError("broken"))
+    config = toy_config(tmp_path, failures=TOLERANT)
+    run, _ = go(config)
+    status = run.status()
+    assert (status["missing"], status["failed"], status["complete"]) == (3, 3, False)
+    assert not (run.path / "_SUCCESS.json").exists()
+    assert records(run)[:2] == [("induction/eap/0", 1, "error", False), ("induction/eap/0", 2, "error", True)]
+    record = run.failures()[1]
+    assert "broken" in record["traceback"]
+    assert record["device"] == "cpu"
+    assert record["host"]
+    assert record["peak_memory_bytes"] > 0
+    assert f"circuits resume --failed {run.path}" in record["next_step"]
+    assert set(run.faithfulness().method) == {"acdc"}
+
+    _, listener = go(config)
+    assert listener == [], "given up means given up"
+
+    with closing(prepare(config, retry_failed=True)) as session:
+        assert {item.method for item in session.pending} == {"eap"}
+
+
+def test_a_disk_that_fails_for_moments_only_needs_the_same_command_again(tmp_path, monkeypatch):
+    real, bad = RunDirectory.commit, {"is": True}
+
+    def commit(self, item, *args):
+        if bad["is"] and item.method == "acdc":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, item, *args)
+
+    monkeypatch.setattr(RunDirectory, "commit", commit)
+    config = toy_config(tmp_path, failures=TOLERANT)
+    run, _ = go(config)
+    assert {record[2] for record in records(run)} == {"io"}
+    assert f"circuits resume {run.path}" in run.failures()[1]["next_step"]
+    bad["is"] = False
+    run, _ = go(config)
+    assert run.status()["complete"], "without --failed"
+
+
+def test_bad_scores_are_refused_without_another_attempt(tmp_path, breakable):
+    breakable(ScoreError("3 of 262 edge scores are not finite"))
+    run, listener = go(toy_config(tmp_path, failures=TOLERANT))
+    assert [record[1:] for record in records(run)] == [(1, "input", True)] * 3
+    assert run.failures()[0]["message"] == "induction/eap/0: 3 of 262 edge scores are not finite"
+    assert listener.names("failed") == [f"induction/eap/{shard}" for shard in range(3)]
+    assert not list(run.path.glob("scores/task=induction/method=eap/*"))
+
+
+def test_too_many_failures_end_the_run_early(tmp_path, breakable):
+    breakable(ScoreError("nan"))
+    run, listener = go(toy_config(tmp_path, failures={"tolerate": 0}))
+    assert len(records(run)) == 1
+    assert listener.names("note") == ["1 of 9 items have failed, more than failures.tolerate"]
+    assert run.status()["missing"] == 8
+
+
+def test_a_full_disk_ends_the_run_with_a_record_and_no_file(tmp_path, monkeypatch):
+    real = RunDirectory.commit
+
+    def commit(self, item, *args):
+        if item.method == "acdc":
+            raise OSError(28, "No space left on device")
+        return real(self, item, *args)
+
+    monkeypatch.setattr(RunDirectory, "commit", commit)
+    run, listener = go(toy_config(tmp_path))
+    assert records(run) == [("induction/acdc/0", 1, "storage", True)]
+    assert run.status()["done"] == 2, "baseline and EAP of the first shard; nothing was begun after"
+    assert "no space left" in listener[-1].text
+    assert not (run.path / "_SUCCESS.json").exists()
+
+    monkeypatch.undo()
+    with closing(prepare(toy_config(tmp_path))) as session:
+        assert len(session.pending) == 7, "a full disk is no fault of the item"
+
+
+def test_the_record_of_a_full_disk_finds_room_in_the_reserve(tmp_path, monkeypatch):
+    real = RunDirectory.record_failure
+
+    def record(self, *args):
+        if (self.path / ".reserve").exists():
+            raise OSError(28, "No space left on device")
+        return real(self, *args)
+
+    def commit(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDirectory, "record_failure", record)
+    monkeypatch.setattr(RunDirectory, "commit", commit)
+    run, _ = go(toy_config(tmp_path))
+    assert [r[2] for r in records(run)] == ["storage"]
+
+
+def test_without_means_only_what_needs_them_waits(tmp_path, monkeypatch):
+    def collect(*_):
+        raise ScoreError("no means")
+
+    monkeypatch.setattr(execute_module, "collect_statistics", collect)
+    methods = [{"name": "eap"}, {"name": "eap_ig", "ablation": "mean"}]
+    run, _ = go(toy_config(tmp_path, methods=methods, failures=TOLERANT))
+    missing = {name for row in run.status()["rows"] for name in row["missing"]}
+    assert missing == {"induction/statistics/0", *(f"induction/eap_ig-mean/{shard}" for shard in range(3))}
+    assert [record[0] for record in records(run)] == ["induction/statistics/0"]
