@@ -41,7 +41,7 @@ def _named(
             continue
         many = [index for one, indices in places.items() if fnmatchcase(one, name) for index in indices]
         if not many:
-            near = difflib.get_close_matches(name, places, n=1)
+            near = difflib.get_close_matches(name, places, n=1, cutoff=0.5)
             hint = (
                 f"; did you mean {near[0]!r}?" if near else f"; they are called as {next(iter(places))!r} is"
             )
