@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.core import plugins
 from pipeline.methods.acdc import Acdc
+from pipeline.methods.attention import Attention
 from pipeline.methods.base import Cost, Method
 from pipeline.methods.eap import Eap
 from pipeline.methods.eap_ig import EapIg
@@ -23,6 +24,7 @@ METHODS: tuple[type[Method], ...] = (
     PathPatching,
     LogitLens,
     Knockout,
+    Attention,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ else:  # one of these, or of what an installed package adds
 __all__ = [
     "METHODS",
     "Acdc",
+    "Attention",
     "Cost",
     "Eap",
     "EapIg",

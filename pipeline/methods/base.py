@@ -122,6 +122,11 @@ class Method(Entry):
         return "-".join(parts)[:80]
 
     @property
+    def kind(self) -> ResultType:
+        """The type of its results with these parameters."""
+        return self.result
+
+    @property
     def span(self) -> str | None:
         """The span of prompts that is read, or None; prompts without it are left out."""
         positions = getattr(self, "positions", "all")

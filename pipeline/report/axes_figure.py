@@ -39,7 +39,7 @@ def axes_svg(frame: pd.DataFrame, type_: ResultType) -> Markup:
 
 def _ordered(values: pd.Index, axis: str) -> list[object]:
     """Numbers by size, names as they come."""
-    return list(values) if axis in NAMED or axis == " " else sorted(values)
+    return list(values) if axis in (*NAMED, "node", "edge", " ") else sorted(values)
 
 
 def _drawn(table: pd.DataFrame, title: str, axes: Sequence[str]) -> Markup:

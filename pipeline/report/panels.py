@@ -14,6 +14,8 @@ from markupsafe import Markup
 
 from pipeline.core.graph import Graph
 from pipeline.core.results import EDGE_SCORES, NODE_SCORES, ResultType
+from pipeline.methods.attention import ATTENTION, PROMPT_ATTENTION
+from pipeline.report.attention_figure import attention_svg
 from pipeline.report.axes_figure import axes_svg
 from pipeline.report.node_figure import node_heatmap_svg
 
@@ -46,7 +48,16 @@ def _nodes(frame: Frame, graph: Graph) -> Frame:
     return by_size.assign(span=by_size["span"].astype(object).where(by_size["span"].notna(), "all"))
 
 
+def _by_side(frame: Frame, graph: Graph) -> Frame:
+    return _by_size(frame, graph).sort_values("quantity", kind="stable")  # clean, corrupted
+
+
+_PLACES = {"node": "head", "span_to": "from", "span": "at", "quantity": "in"}
 PANELS: dict[ResultType, Panel] = {
+    **{
+        one: Panel("Where heads look", _PLACES, _by_side, attention_svg)
+        for one in (ATTENTION, PROMPT_ATTENTION)
+    },
     EDGE_SCORES: Panel("Strongest edges", {"edge": "edge"}, _edges),
     NODE_SCORES: Panel("Strongest nodes", {"node": "node", "span": "position"}, _nodes, node_heatmap_svg),
 }

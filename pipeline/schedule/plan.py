@@ -78,11 +78,11 @@ class Plan:
             for shard in range(tokens.n_shards):
                 yield Item("baseline", task, None, shard)
                 for id_, method in sharded.items():
-                    yield Item(method.result.name, task, id_, shard)
+                    yield Item(method.kind.name, task, id_, shard)
         for task in self.tokens:
             for id_, method in self.methods.items():
                 if id_ not in sharded:
-                    yield Item(method.result.name, task, id_, 0)
+                    yield Item(method.kind.name, task, id_, 0)
 
     def __repr__(self) -> str:
         return f"Plan({self.run_id}: {len(self.items):,} items, {names(self.tokens)} x {names(self.methods)})"
@@ -276,8 +276,8 @@ class Plan:
         """manifest.json: what the run is, in resolved form; readers and footers take their facts from it."""
         methods = {
             id_: {
-                "level": method.result.of,
-                "result": method.result.to_dict(),
+                "level": method.kind.of,
+                "result": method.kind.to_dict(),
                 "scores_prompts": method.scores_prompts,
                 "parameters": self.identity["methods"][id_],
             }

@@ -34,7 +34,7 @@ def evaluation(plan: Plan) -> dict[str, Cost]:
     groups: set[tuple[str, str]] = set()
     n_circuits = n_run = 0
     for method in plan.methods.values():
-        if method.result == EDGE_SCORES:
+        if method.kind == EDGE_SCORES:
             groups.add((method.metric or plan.config.metric, method.ablation or plan.config.ablation))
             fractions = (0.0,) if method.decides else plan.config.evaluate.edge_fractions
             n_circuits += len(fractions)
