@@ -304,7 +304,7 @@ def _baseline_values(
         for name in metrics:
             objective = model.objective(get_metric(name), batch, clean)
             values.append([objective(clean).cpu().numpy(), objective(corrupted).cpu().numpy()])
-    return np.asarray(values, dtype=np.float64)
+    return np.asarray(values, dtype=np.float64).reshape(len(metrics), 2, batch.n_prompts)
 
 
 def _rows(payload: Payload) -> int:

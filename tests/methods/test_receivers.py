@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pipeline.planning import make_plan, work_table
 
 from pipeline import RunConfig, discover, load_model
 from pipeline.methods import EdgePatching
+from pipeline.schedule import make_plan, work_table
 from pipeline.tasks import Induction
 from tests.runs import toy_mapping
 

@@ -22,19 +22,15 @@ from pipeline.store.run.rows import edge_columns, nullable
 
 
 def metrics_table(prompt_ids: Sequence[int], values: Mapping[str, tuple[Any, Any]]) -> pa.Table:
-    """A row per metric and prompt, from {metric: (clean, corrupted)} with one number per prompt each."""
-    ids, names, clean, corrupted = [], [], [], []
-    for name, (on_clean, on_corrupted) in values.items():
-        ids.append(np.asarray(prompt_ids, dtype=np.int64))
-        names += [name] * len(prompt_ids)
-        clean.append(np.asarray(on_clean, dtype=np.float64))
-        corrupted.append(np.asarray(on_corrupted, dtype=np.float64))
+    """A row per metric and prompt, from {metric: (clean, corrupted)} with one number per prompt each; none where no
+    method asks for a metric."""
+    names = [name for name in values for _ in prompt_ids]
+    sides = [np.concatenate([np.zeros(0), *(pair[side] for pair in values.values())]) for side in (0, 1)]
     return pa.table(
         [
-            pa.array(np.concatenate(ids)),
+            pa.array(np.tile(np.asarray(prompt_ids, dtype=np.int64), len(values))),
             pa.array(names, pa.string()).dictionary_encode(),
-            nullable(np.concatenate(clean), pa.float64()),
-            nullable(np.concatenate(corrupted), pa.float64()),
+            *(nullable(side, pa.float64()) for side in sides),
         ],
         schema=schema.PROMPT_METRICS,
     )
