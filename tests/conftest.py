@@ -3,7 +3,7 @@
 The environment is set while this file is read, before torch, Ray or Prefect are imported by any test.
 """
 
-import tests.typed  # noqa: F401 (before `pipeline` is imported)
+from tests import typed  # before `pipeline` is imported
 
 # isort: split
 import os
@@ -45,6 +45,10 @@ hypothesis_settings.register_profile(
     "circuits", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.load_profile("circuits")
+
+
+def pytest_runtest_setup() -> None:
+    typed.begin()
 
 
 def pytest_unconfigure() -> None:

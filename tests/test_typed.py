@@ -6,6 +6,7 @@ import pytest
 from pipeline.core.items import Item
 from pipeline.core.scores import Moments, rank_order
 from pipeline.store.place.exclusion import Rules, enter
+from tests import typed
 from tests.typed import unchecked
 
 TWO, THREE = np.zeros(2), np.zeros(3)
@@ -39,5 +40,15 @@ def test_a_generator_refuses_a_wrong_argument_when_it_is_made():
 def test_nothing_is_refused_where_it_is_switched_off():
     with unchecked():
         assert Item("scores", "ioi", "eap", 0.5).shard == 0.5
+    with pytest.raises(TypeError):
+        Item("scores", "ioi", "eap", 0.5)
+
+
+def test_of_a_function_that_is_called_again_and_again_the_first_calls_of_a_test_are_checked():
+    for _ in range(typed.CALLS):
+        with pytest.raises(TypeError):
+            Item("scores", "ioi", "eap", 0.5)
+    assert Item("scores", "ioi", "eap", 0.5).shard == 0.5
+    typed.begin()
     with pytest.raises(TypeError):
         Item("scores", "ioi", "eap", 0.5)

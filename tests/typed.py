@@ -1,7 +1,8 @@
 """Types and shapes of what `pipeline` is called with and gives back are checked while the tests run.
 
 Importing this installs the check for every module of `pipeline` that is imported later, in this process. A function is
-looked at when it is first called. Functions inside of others are made anew at each call of these, and left alone.
+looked at when it is first called, and its first calls of every test are checked: what is called thousands of times
+there is called alike. Functions inside of others are made anew at each call of these, and left alone.
 jaxtyping's own import hook checks them too, and all arguments twice: several times what is computed.
 """
 
@@ -28,7 +29,16 @@ CHECK = BeartypeConf(is_pep484_tower=True, violation_type=TypeError)  # an int i
 NAME = "__checked__"  # in the modules that are checked
 FORM = "typed1"  # of the byte code, which Python keeps beside that of the plain module
 
+CALLS = 32  # of one function in one test
+
 _checking = True
+_test = 0  # how many have begun
+
+
+def begin() -> None:
+    """Another test begins: the next calls of every function are checked."""
+    global _test  # noqa: PLW0603
+    _test += 1
 
 
 @contextmanager
@@ -52,12 +62,16 @@ def checked(made: Any) -> Any:
             made.__init__ = checked(made.__init__)
         return made
     strict: Callable[..., Any] | None = None
+    left, test = CALLS, 0
 
     @functools.wraps(made)
     def asked(*args: Any, **kwargs: Any) -> Any:
-        nonlocal strict
-        if not _checking:
+        nonlocal strict, left, test
+        if test != _test:
+            left, test = CALLS, _test
+        if not (left and _checking):
             return made(*args, **kwargs)
+        left -= 1
         if strict is None:
             strict = _strict(made)
         return strict(*args, **kwargs)
