@@ -248,7 +248,10 @@ def record(
 
 def _first_difference(batch: "Batch") -> int:
     """The first column in which a clean and a corrupted prompt differ, no later than an answer: under a causal
-    mask all activations before it are the same."""
+    mask all activations before it are the same. More columns are left than rows are read of each prompt, where those
+    are several: by their number they are told apart."""
     differ = (batch.clean != batch.corrupted).any(0)
     first = int(differ.int().argmax()) if bool(differ.any()) else batch.length
-    return min(first, int(batch.answer_pos.min()))
+    several = batch.answer_pos.ndim > 1
+    most = max(0, batch.length - batch.answer_pos.shape[1] - 1) if several else batch.length
+    return min(first, int(batch.answer_pos.min()), most)

@@ -5,6 +5,9 @@ Knows answers and logits. Does not know models, patching or files; loads without
 Every function gets an `Answers` view (`pipeline.engine.readout`) of one or more variants of a batch of
 prompts and returns float64 of shape [..., prompt]. The view computes what is asked for and no more:
 `logit_diff` needs a few rows of the unembedding, `kl_divergence` the whole vocabulary.
+
+Of answers of several tokens (`target: sequence`) the view gives the log probability of all of an answer's tokens, each
+given those before it, for its logit and for its log probability.
 """
 
 from collections.abc import Callable
@@ -32,6 +35,11 @@ def prob_diff(view: "Answers") -> "Tensor":
     return view.right_log_probs.exp().sum() - view.wrong_log_probs.exp().sum()
 
 
+def prob(view: "Answers") -> "Tensor":
+    """sum p(answers): the probability mass on a set of answers."""
+    return view.right_log_probs.exp().sum()
+
+
 def kl_divergence(view: "Answers") -> "Tensor":
     """KL(clean || patched) in nats, summed over the vocabulary (MIB's is this divided by its size)."""
     return view.kl_from_reference()
@@ -46,9 +54,8 @@ def accuracy(view: "Answers") -> "Tensor":
     """1 if max logit(answers) > max logit(wrong answers); without wrong answers, if the argmax is an answer."""
     if view.has_wrong.all():  # the whole vocabulary is computed only where a prompt needs it
         return (view.right_logits.max() > view.wrong_logits.max()).double()
-    highest = view.highest_logit()  # before the answers, which are then read from the same product
-    best = view.right_logits.max()
-    return (best > view.wrong_logits.max()).where(view.has_wrong, best >= highest).double()
+    said = view.is_said()  # first: all of the vocabulary is there then
+    return (view.right_logits.max() > view.wrong_logits.max()).where(view.has_wrong, said).double()
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("logit_diff", logit_diff, higher_is_better=True, needs_wrong=True),
         Metric("prob_diff", prob_diff, higher_is_better=True, needs_wrong=True),
+        Metric("prob", prob, higher_is_better=True),
         Metric("kl_divergence", kl_divergence, higher_is_better=False, needs_reference=True),
         Metric("nll", nll, higher_is_better=False),
         Metric("accuracy", accuracy, higher_is_better=True, has_gradient=False),

@@ -13,7 +13,8 @@ from pipeline.checking.verdict import verdict
 from pipeline.config import RunConfig
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair, TokenPair
-from pipeline.metrics import METRICS
+from pipeline.metrics import get_metric
+from pipeline.models.lengths import branched_limit
 from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
 from pipeline.models.trial import try_folder
 from pipeline.schedule.listeners import tell
@@ -94,7 +95,8 @@ def _read(
     limits = {
         "vocab_size": model.config.vocab_size,
         "max_length": context_length(model.config),
-        "needs_wrong": any(METRICS[name].needs_wrong for name in config.metrics),
+        "needs_wrong": any(get_metric(name).needs_wrong for name in config.metrics),
+        "max_branched": branched_limit(model.config),
     }
     tokens = []
     try:

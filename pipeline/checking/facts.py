@@ -5,7 +5,7 @@ Knows prompts in tokens and, to show them, the tokenizer. Does not know models; 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,8 +36,8 @@ def prompt_facts(
     for token in tokens:
         first = token if first is None else first
         lengths.append(token.length)
-        own = hash((token.clean, token.corrupted, token.answers, token.wrong_answers))
-        other = hash((token.corrupted, token.clean, token.wrong_answers, token.answers))
+        own = hash((token.clean, token.corrupted, *_said(token, "answers", "wrong_answers")))
+        other = hash((token.corrupted, token.clean, *_said(token, "wrong_answers", "answers")))
         count["duplicates"] += own in seen
         count["exchanged"] += other in seen and other != own
         seen.add(own)
@@ -85,10 +85,24 @@ def shown(token: TokenPair, tokenizer: Any) -> dict[str, Any]:
         "clean": pieces(tokenizer, token.clean),
         "corrupted": pieces(tokenizer, token.corrupted),
         "differs_at": differing(token),
-        "answers": pieces(tokenizer, token.answers),
-        "wrong_answers": pieces(tokenizer, token.wrong_answers),
+        "answers": _answers(tokenizer, token, "answers"),
+        "wrong_answers": _answers(tokenizer, token, "wrong_answers"),
         "spans": {name: list(place) for name, place in token.spans.items()},
+        **({"read_after": token.read} if token.read is not None else {}),
+        **({"target": token.pair.target} if token.pair.target != "token" else {}),
     }
+
+
+def _answers(tokenizer: Any, token: TokenPair, which: Literal["answers", "wrong_answers"]) -> list[str]:
+    """The answers as the model's tokens spell them; those of several with bars between."""
+    if token.sequences is None:
+        return pieces(tokenizer, getattr(token, which))
+    return ["|".join(pieces(tokenizer, tokens)) for tokens in getattr(token.sequences, which)]
+
+
+def _said(token: TokenPair, *which: str) -> list[Any]:
+    """What a prompt's answers are, of one token each or several."""
+    return [getattr(token if token.sequences is None else token.sequences, name) for name in which]
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

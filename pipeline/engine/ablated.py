@@ -23,7 +23,7 @@ class Runs:
     clean: Capture
     corrupted: Capture | None
     values: SenderValues
-    answer_pos: Int[Tensor, " prompt"]
+    answer_pos: Int[Tensor, "prompt *read"]
     start: int = 0
 
 
@@ -37,10 +37,10 @@ class Ablated:
 
     batch: Batch
     base: Capture
-    clean_hidden: Float[Tensor, "prompt d_model"]
+    clean_hidden: Float[Tensor, "prompt *read d_model"]
     deltas: SenderValues
     executor: Executor
-    answer_pos: Int[Tensor, " prompt"]
+    answer_pos: Int[Tensor, "prompt *read"]
     start: int = 0
     silent: bool = False
 

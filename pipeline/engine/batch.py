@@ -5,7 +5,7 @@ default positions are silently wrong.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import TokenPair, span_name_problem
 from pipeline.core.showing import names
+from pipeline.engine.reads import readings
 
 Attention = Literal["causal", "bidirectional"]
 
@@ -22,6 +23,11 @@ Attention = Literal["causal", "bidirectional"]
 @dataclass(frozen=True)
 class Batch:
     """Clean and corrupted prompts of one padded length, with the position at which the answer is read.
+
+    Where answers have several tokens, their beginnings stand behind the prompt, and `answer_pos` holds all positions
+    that are read: as many for every prompt, some of them again, or, where they are as many as there are positions, all
+    in order. `answer_tokens` and `wrong_tokens` say of every token of an answer in which of these places it is read
+    and which it is, -1 where there is none; `answers` and `wrong_answers` are then the first tokens.
 
     `real` is false at padding. `spans` are masks by name, all false in a prompt without the span. `mask_4d` is an
     additive mask given with the task (bidirectional attention), else None and the model's own. Answers are padded
@@ -33,11 +39,13 @@ class Batch:
     corrupted: Int[Tensor, "prompt pos"]
     real: Bool[Tensor, "prompt pos"]
     position_ids: Int[Tensor, "prompt pos"]
-    answer_pos: Int[Tensor, " prompt"]
+    answer_pos: Int[Tensor, "prompt *read"]
     answers: Int[Tensor, "prompt answer"]
     wrong_answers: Int[Tensor, "prompt wrong"]
     mask_4d: Float[Tensor, "prompt one pos pos"] | None = None
     spans: Mapping[str, Bool[Tensor, "prompt pos"]] = field(default_factory=dict)
+    answer_tokens: Int[Tensor, "prompt answer token two"] | None = None
+    wrong_tokens: Int[Tensor, "prompt wrong step two"] | None = None
 
     def __repr__(self) -> str:
         spans = f", spans {names(self.spans)}" if self.spans else ""
@@ -63,13 +71,33 @@ class Batch:
             return None
         if positions == "last":
             steps = torch.arange(self.length, device=self.answer_pos.device)
-            return steps == self.answer_pos[:, None]
+            if self.answer_pos.ndim == 1:
+                return steps == self.answer_pos[:, None]
+            return (steps == self._columns_read[..., None]).any(1)
         return self.spans[positions] if positions in self.spans else torch.zeros_like(self.real)
+
+    @property
+    def _columns_read(self) -> Int[Tensor, "prompt token"]:
+        """The columns at which a token of some answer is read, -1 where there are fewer."""
+        tokens = [x.flatten(1, 2) for x in (self.answer_tokens, self.wrong_tokens) if x is not None]
+        places, ids = torch.cat(tokens, 1).unbind(-1)
+        return torch.where(ids >= 0, self.answer_pos.gather(1, places.clamp(min=0)), -1)
+
+    @property
+    def last_read(self) -> Int[Tensor, " prompt"]:
+        """Where the text that is looked at ends: the position of it at which an answer is read last."""
+        columns = self.answer_pos if self.answer_pos.ndim == 1 else self._columns_read.amax(1)
+        return self.position_ids.gather(1, columns.view(-1, 1)).squeeze(1)
 
     def having(self, positions: str) -> Bool[Tensor, " prompt"]:
         """Which prompts have the named positions."""
         at = self.at(positions)
         return self.real.any(1) if at is None else at.any(1)
+
+    @property
+    def n_reads(self) -> int:
+        """How many positions of every prompt are read."""
+        return 1 if self.answer_pos.ndim == 1 else self.answer_pos.shape[1]
 
     def split(self, size: int) -> "list[Batch]":
         """Parts of at most `size` prompts, in order."""
@@ -105,10 +133,12 @@ def collate(
     padding: Literal["left", "right"] = "right",
     pad_id: int = 0,
 ) -> Batch:
-    """Pads tokenised pairs to one length. The answer is read at the last real position of each prompt."""
+    """Pads tokenised pairs to one length. The answer is read at the last real position of each prompt, or where the
+    pair says."""
     if not pairs:
         raise PromptError("an empty list of prompts makes no batch; give at least one pair")
     length = max(pair.length for pair in pairs)
+    behind = [_last_tokens(pair) for pair in pairs]
 
     def padded(ids: Sequence[int]) -> list[int]:
         fill = [pad_id] * (length - len(ids))
@@ -117,9 +147,11 @@ def collate(
     lengths = torch.tensor([pair.length for pair in pairs])
     steps = torch.arange(length)
     real = steps >= (length - lengths)[:, None] if padding == "left" else steps < lengths[:, None]
-    return from_ids(
-        clean=torch.tensor([padded(pair.clean) for pair in pairs]),
-        corrupted=torch.tensor([padded(pair.corrupted) for pair in pairs]),
+    batch = from_ids(
+        clean=torch.tensor([padded((*pair.clean, *more)) for pair, more in zip(pairs, behind, strict=True)]),
+        corrupted=torch.tensor(
+            [padded((*pair.corrupted, *more)) for pair, more in zip(pairs, behind, strict=True)]
+        ),
         answers=_ragged([pair.answers for pair in pairs]),
         wrong_answers=_ragged([pair.wrong_answers for pair in pairs]),
         attention_mask=real,
@@ -128,6 +160,16 @@ def collate(
         device=device,
         spans=_masks(pairs, real),
     )
+    found = readings(pairs, real, batch.position_ids.cpu())
+    if batch.mask_4d is not None and "answer_tokens" in found:
+        raise PromptError("answers of several tokens are read one after the other: attention must be causal")
+    moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in found.items()}
+    return replace(batch, **moved) if moved else batch
+
+
+def _last_tokens(pair: TokenPair) -> tuple[int, ...]:
+    """What stands behind a prompt: the tokens of its answers that others follow."""
+    return () if pair.sequences is None else tuple(tokens[-1] for tokens in pair.sequences.forced)
 
 
 def from_ids(

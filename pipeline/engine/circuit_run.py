@@ -36,7 +36,7 @@ Written = Float[Tensor, "sender prompt row d_model"]
 
 def run_circuits(
     emptied: Emptied, wirings: Sequence[Wiring], weights: Float[Tensor, "circuit edge"] | None = None
-) -> Float[Tensor, "circuit prompt d_model"]:
+) -> Float[Tensor, "circuit prompt *read d_model"]:
     """Final hidden states at the answer of every circuit.
 
     `weights` are what edges of the wirings are worth, any real numbers, 1 by default; those of other edges are 0
@@ -95,7 +95,7 @@ class _Run:
         self.changes, self.tables = {}, {}
         for everywhere in (True, False):
             senders = np.flatnonzero(wiring.everywhere if everywhere else wiring.read)
-            rows = emptied.input[:, : None if everywhere else 1]
+            rows = emptied.input[:, : None if everywhere else emptied.executor.n_reads]
             none = rows.new_empty(0, *rows.shape, dtype=table.dtype)
             self.changes[everywhere] = _Changes(senders, none, live=live)
             self.tables[everywhere] = table[:, torch.from_numpy(senders).to(table.device)]
@@ -160,7 +160,7 @@ class _Run:
             x = x + (attention_added(block, raw + change) - attention_added(block, raw))
         return x
 
-    def read_logits(self) -> Float[Tensor, "one prompt one d_model"]:
+    def read_logits(self) -> Float[Tensor, "one prompt row d_model"]:
         final, senders = self.emptied.final, range(self.graph.n_senders)
         x = self.read([self.graph.logits_receiver], senders, final.device, everywhere=False)
         return (x + at_answer(final, self.emptied.executor.answer_pos)).to(self.emptied.input.dtype)

@@ -65,7 +65,7 @@ class Emptied:
             parts, graph, executor, clean.input, values, tuple(heads), tuple(mlps), tuple(raws), final
         )
 
-    def hidden(self) -> Float[Tensor, "prompt d_model"]:
+    def hidden(self) -> Float[Tensor, "prompt *read d_model"]:
         """Final hidden states at the answer of the empty circuit."""
         x = at_answer(self.final, self.executor.answer_pos).to(self.input.dtype)
         return self.executor.read_out(x).squeeze(-2)

@@ -4,7 +4,7 @@ the network.
 Knows norms, projections, attention and blocks. Does not know graphs, metrics or which parts somebody wants to run.
 
 Layout: variants of a run come first, `[variant, prompt, row, d_model]`; per-head tensors have the head before
-them. Rows are all positions, or only the one at which the answer is read.
+them. Rows are all positions, or only those at which answers are read: one, unless answers have several tokens.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Rows:
         return Rows(context.mask, context.rotary, context.scaling, context.softcap, context.past)
 
     @staticmethod
-    def answer(context: LayerContext, answer_pos: Int[Tensor, " prompt"]) -> "Rows":
+    def answer(context: LayerContext, answer_pos: Int[Tensor, "prompt *read"]) -> "Rows":
         rows = Rows.all(context)
         rotary = context.rotary
         if rotary is not None:
@@ -78,10 +78,10 @@ class Executor:
     parts: Parts
     every: tuple[Rows, ...]
     answer: tuple[Rows, ...]
-    answer_pos: Int[Tensor, " prompt"]
+    answer_pos: Int[Tensor, "prompt *read"]
 
     @staticmethod
-    def for_run(parts: Parts, run: Capture, answer_pos: Int[Tensor, " prompt"]) -> "Executor":
+    def for_run(parts: Parts, run: Capture, answer_pos: Int[Tensor, "prompt *read"]) -> "Executor":
         contexts = [layer.context for layer in run.layers]
         every = tuple(Rows.all(context) for context in contexts)
         return Executor(parts, every, tuple(Rows.answer(c, answer_pos) for c in contexts), answer_pos)
@@ -89,6 +89,11 @@ class Executor:
     @property
     def n_layers(self) -> int:
         return len(self.parts.blocks)
+
+    @property
+    def n_reads(self) -> int:
+        """How many rows of a prompt are read; what has so many rows is at those (`Batch` sees to it)."""
+        return reads_of(self.answer_pos)
 
     # --- one head ----------------------------------------------------------------------------------------
 
@@ -194,7 +199,7 @@ class Executor:
         out: Tensor = self.parts.final_norm(x.to(self.parts.norm_device))
         return out
 
-    def answer_hidden(self, run: Capture) -> Float[Tensor, "prompt d_model"]:
+    def answer_hidden(self, run: Capture) -> Float[Tensor, "prompt *read d_model"]:
         """Final hidden states at the answer of a recorded run."""
         return self.read_out(at_answer(run.final, self.answer_pos)).squeeze(-2)
 
@@ -222,17 +227,17 @@ class Executor:
 
     def rest(
         self, layer: int, x: Float[Tensor, "variant prompt row d_model"]
-    ) -> Float[Tensor, "variant prompt d_model"]:
+    ) -> Float[Tensor, "variant prompt *read d_model"]:
         """Final hidden states at the answer when `x` enters block `layer` (all blocks done: the final norm)."""
         for below in range(layer, self.n_layers):
             x = self.block(below, x, answer_only=below == self.n_layers - 1)
-        if x.shape[-2] != 1:
+        if x.shape[-2] != self.n_reads:
             x = at_answer(x, self.answer_pos)
         return self.read_out(x).squeeze(-2)
 
     def rest_after_attention(
         self, layer: int, base: Capture, change: Float[Tensor, "variant prompt row d_model"]
-    ) -> Float[Tensor, "variant prompt d_model"]:
+    ) -> Float[Tensor, "variant prompt *read d_model"]:
         """As `rest`, when what the attention of `layer` adds to the residual stream is changed from a base run."""
 
         def rows(x: Tensor) -> Tensor:
@@ -242,6 +247,11 @@ class Executor:
             return self.rest(layer + 1, rows(base.after(layer)).to(change.device) + change)
         mid = rows(base.layers[layer].mid) + change
         return self.rest(layer + 1, mid + self.mlp(layer, mid))
+
+
+def reads_of(answer_pos: Int[Tensor, "prompt *read"]) -> int:
+    """How many rows of each prompt are read."""
+    return 1 if answer_pos.ndim == 1 else answer_pos.shape[1]
 
 
 def index_of(heads: Sequence[int]) -> slice | list[int]:

@@ -36,7 +36,7 @@ class Trial:
     inputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
     ports: dict[PortKey, Float[Tensor, "variant prompt row d_head"]] = field(default_factory=dict)
     outputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
-    hidden: Float[Tensor, "variant prompt d_model"] | None = None
+    hidden: Float[Tensor, "variant prompt *read d_model"] | None = None
 
 
 class Incremental:
@@ -49,7 +49,7 @@ class Incremental:
         self._inputs: dict[int, Tensor] = {}  # alive receiver -> its current input
         self._outputs: dict[int, Tensor] = {}  # alive sender -> its current output
         self._ports: dict[PortKey, Tensor] = {}  # -> current q, k or v
-        self.hidden: Float[Tensor, "prompt d_model"] | None = None  # None: that of the clean run
+        self.hidden: Float[Tensor, "prompt *read d_model"] | None = None  # None: that of the clean run
 
     @property
     def executor(self) -> Executor:
@@ -58,7 +58,7 @@ class Incremental:
     def _blocks(self, layer: int) -> Block:
         return self.recorded.parts.blocks[layer]
 
-    def final_hidden(self) -> Float[Tensor, "prompt d_model"]:
+    def final_hidden(self) -> Float[Tensor, "prompt *read d_model"]:
         """Final hidden states at the answer."""
         return self.executor.answer_hidden(self.recorded.clean) if self.hidden is None else self.hidden
 
@@ -156,7 +156,7 @@ class Incremental:
     ) -> Sequence[Tensor]:
         if not removed:
             return ()
-        return list(self.recorded.deltas(removed, device, all_rows=like.shape[-2] != 1))
+        return list(self.recorded.deltas(removed, device, all_rows=like.shape[-2] != self.executor.n_reads))
 
     def _rows_of(self, x: Tensor, like: Tensor) -> Tensor:
         """`x` at the rows of `like`: all, or that of the answer."""
@@ -302,7 +302,7 @@ class Incremental:
             self.spread(sender, out, trial)
 
     def _rows(self, layer: int, x: Tensor) -> Rows:
-        return (self.executor.answer if x.shape[-2] == 1 else self.executor.every)[layer]
+        return (self.executor.answer if x.shape[-2] == self.executor.n_reads else self.executor.every)[layer]
 
     def _port(
         self, layer: int, port: str, head: int, trial: Trial
@@ -319,7 +319,7 @@ class Incremental:
                 value = getattr(record, f"{port}_raw" if joint else port)[:, head]
             value = value[None]
         everywhere = self.graph.head_sender(layer, head) in self.liveness.everywhere
-        if port == "q" and not everywhere and value.shape[-2] != 1:
+        if port == "q" and not everywhere and value.shape[-2] != self.executor.n_reads:
             value = at_answer(value, self.recorded.answer_pos)
         return value
 
@@ -334,12 +334,12 @@ class Incremental:
     def spread(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
         """Adds the change of a sender's output to every receiver that kept its edge."""
         trial.outputs[sender] = out
-        delta, answer = out - self._current(sender), None
+        delta, answer, n_reads = out - self._current(sender), None, self.executor.n_reads
         for receiver in self.liveness.readers.get(sender, ()):
             x = trial.inputs.get(receiver)
             if x is None:
                 x = self._inputs[receiver]
-            if x.shape[-2] == 1 and delta.shape[-2] != 1:
+            if x.shape[-2] == n_reads and delta.shape[-2] != n_reads:
                 answer = at_answer(delta, self.recorded.answer_pos) if answer is None else answer
                 change = answer
             else:

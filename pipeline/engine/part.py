@@ -139,7 +139,7 @@ class Part:
 
     def _propagate(
         self, starts: Sequence[tuple[Incremental, int, Float[Tensor, "_variant prompt _row d_model"]]]
-    ) -> list[Float[Tensor, "_variant prompt d_model"]]:
+    ) -> list[Float[Tensor, "_variant prompt *read d_model"]]:
         """Final hidden states of all variants; as many at once as `_VARIANT_BYTES` allow."""
         if not starts:
             return []
@@ -186,6 +186,9 @@ class Part:
 
 def _hidden(
     state: Incremental, hidden: Tensor | None, n_variants: int
-) -> Float[Tensor, "variant prompt d_model"]:
+) -> Float[Tensor, "variant prompt *read d_model"]:
     """Final hidden states of a trial; those of the state where nothing arrived."""
-    return state.final_hidden().expand(n_variants, -1, -1) if hidden is None else hidden
+    if hidden is not None:
+        return hidden
+    here = state.final_hidden()
+    return here.expand(n_variants, *here.shape)

@@ -23,6 +23,7 @@ from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.activations import fuse_activations
 from pipeline.models.adapters import Parts, find_parts
 from pipeline.models.families import PostNorm, family_of
+from pipeline.models.lengths import branched_limit
 from pipeline.models.load import (
     context_length,
     graph_of,
@@ -112,6 +113,7 @@ class PatchableModel:
                 self.tokenizer,
                 max_length=context_length(self.config),
                 vocab_size=self.config.vocab_size,
+                max_branched=branched_limit(self.config),
             )
         return collate(tokens, device=self.device, attention=attention, padding=padding)
 
@@ -148,7 +150,7 @@ class PatchableModel:
 
     def answer_hidden(
         self, batch: Batch, which: Literal["clean", "corrupted"]
-    ) -> Float[Tensor, "prompt d_model"]:
+    ) -> Float[Tensor, "prompt *read d_model"]:
         """Final hidden states at the answer of a plain stock run, with the model's own attention kernel."""
         self.check_unchanged()
         self.counters.forward_passes += batch.n_prompts
@@ -158,7 +160,7 @@ class PatchableModel:
     @torch.no_grad()
     def senders(
         self, batch: Batch, which: Literal["clean", "corrupted"]
-    ) -> tuple[SenderValues, Float[Tensor, "prompt d_model"]]:
+    ) -> tuple[SenderValues, Float[Tensor, "prompt *read d_model"]]:
         """What every sender writes in a stock run with a fast attention kernel, and final hidden states at the answer.
 
         For attribution, which needs no masks and no projections; patching needs `capture`.
@@ -169,7 +171,7 @@ class PatchableModel:
             hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
         return senders_of(self.parts, records[:-1]), at_answer(hidden, batch.answer_pos).squeeze(-2)
 
-    def executor(self, run: Capture, answer_pos: Int[Tensor, " prompt"]) -> Executor:
+    def executor(self, run: Capture, answer_pos: Int[Tensor, "prompt *read"]) -> Executor:
         """The parts of the model in the context of a recorded run."""
         return Executor.for_run(self.parts, run, answer_pos)
 
@@ -181,7 +183,10 @@ class PatchableModel:
         return Unembedding(self.parts.unembedding, self.parts.unembedding_bias, head.scale, head.softcap)
 
     def objective(
-        self, metric: "Metric", batch: Batch, clean_hidden: Float[Tensor, "prompt d_model"] | None = None
+        self,
+        metric: "Metric",
+        batch: Batch,
+        clean_hidden: Float[Tensor, "prompt *read d_model"] | None = None,
     ) -> Objective:
         """The metric bound to a batch; metrics that compare with the clean run need its hidden states at the answer.
 

@@ -95,7 +95,7 @@ def changes_through_mlps(
 
 def run_with_inputs(
     ablated: Ablated, graph: Graph, changes: Changes, *, live: bool
-) -> Float[Tensor, "variant prompt d_model"]:
+) -> Float[Tensor, "variant prompt *read d_model"]:
     """Final hidden states at the answer when some receivers read the base run plus a change, or (`live`) what they
     would read in this run plus a change. All other receivers read what this run makes."""
     base, executor = ablated.base, ablated.executor

@@ -48,7 +48,7 @@ class Patcher:
         return self.ablated.executor
 
     @property
-    def _answer_pos(self) -> Int[Tensor, " prompt"]:
+    def _answer_pos(self) -> Int[Tensor, "prompt *read"]:
         return self.ablated.answer_pos
 
     def base_values(self) -> Float[Tensor, " prompt"]:
@@ -179,7 +179,7 @@ class Patcher:
         self, positions: Int[Tensor, "span prompt"] | None = None
     ) -> Iterator[tuple[int, Float[Tensor, "span prompt"]]]:
         """For every sender, the metric with its output patched: at all positions (one span), or at one
-        position per prompt and span. A position of -1 patches nothing in that prompt."""
+        position of the text per prompt and span. A position of -1 patches nothing in that prompt."""
         for sender, node in enumerate(self.graph.senders):
             delta = self._at_positions(self.deltas[sender], positions)
             values = []
@@ -201,6 +201,6 @@ class Patcher:
     ) -> Float[Tensor, "span prompt pos d_model"]:
         if positions is None:
             return delta[None]
-        steps = torch.arange(delta.shape[1], device=delta.device) + self.ablated.start
-        chosen = steps == positions[..., None]
+        chosen = self.ablated.batch.position_ids[:, self.ablated.start :] == positions[..., None]
+        chosen = chosen.to(delta.device)
         return torch.where(chosen[..., None], delta, torch.zeros((), dtype=delta.dtype, device=delta.device))

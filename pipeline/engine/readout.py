@@ -9,6 +9,7 @@ removes nearly all of the rounding that would flip decisions of ACDC.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,10 +48,10 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Reference:
-    """The clean run's distribution at the answer: probabilities and its negative entropy, float64."""
+    """The clean run's distribution where answers are read: probabilities and its negative entropy, float64."""
 
-    probs: Float[Tensor, "prompt vocab"]
-    negative_entropy: Float[Tensor, " prompt"]
+    probs: Float[Tensor, "*read vocab"]
+    negative_entropy: Float[Tensor, "*read"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Unembedding:
             logits = logits * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
-    def reference(self, hidden: Float[Tensor, "prompt d_model"]) -> Reference:
+    def reference(self, hidden: Float[Tensor, "prompt *read d_model"]) -> Reference:
         log_probs = self.logits(hidden.to(self.weight.device)).double().log_softmax(-1)
         probs = log_probs.exp()
         return Reference(probs, (probs * log_probs).sum(-1))
@@ -141,8 +142,10 @@ class Answers:
         normaliser = self._log_normaliser[..., None]
         return Ragged(self._at(self.wrong_answers).values - normaliser, self.wrong_answers >= 0)
 
-    def highest_logit(self) -> Float[Tensor, "*variant prompt"]:
-        return self._logits.amax(-1).double()
+    def is_said(self) -> Bool[Tensor, "*variant prompt"]:
+        """Whether an answer is above every other token."""
+        highest = self._logits.amax(-1).double()  # before the answers, which are read from the same product
+        return self.right_logits.max() >= highest
 
     def kl_from_reference(self) -> Float[Tensor, "*variant prompt"]:
         """KL(reference || here) = sum p log p - p . logits + logsumexp(logits), in nats."""
@@ -158,25 +161,101 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class SequenceAnswers:
+    """The same of answers of several tokens, which are read one after the other: an answer counts by its log
+    probability, the sum of those of its tokens, each given the ones before it. That is what its logit is in a
+    difference of logits, where normalisers cancel.
+
+    A divergence is the sum of those where tokens of right answers are read, each place once.
+    """
+
+    hidden: Float[Tensor, "variant prompt read d_model"]
+    unembedding: Unembedding
+    answers: Int[Tensor, "prompt answer token two"]
+    wrong_answers: Int[Tensor, "prompt wrong step two"]
+    reference: Reference | None
+
+    @cached_property
+    def _places(self) -> Answers:
+        """Every place that is read as if it were a prompt."""
+        n_places = self.hidden.shape[1] * self.hidden.shape[2]
+        none = torch.full((n_places, 1), -1, device=self.hidden.device)
+        reference = self.reference
+        if reference is not None:
+            reference = Reference(reference.probs.flatten(0, 1), reference.negative_entropy.flatten())
+        return Answers(self.hidden.flatten(1, 2), self.unembedding, none, none, reference)
+
+    def _by_token(
+        self, tokens: Int[Tensor, "prompt answer token two"]
+    ) -> tuple[Int[Tensor, "prompt answer token"], Int[Tensor, "prompt answer token"], Tensor]:
+        """Among all places the one of each token, the token, and whether it is there."""
+        places, ids = tokens.unbind(-1)
+        first = torch.arange(len(tokens), device=tokens.device)[:, None, None] * self.hidden.shape[2]
+        return first + places.clamp(min=0), ids.clamp(min=0), ids >= 0
+
+    def _log_probs(self, tokens: Int[Tensor, "prompt answer token two"]) -> Ragged:
+        places, ids, there = self._by_token(tokens)
+        each = self._places._logits[:, places, ids].double() - self._places._log_normaliser[:, places]  # noqa: SLF001
+        return Ragged(each.masked_fill(~there, 0.0).sum(-1), there.any(-1))
+
+    @property
+    def has_wrong(self) -> Bool[Tensor, " prompt"]:
+        return (self.wrong_answers[..., 0, 1] >= 0).any(-1)
+
+    @property
+    def right_logits(self) -> Ragged:
+        return self._log_probs(self.answers)
+
+    @property
+    def wrong_logits(self) -> Ragged:
+        return self._log_probs(self.wrong_answers)
+
+    right_log_probs = right_logits
+    wrong_log_probs = wrong_logits
+
+    def is_said(self) -> Bool[Tensor, "variant prompt"]:
+        """Whether every token of an answer is above every other token."""
+        places, ids, there = self._by_token(self.answers)
+        logits = self._places._logits  # noqa: SLF001 - a view of it
+        best = logits[:, places, ids] >= logits.amax(-1)[:, places]
+        return ((best | ~there).all(-1) & there.any(-1)).any(-1)
+
+    def kl_from_reference(self) -> Float[Tensor, "variant prompt"]:
+        places, _, there = self._by_token(self.answers)
+        n_prompts, n_reads = self.hidden.shape[1:3]
+        read = torch.zeros(n_prompts * n_reads, dtype=torch.bool, device=places.device)
+        read[places[there]] = True
+        each = self._places.kl_from_reference().masked_fill(~read, 0.0)
+        return each.unflatten(-1, (n_prompts, n_reads)).sum(-1)
+
+
+@dataclass(frozen=True)
 class Objective:
     """A metric bound to a batch: final hidden states at the answer -> one float64 value per variant and prompt.
 
     `sign` turns metric(ablated) - metric(unablated) into how much worse the behaviour got: -1 where higher is better.
     """
 
-    compute: Callable[[Answers], Tensor]
+    compute: Callable[[Any], Tensor]
     sign: int
     unembedding: Unembedding
     batch: Batch
     reference: Reference | None = None
 
-    def __call__(self, hidden: Float[Tensor, "*variant prompt d_model"]) -> Float[Tensor, "*variant prompt"]:
-        *variants, n_prompts, d_model = hidden.shape
-        flat = hidden.reshape(-1, n_prompts, d_model).to(self.unembedding.weight.device)
-        at_once = max(1, _LOGITS_AT_ONCE // (n_prompts * self.unembedding.weight.shape[0]))
-        values = [self.compute(self._view(part)) for part in flat.split(at_once)]
+    def __call__(self, hidden: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*variant_prompt"]:
+        *variants, n_prompts = hidden.shape[: -1 if self.batch.n_reads == 1 else -2]
+        flat = hidden.reshape(-1, *hidden.shape[len(variants) :]).to(self.unembedding.weight.device)
+        n_logits = n_prompts * self.batch.n_reads * self.unembedding.weight.shape[0]
+        at_once = max(1, _LOGITS_AT_ONCE // n_logits)
+        values = [self.compute(self.view(part)) for part in flat.split(at_once)]
         return torch.cat(values).reshape(*variants, n_prompts)
 
-    def _view(self, hidden: Float[Tensor, "variant prompt d_model"]) -> Answers:
-        answers, wrong = (x.to(hidden.device) for x in (self.batch.answers, self.batch.wrong_answers))
-        return Answers(hidden, self.unembedding, answers, wrong, self.reference)
+    def view(self, hidden: Float[Tensor, "variant prompt *read d_model"]) -> Answers | SequenceAnswers:
+        """What a metric looks at."""
+        batch, device = self.batch, hidden.device
+        if batch.answer_tokens is not None and batch.wrong_tokens is not None:
+            right, wrong = batch.answer_tokens.to(device), batch.wrong_tokens.to(device)
+            return SequenceAnswers(hidden, self.unembedding, right, wrong, self.reference)
+        return Answers(
+            hidden, self.unembedding, batch.answers.to(device), batch.wrong_answers.to(device), self.reference
+        )

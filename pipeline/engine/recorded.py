@@ -65,7 +65,7 @@ class Recorded:
         return deltas.written(self.parts) if n_bytes <= DELTA_BYTES else None
 
     @cached_property
-    def _answer_deltas(self) -> Float[Tensor, "sender prompt 1 d_model"]:
+    def _answer_deltas(self) -> Float[Tensor, "sender prompt row d_model"]:
         if self._all_deltas is not None:
             return at_answer(self._all_deltas, self.answer_pos)
         return self._made[0].deltas.at_answer(self.answer_pos).written(self.parts)

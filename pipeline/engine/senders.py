@@ -85,8 +85,8 @@ class SenderValues:
             self.input[rows], tuple(z[rows] for z in self.z), tuple(m[rows] for m in self.mlp)
         )
 
-    def at_answer(self, answer_pos: Int[Tensor, " prompt"]) -> "SenderValues":
-        """The values of the one row at which each prompt's answer is read."""
+    def at_answer(self, answer_pos: Int[Tensor, "prompt *read"]) -> "SenderValues":
+        """The values of the rows at which each prompt's answers are read."""
         z = tuple(at_answer(z.flatten(2), answer_pos).unflatten(-1, z.shape[2:]) for z in self.z)
         return SenderValues(
             at_answer(self.input, answer_pos), z, tuple(at_answer(m, answer_pos) for m in self.mlp)
@@ -151,11 +151,13 @@ class SenderValues:
 
 
 def at_answer(
-    x: Float[Tensor, "*variant prompt pos width"], answer_pos: Int[Tensor, " prompt"]
-) -> Float[Tensor, "*variant prompt 1 width"]:
-    """The row of each prompt at which its answer is read."""
-    prompts = torch.arange(x.shape[-3], device=x.device)
-    return x[..., prompts, answer_pos.to(x.device), :].unsqueeze(-2)
+    x: Float[Tensor, "*variant prompt pos width"], answer_pos: Int[Tensor, "prompt *read"]
+) -> Float[Tensor, "*variant prompt row width"]:
+    """The row of each prompt at which its answer is read, or the rows where there are several."""
+    prompts, places = torch.arange(x.shape[-3], device=x.device), answer_pos.to(x.device)
+    if places.ndim == 1:
+        return x[..., prompts, places, :].unsqueeze(-2)
+    return x[..., prompts[:, None], places, :]
 
 
 def senders_of(parts: Parts, records: Sequence[dict[str, Any]]) -> SenderValues:

@@ -95,6 +95,7 @@ class Method(Entry):
     needs: ClassVar[Needs] = Needs()
     swept: ClassVar[str | None] = None  # a parameter of which many values cost little more than one
     scores_prompts: ClassVar[bool] = False  # whether it has a score of every edge for every prompt
+    reads_sequences: ClassVar[bool] = True  # whether it measures answers of several tokens
     default_metric: ClassVar[str | None] = None  # None: the config's
     decides: ClassVar[bool] = (
         False  # whether it keeps a set of edges, the one circuit at which it is evaluated

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.results import ResultType, Rows
 from pipeline.core.scores import Moments
@@ -35,6 +35,7 @@ class LogitLens(Method):
 
     result: ClassVar[ResultType] = READINGS
     needs: ClassVar[Needs] = Needs(ablation=False)
+    reads_sequences: ClassVar[bool] = False
 
     name: Literal["logit_lens"] = "logit_lens"
     positions: NodePositions = Field(
@@ -64,6 +65,11 @@ class LogitLens(Method):
         found: dict[tuple[int, str], list[np.ndarray]] = {}
         batches = work.batches if self.span is None else work.having(self.span).batches
         for batch in batches:
+            if batch.n_reads > 1:
+                raise PromptError(
+                    "logit_lens reads one position at a time, and answers of several tokens are read at several; set "
+                    "target: first_difference"
+                )
             read = run(work.model, batch, read=[*sites, normed])
             objective = work.objective(batch, at_answer(read[normed], batch.answer_pos).squeeze(-2))
             for span, column in self._columns(batch):
@@ -91,6 +97,6 @@ class LogitLens(Method):
             columns = torch.arange(batch.length, device=at.device)
             yield self.span, torch.where(at, columns, -1).max(1).values
         else:
-            length = batch.real.sum(1)
+            length = batch.last_read + 1
             for step in range(int(length.max())):
                 yield str(-1 - step), torch.where(step < length, batch.answer_pos - step, -1)

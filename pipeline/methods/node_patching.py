@@ -96,16 +96,17 @@ class NodePatching(NodeMethod):
         return [str(i) if self.positions == "from_start" else str(-1 - i) for i in range(n_spans)]
 
     def _positions(self, batch: "Batch", n_spans: int) -> "Tensor | None":
-        """[span, prompt]: the column of the batch that each span means in each prompt, -1 where there is none."""
+        """[span, prompt]: the position of the text that each span means in each prompt, -1 where there is none. Where
+        answers go on in several ways, it is that position of each."""
         import torch
 
         if not self.one_by_one:
             return None
-        length = batch.real.sum(1)
-        first = batch.answer_pos - length + 1
-        steps = torch.arange(n_spans, device=length.device)[:, None]
-        column = first + steps if self.positions == "from_start" else batch.answer_pos - steps
-        return torch.where(steps < length, column, -1)
+        last = batch.position_ids.amax(1)
+        steps = torch.arange(n_spans, device=last.device)[:, None]
+        if self.positions == "from_start":
+            return torch.where(steps <= last, steps, -1)
+        return (batch.last_read - steps).clamp(min=-1)
 
 
 def _masked_moments(scores: np.ndarray, exists: np.ndarray) -> Moments:

@@ -47,7 +47,7 @@ class Work:
         return replace(self, batches=only_having(self.batches, positions))
 
     def objective(
-        self, batch: "Batch", reference: "Float[Tensor, 'prompt d_model'] | None" = None
+        self, batch: "Batch", reference: "Float[Tensor, 'prompt *read d_model'] | None" = None
     ) -> "Objective":
         """The metric as a function of final hidden states; `reference` are those of the clean run."""
         return self.model.objective(get_metric(str(self.metric)), batch, reference)

@@ -31,6 +31,16 @@ def rope_limit(config: Any) -> int | None:
     return min((int(limit) for limit in limits if limit is not None), default=None)
 
 
+def branched_limit(config: Any) -> int | None:
+    """The longest text, in tokens, of which several continuations are read in one run as each would be alone: as long
+    as no window cuts and no rotary embedding changes. None where any is."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and not any("full" not in kind for kind in kinds):
+        window = None
+    return min((limit for limit in (window, rope_limit(config)) if limit is not None), default=None)
+
+
 def _ropes(config: Any) -> Sequence[dict[str, Any]]:
     """The parameters of all rotary embeddings: one for all layers, or one per type of layer."""
     found = getattr(config, "rope_parameters", None) or {}

@@ -2,8 +2,9 @@
 
 Knows tokenizers. Does not know files, tasks or tensors.
 
-An answer is the one token by which encode(prompt + answer) is longer than encode(prompt): with SentencePiece
-tokenizers the answer encoded alone has another first piece, and the wrong token would be scored without a word.
+An answer is the one token by which encode(prompt + answer) is longer than encode(prompt), or, where a pair asks for
+all of them (`pipeline.models.targets`), the several tokens: with SentencePiece tokenizers the answer encoded alone has
+another first piece, and the wrong token would be scored without a word.
 Tokenizers of whole words have no token for "storeMary": there an answer may do without the space before it.
 """
 
@@ -15,9 +16,10 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.core.errors import PromptError
-from pipeline.core.prompts import PromptPair, Text, TokenPair, check_pair
+from pipeline.core.prompts import Answer, PromptPair, Text, TokenPair, check_pair
 from pipeline.models.encoding import Encoded, encode_all
 from pipeline.models.spans import token_spans
+from pipeline.models.targets import is_plain, with_answers
 from pipeline.models.words import Ids, Words
 
 CHUNK = 512  # pairs whose texts are encoded together
@@ -31,6 +33,7 @@ def tokenise(
     max_length: int | None = None,
     vocab_size: int | None = None,
     needs_wrong: bool = False,
+    max_branched: int | None = None,
 ) -> list[TokenPair]:
     """The pairs in tokens, each checked; `prompt_id` is the index in `pairs`.
 
@@ -39,7 +42,14 @@ def tokenise(
     is not where it is said to be.
     """
     return list(
-        tokenised(pairs, tokenizer, max_length=max_length, vocab_size=vocab_size, needs_wrong=needs_wrong)
+        tokenised(
+            pairs,
+            tokenizer,
+            max_length=max_length,
+            vocab_size=vocab_size,
+            needs_wrong=needs_wrong,
+            max_branched=max_branched,
+        )
     )
 
 
@@ -50,6 +60,7 @@ def tokenised(
     max_length: int | None = None,
     vocab_size: int | None = None,
     needs_wrong: bool = False,
+    max_branched: int | None = None,
 ) -> Iterator[TokenPair]:
     """What `tokenise` returns, pair by pair, in the memory of `CHUNK` pairs."""
     numbered, words = enumerate(pairs), None
@@ -57,7 +68,7 @@ def tokenised(
         reader = Reader.of([pair for _, pair in chunk], tokenizer, vocab_size, words)
         for index, pair in chunk:
             token_pair = reader.tokens(index, pair)
-            check_pair(token_pair, max_length=max_length, needs_wrong=needs_wrong)
+            check_pair(token_pair, max_length=max_length, needs_wrong=needs_wrong, max_branched=max_branched)
             yield token_pair
         if chunk[0][0] == 0 and len(chunk) == CHUNK and reader.known:
             words = Words.of(tokenizer)
@@ -88,7 +99,7 @@ class Reader:
             for pair in pairs
             if isinstance(pair.clean, str)
             for answer in (*pair.answers, *pair.wrong_answers)
-            if isinstance(answer, str)
+            if isinstance(answer, str) and pair.read is None
         ]
         # Texts that the tokenizer cannot read are met again one by one, where they have a line.
         with contextlib.suppress(PromptError):
@@ -106,8 +117,9 @@ class Reader:
         """The pair in tokens, `index` as its id, not yet checked."""
         where = pair.source or f"prompt {index}"
         clean, corrupted = (self._prompt(text, where) for text in (pair.clean, pair.corrupted))
+        plain = is_plain(pair)
         answers, wrong = (
-            tuple(dict.fromkeys(self._answer(pair.clean, answer, where) for answer in given))
+            tuple(dict.fromkeys(self._answer(pair.clean, answer, where) for answer in given if plain))
             for given in (pair.answers, pair.wrong_answers)
         )
         spans = token_spans(self.tokenizer, pair, clean, where)
@@ -119,7 +131,8 @@ class Reader:
             spans = {name: (start + moved, end + moved) for name, (start, end) in spans.items()}
             if not isinstance(pair.clean, str):  # ids are kept as the model reads them
                 pair = replace(pair, clean=clean.ids, corrupted=corrupted.ids, spans=spans)
-        return TokenPair(index, clean.ids, corrupted.ids, answers, wrong, pair, spans)
+        token = TokenPair(index, clean.ids, corrupted.ids, answers, wrong, pair, spans)
+        return token if plain else with_answers(token, self, where)
 
     # --- prompts -----------------------------------------------------------------------------------------
 
@@ -197,11 +210,44 @@ class Reader:
 
     # --- answers -----------------------------------------------------------------------------------------
 
-    def _answer(self, prompt: Text, answer: str | int, where: str) -> int:
+    def sequence(self, prompt: Text, answer: Answer, where: str) -> tuple[int, ...]:
+        """All tokens of an answer after a prompt, one or more."""
+        if not isinstance(answer, str):
+            tokens = (answer,) if isinstance(answer, int) else answer
+            return tuple(self._in_vocabulary(token, where) for token in tokens)
+        if self.tokenizer is None:
+            raise PromptError(f"{where}: the model has no tokenizer; give the answers as token ids")
+        text = prompt if isinstance(prompt, str) else self._words_of(prompt)
+        for more in (answer, f" {answer}") if self._lacks_space(text, answer) else (answer,):
+            before, after = self._encoded(text, where).ids, self._encoded(text + more, where).ids
+            tokens = after[len(before) :]
+            if tokens and after[: len(before)] == before and self._unknown not in tokens:
+                for token in tokens:
+                    if self.vocab_size is not None and token >= self.vocab_size:
+                        raise self._outside(token, where)
+                return tokens
+        if self._unknown is not None and self._unknown in self._encoded(text + answer, where).own:
+            raise PromptError(
+                f"{where}: the tokenizer does not know the answer {_short(answer)}; use words that it knows"
+            )
+        raise PromptError(f"{where}: {self._split(text, answer)}")
+
+    def ends(self, text: str, ids: Ids, where: str) -> bool:
+        """Whether these tokens end with a text's."""
+        own = self._encoded(text, where).own
+        return ids[len(ids) - len(own) :] == own
+
+    def _words_of(self, ids: Ids) -> str:
+        """The text that ids stand for, as the tokenizer writes it again."""
+        own = ids[len(lead) :] if ids[: len(lead := self._lead[0].ids)] == lead else ids
+        plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(list(own), **plain))
+
+    def _answer(self, prompt: Text, answer: Answer, where: str) -> int:
         """The token of an answer after a prompt. Beside prompts of ids, text is read after the words that they
         stand for: which of its tokens " She" is depends on those."""
-        if isinstance(answer, int):
-            return self._in_vocabulary(answer, where)
+        if not isinstance(answer, str):
+            return self._in_vocabulary(answer if isinstance(answer, int) else answer[0], where)
         if self.tokenizer is None:
             raise PromptError(f"{where}: the model has no tokenizer; give the answers as token ids")
         if isinstance(prompt, str):

@@ -13,6 +13,7 @@ from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
+from pipeline.models.lengths import branched_limit
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.tokens import tokenised
 from pipeline.models.trial import try_folder
@@ -56,6 +57,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
                 max_length=context_length(model.config),
                 vocab_size=model.config.vocab_size,
                 needs_wrong=needs_wrong,
+                max_branched=branched_limit(model.config),
             ),
             config.shards.prompts,
             read,
@@ -68,6 +70,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
         if get_ablation(name).needs_corrupted:
             _require_difference(tokens)
     _require_spans(config, tokens)
+    _require_one_read(config, tokens)
     plan = Plan(config, model, graph, tokens)
     if not recorded:
         _ = plan.truth  # a circuit beside prompts is read before anything is written
@@ -104,9 +107,25 @@ def _require_spans(config: RunConfig, tokens: Mapping[str, TaskPrompts]) -> None
                     )
 
 
+def _require_one_read(config: RunConfig, tokens: Mapping[str, TaskPrompts]) -> None:
+    for id_, method in config.method_ids.items():
+        if not method.reads_sequences:
+            for task, pairs in tokens.items():
+                if pairs.has_sequences:
+                    raise ConfigError(
+                        f"task {task}: {id_} reads one position at a time, and target: sequence reads an answer at "
+                        "several; set target: first_difference, or leave the method out"
+                    )
+
+
 def _require_one_length(ablation: str, tokens: Mapping[str, TaskPrompts]) -> None:
     for task, pairs in tokens.items():
         shortest, longest = pairs.lengths.min(), pairs.lengths.max()
+        if pairs.branches:
+            raise ConfigError(
+                f"task {task}: has answers that go on in several ways, and {ablation} needs one token at each position; "
+                "use ablation: mean, or target: first_difference"
+            )
         if shortest < longest:
             raise ConfigError(
                 f"task {task}: has prompts of {shortest} to {longest} tokens and {ablation} needs "

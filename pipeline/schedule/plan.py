@@ -120,6 +120,8 @@ class Plan:
                 "attention": task.attention,
                 "prompts": len(self.tokens[id_]),
                 "sha256": self.tokens[id_].digest,
+                **({"target": task.target} if task.target != "token" else {}),
+                **({"read": task.read} if task.read is not None else {}),
             }
             for id_, task in self.config.task_ids.items()
         }

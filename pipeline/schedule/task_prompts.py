@@ -85,7 +85,8 @@ class TaskPrompts(Sequence[TokenPair]):
         of_spans = {name: (_Digests(per_shard), bytearray()) for name in spans}
         names: dict[str, None] = {}
         self._rows = Spill(schema.PROMPT_ROWS)
-        self.differs = self.has_notes = False
+        self.differs = self.has_notes = self.has_targets = False
+        self.has_sequences = self.branches = False
         passing = iter(tokens)
         while chunk := list(islice(passing, CHUNK)):
             start = len(lengths)
@@ -98,6 +99,10 @@ class TaskPrompts(Sequence[TokenPair]):
             lengths.extend(token.length for token in chunk)
             self.differs = self.differs or any(token.clean != token.corrupted for token in chunk)
             self.has_notes = self.has_notes or any(token.pair.notes for token in chunk)
+            self.has_targets = self.has_targets or rows["targets"].null_count < len(chunk)
+            several = [token.sequences for token in chunk if token.sequences is not None]
+            self.has_sequences = self.has_sequences or bool(several)
+            self.branches = self.branches or any(one.branches for one in several)
             for token in chunk:
                 names.update(dict.fromkeys(token.spans))
         self._rows.finish()
@@ -158,14 +163,17 @@ def _entries(tokens: Sequence[TokenPair], rows: pa.Table) -> list[str]:
     """
     clean, corrupted = (_joined(rows[name]) for name in ("clean_ids", "corrupted_ids"))
     short = cache(canonical_json)  # answers come again and again
-    entries = []
+    targets = rows["targets"].to_pylist()
+    entries: list[str] = []
     for token, ids, others in zip(tokens, clean, corrupted, strict=True):
         pair = token.pair
         given = ids if pair.clean == token.clean else canonical_json(pair.clean)
         changed = others if pair.corrupted == token.corrupted else canonical_json(pair.corrupted)
         answers = f"{short(token.answers)},{short(token.wrong_answers)}"
         words = f"{short(pair.answers)},{short(pair.wrong_answers)}"
-        entries.append(f"[{ids},{others},{answers},{given},{changed},{words}]")
+        target = canonical_json(cell) if (cell := targets[len(entries)]) is not None else ""
+        more = f",{target}" if target else ""  # so that what other prompts are called stays
+        entries.append(f"[{ids},{others},{answers},{given},{changed},{words}{more}]")
     return entries
 
 

@@ -7,16 +7,17 @@ import hashlib
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from string import Formatter
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipeline.core.entries import Entry
 from pipeline.core.errors import PromptError
 from pipeline.core.graph import Graph
-from pipeline.core.prompts import Bos, PromptPair
+from pipeline.core.prompts import Bos, PromptPair, Target, span_name_problem
 from pipeline.core.ways import Way
 from pipeline.models.encoding import encode, encode_all
 from pipeline.tasks.chat import in_chat
@@ -31,6 +32,11 @@ class Task(Entry):
     every position (compiled toy models, mostly). `bos: add` puts the tokenizer's token for the beginning of a text
     before prompts where the tokenizer does not (GPT-2's), as EAP-IG and TransformerLens do. `chat: true` makes a prompt
     what a user says, by the tokenizer's template; the answer is then what the model's own turn begins with.
+
+    `target` is what is measured of an answer: its one `token`, as the default has it and checks; `sequence`, the log
+    probability of all its tokens, each given those before it; `first_difference`, the first token in which right and
+    wrong answers differ, after what they have in common. `read` names a span of the prompts after which the answer is
+    read, instead of the end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
@@ -42,10 +48,12 @@ class Task(Entry):
     attention: Literal["causal", "bidirectional"] = "causal"
     bos: Bos = "tokenizer"
     chat: bool = False
+    target: Target = "token"
+    read: str | None = None
 
     paper: ClassVar[str] = ""  # where the behaviour was studied
     measure: ClassVar[str] = "logit_diff"  # the metric used there, as it is called here
-    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat"})
+    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat", "target", "read"})
 
     @property
     def id(self) -> str:
@@ -75,8 +83,27 @@ class Task(Entry):
 
     def told(self, tokenizer: Any, seed: int) -> Iterator[tuple[list[PromptPair], float]]:
         """The portions as a model is given them: in its chat template, where the task asks for it."""
+        told = self.target != "token" or self.read is not None
         for pairs, share in self.portions(tokenizer, seed):
+            if told:
+                pairs = [replace(pair, target=self.target, read=self.read) for pair in pairs]  # noqa: PLW2901
             yield [in_chat(pair, tokenizer) for pair in pairs] if self.chat else pairs, share
+
+    @field_validator("read")
+    @classmethod
+    def _is_a_span(cls, value: str | None) -> str | None:
+        if value is not None and (problem := span_name_problem(value)):
+            raise ValueError(f"{value!r} {problem}; give the name of a span")
+        return value
+
+    @model_validator(mode="after")
+    def _is_read_in_order(self) -> "Task":
+        if self.target == "sequence" and self.attention == "bidirectional":
+            raise ValueError(
+                "target: sequence reads an answer token after token, which attention: bidirectional would see; set "
+                "target: first_difference"
+            )
+        return self
 
 
 class GeneratedTask(Task):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.errors import PromptError
-from pipeline.core.prompts import Bos, Piece, PromptPair, Text
+from pipeline.core.prompts import Answer, Bos, Piece, PromptPair, Text
 from pipeline.core.text import printable
 from pipeline.tasks.cells import (
     GAPS,
@@ -36,6 +36,7 @@ SYNONYMS = {
     "corrupted": ("corrupted", "corrupt"),
     "answers": ("answers", "answer", "correct_idx"),
     "wrong_answers": ("wrong_answers", "wrong_answer", "incorrect_idx"),
+    "corrupted_answers": ("corrupted_answers", "corrupted_answer"),
 }
 KNOWN = ("clean", "spans", *(name for names in SYNONYMS.values() for name in names))
 MOST_LETTERS = 1_000_000  # of a prompt, or token ids: no context holds more
@@ -75,6 +76,7 @@ class Layout:
     answers: tuple[str, ...]
     wrong_answers: tuple[str, ...]
     notes: tuple[str, ...]
+    corrupted_answers: tuple[str, ...] = ()
 
 
 def layout_of(names: Sequence[str], corrupted_field: str, where: str) -> Layout:
@@ -107,9 +109,10 @@ def layout_of(names: Sequence[str], corrupted_field: str, where: str) -> Layout:
     def there(known: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in known if name in have)
 
-    return Layout(
-        there(corrupted), there(SYNONYMS["answers"]), there(SYNONYMS["wrong_answers"]), tuple(notes)
+    answers, wrong, others = (
+        there(SYNONYMS[name]) for name in ("answers", "wrong_answers", "corrupted_answers")
     )
+    return Layout(there(corrupted), answers, wrong, tuple(notes), others)
 
 
 def _meant_by(name: str, have: set[str]) -> str | None:
@@ -160,7 +163,9 @@ def pair_of(
         raise PromptError(f"{where}: 'answers' is empty; give the piece that follows the clean prompt")
     name, value = _given(row, layout.wrong_answers, where, spells)
     wrong = _answers(value, name or "wrong_answers", "wrong_answers", where, of_ids, spells)
-    if (clean_spelt or corrupted_spelt) and not all(isinstance(answer, int) for answer in (*answers, *wrong)):
+    name, value = _given(row, layout.corrupted_answers, where, spells)
+    others = _answers(value, name or "corrupted_answers", "corrupted_answers", where, of_ids, spells)
+    if (clean_spelt or corrupted_spelt) and any(isinstance(answer, str) for answer in (*answers, *wrong)):
         raise PromptError(
             f"{where}: the prompts are lists written as text, and the answers are text: write the lists without "
             "quotes if they are token ids"
@@ -175,6 +180,7 @@ def pair_of(
         spans={} if spans is None or _is_gap(spans, gaps) else _spans(spans, where),
         bos=bos,
         notes=_notes(row, layout.notes, where) if layout.notes else {},
+        corrupted_answers=others,
     )
 
 
@@ -246,7 +252,7 @@ def _text(value: str, name: str, where: str) -> str:
 
 def _answers(
     value: Any, column: str, name: str, where: str, of_ids: bool, spells: bool
-) -> tuple[str | int, ...]:
+) -> tuple[Answer, ...]:
     """The answers in a cell of `column`, text pieces or ids; none where nothing is there."""
     if value is None:
         return ()
@@ -262,7 +268,7 @@ def _answers(
     return tuple([_answer(item, name, where, of_ids, only_ids) for item in items])
 
 
-def _bare(text: str, column: str, name: str, where: str, of_ids: bool, spells: bool) -> str | int:
+def _bare(text: str, column: str, name: str, where: str, of_ids: bool, spells: bool) -> Answer:
     """An answer that stands in its cell without a list around it."""
     if column.endswith("_idx"):
         if (found := id_in_text(text)) is None:
@@ -285,7 +291,11 @@ def _bare(text: str, column: str, name: str, where: str, of_ids: bool, spells: b
     return _answer(text, name, where, of_ids, only_ids=False)
 
 
-def _answer(item: Any, name: str, where: str, of_ids: bool, only_ids: bool) -> str | int:
+def _answer(item: Any, name: str, where: str, of_ids: bool, only_ids: bool) -> Answer:
+    if isinstance(item, list | tuple) and item:
+        ids = [found for token in item if (found := token_id(token)) is not None]
+        if len(ids) == len(item):
+            return tuple(ids)
     if isinstance(item, str) and item and not only_ids:
         if of_ids and is_number(item):
             raise PromptError(

@@ -57,7 +57,7 @@ class Induction(GeneratedTask):
     corruption: Literal["exchange", "answer", "break"] = "exchange"
     repeated: int = Field(default=1, ge=1, le=50)
 
-    later: ClassVar = frozenset({"bos", "chat", "repeated"})
+    later: ClassVar = frozenset({"repeated"})
 
     @model_validator(mode="after")
     def _has_room(self) -> "Induction":

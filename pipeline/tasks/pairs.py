@@ -61,7 +61,7 @@ class FileTask(Task):
     columns: dict[MappedField, OneLine] = Field(default_factory=dict)
     preset: OneLine | None = None
 
-    later: ClassVar = frozenset({"bos", "chat", "columns", "preset"})
+    later: ClassVar = frozenset({"columns", "preset"})
 
     @model_validator(mode="after")
     def _one_way_to_read(self) -> "FileTask":

@@ -8,7 +8,7 @@ A path names a column, or a piece within one: `random_counterfactual.prompt`, `c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pipeline.core.documents import suggest
 from pipeline.core.errors import PromptError
@@ -16,8 +16,8 @@ from pipeline.tasks.cells import read_object, shortened
 from pipeline.tasks.fields import SYNONYMS, Layout
 from pipeline.tasks.reader import Row
 
-MappedField = Literal["clean", "corrupted", "answers", "wrong_answers", "spans"]
-FIELDS: tuple[MappedField, ...] = ("clean", "corrupted", "answers", "wrong_answers", "spans")
+MappedField = Literal["clean", "corrupted", "answers", "wrong_answers", "corrupted_answers", "spans"]
+FIELDS: tuple[MappedField, ...] = get_args(MappedField)
 SINGULAR, PLURAL = (" is", " was", " has"), (" are", " were", " have")
 
 Columns = Mapping[Any, str]  # by field
@@ -79,8 +79,10 @@ def layout_of_mapped(names: Sequence[str], columns: Columns, corrupted_field: st
         return (field,) if field in columns else tuple(name for name in usual if name in have)
 
     known = (there("corrupted"), there("answers"), there("wrong_answers"))
-    used = {"clean", "spans", *(name for group in known for name in group)}
-    return Layout(*known, notes=tuple(name for name in names if name not in used and name))
+    others = there("corrupted_answers")
+    used = {"clean", "spans", *others, *(name for group in known for name in group)}
+    notes = tuple(name for name in names if name not in used and name)
+    return Layout(*known, notes=notes, corrupted_answers=others)
 
 
 def hint(names: Sequence[str] | Row) -> str:

@@ -40,6 +40,7 @@ class PromptTables(Protocol):
 
     per_shard: int
     has_notes: bool
+    has_targets: bool
 
     def __len__(self) -> int: ...
 
@@ -64,8 +65,14 @@ def write_prompts(path: Place, prompts: Prompts, facts: Mapping[str, Any]) -> No
 
 
 def _write_parts(path: Place, tables: Mapping[str, PromptTables], facts: Mapping[str, Any]) -> None:
-    noted = any(given.has_notes for given in tables.values())
-    columns = schema.PROMPTS if noted else schema.PROMPTS.remove(schema.PROMPTS.get_field_index("notes"))
+    there = {
+        "notes": any(given.has_notes for given in tables.values()),
+        "targets": any(given.has_targets for given in tables.values()),
+    }
+    columns = schema.PROMPTS
+    for name in schema.PROMPT_EXTRAS:
+        if not there[name]:
+            columns = columns.remove(columns.get_field_index(name))
     parts: list[Part] = []
 
     def each() -> Iterator[pa.Table]:
@@ -73,8 +80,12 @@ def _write_parts(path: Place, tables: Mapping[str, PromptTables], facts: Mapping
             shards = max(1, PART // given.per_shard)
             for rows in given.tables(min(PART, shards * given.per_shard)):
                 table = joined([(task, rows)])
-                if noted and "notes" not in table.column_names:
-                    table = table.append_column("notes", pa.nulls(len(table), pa.string()))
+                for name in columns.names:
+                    if name not in table.column_names:
+                        field = columns.field(name)
+                        table = table.add_column(
+                            columns.get_field_index(name), field, pa.nulls(len(table), field.type)
+                        )
                 shard = rows["shard"]
                 parts.append((task, shard[0].as_py(), shard[-1].as_py(), table_digest(table)))
                 yield table

@@ -123,6 +123,17 @@ _SPANS = pa.list_(
         ),
     )
 )
+_TARGETS = pa.struct(
+    [
+        pa.field("target", pa.string(), nullable=False),
+        pa.field("read", pa.string()),  # the span after which answers are read, and its last token
+        pa.field("at", pa.int32()),
+        pa.field("answers", pa.list_(pa.list_(pa.int32()))),  # all tokens of each, where some have several
+        pa.field("wrong_answers", pa.list_(pa.list_(pa.int32()))),
+        pa.field("corrupted_answers", pa.list_(pa.string())),
+        pa.field("corrupted_answer_ids", pa.list_(pa.int32())),
+    ]
+)
 PROMPTS = _schema(
     task=_NAME,
     shard=pa.int32(),
@@ -138,9 +149,11 @@ PROMPTS = _schema(
     source=(pa.string(),),
     spans=(_SPANS,),
     notes=(pa.string(),),  # JSON; the column is there where a file of pairs says more than the fields
+    targets=(_TARGETS,),  # likewise: where answers are other than one token behind the prompt
 )
 
 PROMPT_ROWS = PROMPTS.remove(0)  # of one task
+PROMPT_EXTRAS = ("notes", "targets")  # columns that are there where they hold something
 
 
 def mismatch(found: pa.Schema, expected: pa.Schema) -> str | None:

@@ -5,6 +5,7 @@ Knows the meaning of columns. Does not know where files lie, footers or runs.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from pipeline.core.documents import parse_json
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.graph import Graph, Node
-from pipeline.core.prompts import Piece, PromptPair, Text, TokenPair
+from pipeline.core.prompts import Answer, Piece, PromptPair, Sequences, Text, TokenPair
 from pipeline.store.run import schema
 from pipeline.store.run.rows import edge_columns, nullable
 
@@ -92,7 +93,8 @@ def joined(parts: Iterable[tuple[str, pa.Table]]) -> pa.Table:
     rows = pa.concat_tables(tables) if tables else schema.PROMPT_ROWS.empty_table()
     names = pa.chunked_array(tasks, pa.string()).dictionary_encode()
     table = rows.add_column(0, "task", names).cast(schema.PROMPTS).combine_chunks()
-    return table if table["notes"].null_count < len(table) else table.drop_columns("notes")
+    empty = [name for name in schema.PROMPT_EXTRAS if table[name].null_count == len(table)]
+    return table.drop_columns(empty) if empty else table
 
 
 def prompt_rows(tokens: Sequence[TokenPair], shards: Sequence[int]) -> pa.Table:
@@ -112,6 +114,7 @@ def prompt_rows(tokens: Sequence[TokenPair], shards: Sequence[int]) -> pa.Table:
         [pair.source for pair in pairs],
         [[_span(token, name) for name in token.spans] or None if token.spans else None for token in tokens],
         [json.dumps(pair.notes, ensure_ascii=False) if pair.notes else None for pair in pairs],
+        [_target(token) for token in tokens],
     ]
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column, field.type)
@@ -152,7 +155,44 @@ def _prompt(row: dict[str, Any]) -> TokenPair:
         notes=_notes(row.get("notes")),
     )
     spans = {span["name"]: (span["first"], span["end"]) for span in named}
-    return TokenPair(row["prompt_id"], clean, corrupted, answers, wrong, pair, spans)
+    token = TokenPair(row["prompt_id"], clean, corrupted, answers, wrong, pair, spans)
+    return token if row.get("targets") is None else _targeted(token, row["targets"])
+
+
+def _target(token: TokenPair) -> dict[str, Any] | None:
+    """A cell of the column `targets`; None for answers of one token behind the prompt."""
+    pair, several = token.pair, token.sequences
+    if pair.target == "token" and several is None and pair.read is None and not token.corrupted_answers:
+        return None
+    given = pair.corrupted_answers
+    return {
+        "target": pair.target,
+        "read": pair.read,
+        "at": token.read,
+        "answers": several and [list(tokens) for tokens in several.answers],
+        "wrong_answers": several and [list(tokens) for tokens in several.wrong_answers],
+        "corrupted_answers": [_words(answer) for answer in given] if given else None,
+        "corrupted_answer_ids": list(token.corrupted_answers) or None,
+    }
+
+
+def _targeted(token: TokenPair, cell: dict[str, Any]) -> TokenPair:
+    """The prompt with what the column says of its answers."""
+    several = None
+    if cell["answers"] is not None:
+        several = Sequences(*(tuple(map(tuple, cell[name] or ())) for name in ("answers", "wrong_answers")))
+    others = tuple(cell["corrupted_answer_ids"] or ())
+    pair = replace(
+        token.pair,
+        target=cell["target"],
+        read=cell["read"],
+        corrupted_answers=_answers(cell["corrupted_answers"] or [], others),
+    )
+    if several is not None and not all(
+        isinstance(word, str) for word in (*pair.answers, *pair.wrong_answers)
+    ):
+        pair = replace(pair, answers=several.answers, wrong_answers=several.wrong_answers)
+    return replace(token, pair=pair, sequences=several, read=cell["at"], corrupted_answers=others)
 
 
 def _notes(text: str | None) -> dict[str, Any]:
@@ -186,7 +226,7 @@ def _piece(span: dict[str, Any]) -> Piece:
     return text if start is None else (start, start + len(text))
 
 
-def _words(value: Text | str | int) -> str | None:
+def _words(value: Text | Answer) -> str | None:
     return value if isinstance(value, str) else None
 
 
