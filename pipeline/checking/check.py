@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
-from pipeline.models.lengths import branched_limit
+from pipeline.models.limits import branched_limit
 from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
 from pipeline.models.trial import try_folder
 from pipeline.schedule.listeners import tell

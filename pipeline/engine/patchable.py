@@ -23,7 +23,7 @@ from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.activations import fuse_activations
 from pipeline.models.adapters import Parts, find_parts
 from pipeline.models.families import PostNorm, family_of
-from pipeline.models.lengths import branched_limit
+from pipeline.models.limits import branched_limit
 from pipeline.models.load import (
     context_length,
     graph_of,

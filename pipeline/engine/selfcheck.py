@@ -32,7 +32,7 @@ from pipeline.engine.emptied import Emptied, attention_added, written_by_none
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.senders import SenderValues
 from pipeline.models.dense import device_of
-from pipeline.models.lengths import rope_limit
+from pipeline.models.limits import rope_limit
 from pipeline.models.load import dtype_name
 
 # Relative to the largest logit; float64 is limited by norms and softmax that models compute in float32.

@@ -1,6 +1,6 @@
-"""Where a model changes with the length of a prompt: rotary embeddings that count to the longest one, and windows.
+"""Where a model changes with the length of a prompt: rotary embeddings that count to the longest one.
 
-Knows configs and rotary modules. Does not know batches' ids, graphs or patching.
+Knows rotary modules. Does not know batches' ids, graphs or patching.
 
 A rotary embedding of the types `longrope` and `dynamic` takes its frequencies from the largest position of all that
 it is called with, and `dynamic` also from those of calls before. What a prompt is scored with must be what the
@@ -16,35 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-# Frequencies that depend on nothing but the config. Any other type may look at positions.
-_FIXED = {"default", "linear", "yarn", "llama3", "proportional"}
-
-
-def rope_limit(config: Any) -> int | None:
-    """The longest prompt, in tokens, before the rotary embedding changes; None where it never does."""
-    limits = []
-    for rope in _ropes(config):
-        if rope.get("rope_type") == "longrope":
-            limits.append(rope.get("original_max_position_embeddings"))
-        elif rope.get("rope_type") not in _FIXED:
-            limits.append(config.max_position_embeddings)
-    return min((int(limit) for limit in limits if limit is not None), default=None)
-
-
-def branched_limit(config: Any) -> int | None:
-    """The longest text, in tokens, of which several continuations are read in one run as each would be alone: as long
-    as no window cuts and no rotary embedding changes. None where any is."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and not any("full" not in kind for kind in kinds):
-        window = None
-    return min((limit for limit in (window, rope_limit(config)) if limit is not None), default=None)
-
-
-def _ropes(config: Any) -> Sequence[dict[str, Any]]:
-    """The parameters of all rotary embeddings: one for all layers, or one per type of layer."""
-    found = getattr(config, "rope_parameters", None) or {}
-    return [found] if "rope_type" in found else [rope for rope in found.values() if isinstance(rope, dict)]
+from pipeline.models.limits import FIXED
 
 
 def rotary_by_length(base: nn.Module) -> tuple[nn.Module, ...]:
@@ -54,7 +26,7 @@ def rotary_by_length(base: nn.Module) -> tuple[nn.Module, ...]:
         found = getattr(module, "rope_type", None)
         return set(found.values()) if isinstance(found, dict) else set() if found is None else {found}
 
-    return tuple(module for module in base.modules() if types(module) - _FIXED)
+    return tuple(module for module in base.modules() if types(module) - FIXED)
 
 
 @contextmanager

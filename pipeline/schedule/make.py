@@ -13,7 +13,7 @@ from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
-from pipeline.models.lengths import branched_limit
+from pipeline.models.limits import branched_limit
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.tokens import tokenised
 from pipeline.models.trial import try_folder
@@ -123,8 +123,8 @@ def _require_one_length(ablation: str, tokens: Mapping[str, TaskPrompts]) -> Non
         shortest, longest = pairs.lengths.min(), pairs.lengths.max()
         if pairs.branches:
             raise ConfigError(
-                f"task {task}: has answers that go on in several ways, and {ablation} needs one token at each position; "
-                "use ablation: mean, or target: first_difference"
+                f"task {task}: has answers that go on in several ways, and {ablation} needs one token at each "
+                "position; use ablation: mean, or target: first_difference"
             )
         if shortest < longest:
             raise ConfigError(

@@ -9,8 +9,8 @@ a bar after it (`= |{digit.answer}`), which ends the prompt: tokenizers that wri
 
 Knows frames, lists and how they meet a tokenizer. Does not know behaviours: each says in `writer` which words stand
 where. A word counts if it is whole tokens between its neighbours in every frame (one token, but for kinds in
-`several`), and exchanging it for one of as many tokens changes nothing else: clean and corrupted are equally long by
-construction, and an answer is the token that the tokenizer writes after the prompt.
+`several`, and for answers where `target` takes more), and exchanging it for one of as many tokens changes nothing else:
+clean and corrupted are equally long by construction, and an answer is what the tokenizer writes after the prompt.
 """
 
 import re
@@ -102,8 +102,9 @@ class FramedTask(GeneratedTask):
             for kind, role, before, after in _slots(frame):
                 around.setdefault(kind, {})[before, "" if role == ANSWER else after] = None
         lists = self.lists()
+        several = self.several | self._whole_answers(known)
         sizes = {
-            kind: _sizes(tokenizer, lists[kind], tuple(places), one=kind not in self.several)
+            kind: _sizes(tokenizer, lists[kind], tuple(places), one=kind not in several)
             for kind, places in around.items()
         }
         lexicon = Lexicon(known, sizes, {kind: len(lists[kind]) for kind in sizes})
@@ -111,6 +112,19 @@ class FramedTask(GeneratedTask):
             if kind not in self.instead:
                 self.too_few(lexicon, kind, min(2, len(lists[kind])))
         return lexicon
+
+    @property
+    def constant(self) -> frozenset[str]:
+        """Kinds whose words are the same in clean and corrupted prompts."""
+        return frozenset()
+
+    def _whole_answers(self, frames: Sequence[str]) -> frozenset[str]:
+        """Kinds whose words may be several tokens because answers may: those that no corruption exchanges."""
+        if self.target == "token":
+            return frozenset()
+        slots = [(kind, role) for frame in frames for kind, role, _, _ in _slots(frame)]
+        shown = {kind for kind, role in slots if role != ANSWER} - self.constant
+        return frozenset(kind for kind, role in slots if role == ANSWER) - shown
 
     def too_few(
         self, lexicon: Lexicon, kind: str, needed: int, found: int | None = None, mend: str = ""

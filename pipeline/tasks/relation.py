@@ -60,6 +60,10 @@ class Relation(FramedTask):
         """The sentences, likewise."""
         return self.sentences
 
+    @property
+    def constant(self) -> frozenset[str]:
+        return frozenset({"object"} if self.corruption == "subject" else ())
+
     def frames(self) -> Sequence[str]:
         found = []
         for sentence, between in self.spoken:

@@ -31,6 +31,7 @@ from pipeline.tasks.translation import Translation
 from pipeline.tasks.upper_case import UpperCase
 from pipeline.tasks.verbatim import PASSAGES, Verbatim
 from tests.tasks.kinds import FRAMED, KINDS, tokenizer
+from tests.tokenizers import tokenizer as of_letters
 
 SEEDS = st.integers(min_value=0, max_value=2**40)
 # Options beside the defaults, each in one case at least.
@@ -357,3 +358,14 @@ def test_options_that_came_later_are_written_down_only_where_they_are_set():
     assert Induction(repeated=3).id == "induction-3"
     with pytest.raises(ValidationError, match="use length: 12 or more"):
         Induction(repeated=8)
+
+
+def test_answers_may_be_several_tokens_where_all_of_them_are_measured():
+    made = of_letters("byte")  # knows hardly any of the words
+    with pytest.raises(PromptError, match="and 2 are needed"):
+        Capital(count=20).pairs(made, 0)
+    ((pairs, _),) = Capital(count=20, target="sequence").told(made, 0)
+    for token in tokenise(pairs, made, needs_wrong=True):
+        for answer, found in zip(token.pair.answers, token.sequences.answers, strict=True):
+            assert ids(made, token.pair.clean + answer) == [*token.clean, *found]
+            assert len(found) > 1

@@ -128,10 +128,12 @@ _TARGETS = pa.struct(
         pa.field("target", pa.string(), nullable=False),
         pa.field("read", pa.string()),  # the span after which answers are read, and its last token
         pa.field("at", pa.int32()),
-        pa.field("answers", pa.list_(pa.list_(pa.int32()))),  # all tokens of each, where some have several
-        pa.field("wrong_answers", pa.list_(pa.list_(pa.int32()))),
-        pa.field("corrupted_answers", pa.list_(pa.string())),
-        pa.field("corrupted_answer_ids", pa.list_(pa.int32())),
+        pa.field(
+            "answers", pa.list_(pa.field("element", _IDS))
+        ),  # all tokens of each, where some have several
+        pa.field("wrong_answers", pa.list_(pa.field("element", _IDS))),
+        pa.field("corrupted_answers", _TEXTS),
+        pa.field("corrupted_answer_ids", _IDS),
     ]
 )
 PROMPTS = _schema(
