@@ -12,7 +12,7 @@ from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair
 from pipeline.metrics import get_metric
 from pipeline.models.tokens import tokenise
-from pipeline.store.scores import prompts_of, prompts_table
+from pipeline.store.run.tables import prompts_of, prompts_table
 from pipeline.tasks import FileTask
 from tests.tokenizers import tokenizer
 
