@@ -116,7 +116,8 @@ def run_facts(session: Session, already: bool) -> Facts:
         "done": len(session.done),
         "failed": len(session.failed),
         "missing": [item.name for item in session.missing],
-        "problems": [*session.problems, *([session.stopped] if session.stopped else [])],
+        "not_evaluated": session.not_evaluated,
+        "problems": session.problems,
         "already": already,
         "report": str(session.path / "report.html"),
     }
@@ -134,7 +135,8 @@ def print_run(facts: Facts) -> None:
     say(f"incomplete: {len(missing)} of {facts['items']} items are missing in {facts['path']}")
     for problem in facts["problems"]:
         say(f"  {problem}")
-    say(f"next: circuits failures {facts['path']}" if missing else f"next: circuits resume {facts['path']}")
+    failed = missing or facts["not_evaluated"]
+    say(f"next: circuits {'failures' if failed else 'resume'} {facts['path']}")
 
 
 def print_status(facts: Facts) -> None:
@@ -145,19 +147,22 @@ def print_status(facts: Facts) -> None:
     show(table)
     state = "complete" if facts["complete"] else f"{facts['missing']} of {facts['items']} items missing"
     if not facts["complete"] and not facts["missing"]:
-        state = "all items done, not evaluated yet"
+        lacks = len(facts["not_evaluated"])
+        state = "all items done, " + (f"{lacks} evaluations failed" if lacks else "not evaluated yet")
     say(f"{facts['path']}: {state}")
     if (beside := facts["prompt_scores"])["files"]:
         say(f"scores by prompt: {beside['files']} files, {size(beside['bytes'])}")
     if facts["running"]:
         say(f"at work: {facts['running']}")
     elif not facts["complete"]:
-        say(f"next: circuits {'failures' if facts['failed'] else 'resume'} {facts['path']}")
+        failed = facts["failed"] or facts["not_evaluated"]
+        say(f"next: circuits {'failures' if failed else 'resume'} {facts['path']}")
 
 
 def failure_facts(run: Run) -> Facts:
-    """The records of items that are still missing, oldest first, and how many items are missing in all."""
-    missing = {name for row in run.status()["rows"] for name in row["missing"]}
+    """The records of items and evaluations that are still missing, oldest first, and how many are missing in all."""
+    status = run.status()
+    missing = {name for row in status["rows"] for name in row["missing"]} | {*status["not_evaluated"]}
     records = [record for record in run.failures() if record["name"] in missing]
     return {"path": str(run.path), "missing": len(missing), "records": records}
 
@@ -237,6 +242,8 @@ def print_show(facts: Facts) -> None:
             words = (row["task"], row["method"], row["evaluation"], row["circuit"] or "", row["quantity"])
             table.add_row(*words, number(row["value"]))
         show(table)
+    for name in facts["not_evaluated"]:
+        say(f"not evaluated: {name}; see: circuits failures {facts['path']}")
     print_overlap(facts["overlap"])
     page = place(facts["path"]) / "report.html"
     say(f"report: {page}" if page.is_file() else f"next: circuits resume {facts['path']}")

@@ -193,7 +193,7 @@ def _run(session: Session, pool: Any, on_event: OnEvent, *, local: bool) -> None
 
 
 def _ended(entry: Entry, session: Session) -> Entry:
-    problems = session.stopped or "; ".join(session.problems)
+    problems = "; ".join(session.problems)
     return replace(
         entry,
         missing=len(session.missing),

@@ -81,6 +81,15 @@ class Evaluate(Section):
             return entries
         return tuple({"name": one} if isinstance(one, str) else one for one in entries)
 
+    @field_validator("also")
+    @classmethod
+    def _each_once(cls, also: tuple[EvaluationConfig, ...]) -> tuple[EvaluationConfig, ...]:
+        """Files are called after evaluations."""
+        names = [one.name for one in also]
+        if twice := [name for name in names if names.count(name) > 1 or name == "faithfulness"]:
+            raise ValueError(f"{twice[0]} is there already: every evaluation is looked at once")
+        return also
+
     @property
     def key(self) -> str:
         """Digest of the section, for the footer of what was evaluated."""

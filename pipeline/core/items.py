@@ -18,6 +18,7 @@ ID_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,79}$")  # of tasks and methods
 
 # What stands for the method in the name of an item that belongs to none; no method may be called so.
 RESERVED_IDS = ("baseline", "statistics")
+EVALUATIONS = "evaluations"  # the kind of an item whose method is the name of an evaluation
 
 
 @dataclass(frozen=True, order=True)
@@ -26,7 +27,7 @@ class Item:
 
     `scores`, `node_scores` and every other type of result (`core.results`): one method on one shard of a task's
     prompts. `baseline`: the metrics of one shard, clean and corrupted. `statistics`: the means over a whole task that
-    an ablation needs, shard 0.
+    an ablation needs, shard 0. `evaluations`: what one evaluation wants to know of one shard; no plan lists it.
     """
 
     kind: str
@@ -44,8 +45,10 @@ class Item:
 
     @property
     def name(self) -> str:
-        """What people read: `pronoun/eap_ig/3`, `pronoun/baseline/3`, `pronoun/statistics/0`."""
-        return f"{self.task}/{self.method or self.kind}/{self.shard}"
+        """What people read: `pronoun/eap_ig/3`, `pronoun/baseline/3`, `pronoun/statistics/0`; of an evaluation
+        `pronoun/evaluation=auroc/3`, which no id of a method can be."""
+        what = f"evaluation={self.method}" if self.kind == EVALUATIONS else self.method or self.kind
+        return f"{self.task}/{what}/{self.shard}"
 
     @property
     def path(self) -> PurePosixPath:
@@ -60,8 +63,9 @@ class Item:
     @property
     def failure_folder(self) -> PurePosixPath:
         """Where the records of its failed attempts lie, relative to the run directory."""
-        method = f"method={self.method or self.kind}"
-        return PurePosixPath("failures", f"task={self.task}", method, f"shard-{self.shard:05d}")
+        kind = "evaluation" if self.kind == EVALUATIONS else "method"
+        what = f"{kind}={self.method or self.kind}"
+        return PurePosixPath("failures", f"task={self.task}", what, f"shard-{self.shard:05d}")
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "task": self.task, "method": self.method, "shard": self.shard}

@@ -4,7 +4,8 @@ Knows scores, circuits and means of metrics. Does not know models, files or who 
 
 An evaluation that wants no circuits is pure: it looks at scores, at the truth, or at how faithful circuits of several
 sizes are. One that wants some gets the metric of every prompt with only these edges kept, which is a file per shard of
-the prompts, committed like scores.
+the prompts, committed like scores. What an evaluation raises is recorded like the failure of a method: the other
+evaluations and shards go on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.core.circuit import Circuit
+from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
 
 
@@ -58,13 +60,17 @@ Curve = Sequence[
 
 
 class Evaluation(BaseModel):
-    """Parameters of an evaluation. Subclasses define `find`, and `circuits` unless they are pure."""
+    """Parameters of an evaluation. Subclasses define `find`, and unless they are pure `n_circuits` and `circuits`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
 
-    def circuits(self, subject: Subject) -> dict[str, Circuit]:  # noqa: ARG002 - a pure one wants none
+    def n_circuits(self, graph: Graph, *, decides: bool) -> int:  # noqa: ARG002 - a pure one wants none
+        """How many circuits it wants at most of a method, which `decides` itself what it keeps or ranks all edges."""
+        return 0
+
+    def circuits(self, subject: Subject) -> dict[str, Circuit]:  # noqa: ARG002 - as above
         """The circuits to run, by label."""
         return {}
 

@@ -23,6 +23,7 @@ from pipeline.store.run import evaluations
 from pipeline.store.run.circuits import FILE, SCHEMA
 from pipeline.store.run.files import read_footer
 from pipeline.store.run.opened import Run
+from pipeline.store.run.status import not_evaluated
 
 EXAMPLES = 3
 TOP = 20
@@ -49,6 +50,7 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     footers = run.footers()
     there = set(footers["item"]) if len(footers) else set()
     missing = [item.name for item in run.directory.items if item.name not in there]
+    lacks = not_evaluated(run.directory)
     curve = faithfulness(run)
     results = []
     for task in identity["tasks"]:
@@ -72,8 +74,9 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
         "metric": identity["metric"],
         "ablation": identity["ablation"],
         "versions": _versions(footers),
-        "complete": not missing,
+        "complete": not missing and not lacks,
         "missing": missing,
+        "not_evaluated": lacks,
         "n_items": len(run.directory.items),
         "tasks": [_task(task, run.prompts(task)) for task in identity["tasks"]],
         "methods": methods,

@@ -19,7 +19,7 @@ from pipeline.core.machines import Machine, Need, fits, gpus_here
 from pipeline.schedule import Plan, Recorded, make_plan, recorded_prompts
 from pipeline.schedule.control import Watch
 from pipeline.schedule.drives import run_search, searches
-from pipeline.schedule.session import OnEvent, Session, enter, ignore
+from pipeline.schedule.session import OnEvent, Session, enter, enter_evaluated, ignore
 from pipeline.schedule.telling import telling
 from pipeline.store.place.atomic import give_reserve, set_reserve
 from pipeline.store.place.where import Place, place, remedy
@@ -153,23 +153,31 @@ def aggregate_what_is_there(session: Session) -> None:
 
 def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
     """Writes faithfulness.parquet and circuits/, unless they are there for these scores and settings."""
-    from pipeline.schedule.evaluating import evaluate_circuits
+    from pipeline.schedule.evaluating import circuit_jobs, judge, values_there
 
     key = session.evaluation_key
     if _is_evaluated(session, key):
         return
 
-    def show(outcome: Outcome) -> None:
-        if outcome.failure is None:
-            on_event(session.event("circuits", outcome.job.name, outcome.seconds))
-        else:
-            text = f"{outcome.job.name}: {outcome.failure.message}"
-            on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
-
-    tasks = session.plan.identity["tasks"]
-    judged = evaluate_circuits(session.path, session.config, tasks, session.done, pool, show)
-    session.problems += [f"the circuits of task {task} could not be evaluated" for task in judged.incomplete]
-    key |= {"incomplete": json.dumps([*json.loads(key["incomplete"]), *judged.incomplete])}
+    path, config, plan = session.path, session.config, session.plan
+    jobs = circuit_jobs(path, config, plan.graph, plan.identity["tasks"], session.done)
+    there = values_there(path, jobs)
+    missing = [job for task in jobs.values() for job in task if job not in there]
+    tried = {job: session.tried.get(job.item, 0) for job in missing}
+    with closing(pool.run(missing, attempts=1 + config.failures.retries, tried=tried)) as outcomes:
+        for outcome in outcomes:
+            enter_evaluated(session, outcome.job.item, outcome, on_event)
+            if session.is_full:
+                on_event(session.event("note", session.fullness))
+                return
+            if outcome.failure is None:
+                there.add(outcome.job)
+    judged = judge(path, config, jobs, there)
+    for item, failure in judged.failures.items():
+        outcome = Outcome(item, 1 + session.tried.get(item, 0), 0.0, 0, None, failure)
+        enter_evaluated(session, item, outcome, on_event)
+    session.not_evaluated = [item.name for item in judged.missing]
+    key |= {"incomplete": json.dumps([*json.loads(key["incomplete"]), *session.not_evaluated])}
     write_found(session.path, judged.found, key)
     faithfulness_files.write(session.path, judged.rows, key)
 
@@ -225,6 +233,8 @@ def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step
         merged = True
         on_event(session.event("step", "evaluate"))
         step("evaluate", evaluate, session, pool, on_event)
+        if session.is_full:
+            return
         on_event(session.event("step", "report"))
         step("report", report, session)
         finish(session)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipeline.config import RunConfig
-from pipeline.core.items import Item
+from pipeline.core.items import EVALUATIONS, Item
 from pipeline.schedule import Plan
 from pipeline.store.place.atomic import give_reserve
 from pipeline.store.place.where import Place, remedy
@@ -56,11 +56,12 @@ class Session:
                 continue
             item = Item.from_dict(record)
             self.tried[item] = max(self.tried.get(item, 0), record["attempt"])
-            if record.get("final") and record["failure"] in ("input", "error"):
+            given_up = record.get("final") and record["failure"] in ("input", "error")
+            if given_up and item.kind != EVALUATIONS:  # which every run tries again
                 self.failed.add(item)
         self.failed -= self.done
         self.stopped: str | None = None  # why nothing further is computed
-        self.problems: list[str] = []  # what is incomplete besides items
+        self.not_evaluated: list[str] = []  # what is incomplete besides items: evaluations of shards, by name
 
     @property
     def config(self) -> RunConfig:
@@ -83,7 +84,13 @@ class Session:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is missing, in items or in evaluation."""
-        return not self.missing and not self.problems
+        return not self.missing and not self.not_evaluated
+
+    @property
+    def problems(self) -> list[str]:
+        """What is incomplete besides items, and why nothing further is computed, in words."""
+        stopped = [] if self.stopped is None else [self.stopped]
+        return [*(f"{name} could not be evaluated" for name in self.not_evaluated), *stopped]
 
     @property
     def evaluation_key(self) -> dict[str, str]:
@@ -142,44 +149,67 @@ def enter(session: Session, outcome: Outcome, on_event: OnEvent) -> None:
         return
     if outcome.final:
         session.failed.add(item)
-    _record(session, outcome, failure)
-    text = f"{item.name}: {failure.message}" if item.name not in failure.message else failure.message
-    on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
-    if failure.kind == "storage":
-        session.stopped = session.fullness
-    elif len(session.failed) > session.config.failures.tolerated(len(session.plan.items)):
+    _note_failure(session, item, outcome, failure, on_event)
+    if session.stopped is None and len(session.failed) > session.config.failures.tolerated(
+        len(session.plan.items)
+    ):
         session.stopped = (
             f"{len(session.failed)} of {len(session.plan.items)} items have failed, more than "
             "failures.tolerate: nothing further is computed"
         )
 
 
-def _record(session: Session, outcome: Outcome, failure: Failure) -> None:
+def enter_evaluated(session: Session, item: Item, outcome: Outcome, on_event: OnEvent) -> None:
+    """Notes how an attempt at an evaluation of a shard has ended, and a failure in the directory. RunDirectoryError
+    when that is no longer there."""
+    session.directory.require()
+    session.tried[item] = outcome.attempt
+    if outcome.failure is None:
+        on_event(session.event("circuits", item.name, outcome.seconds))
+    else:
+        _note_failure(session, item, outcome, outcome.failure, on_event)
+
+
+def _note_failure(
+    session: Session, item: Item, outcome: Outcome, failure: Failure, on_event: OnEvent
+) -> None:
+    """Records and tells a failure. A full disk ends the run."""
+    _record(session, item, outcome, failure)
+    text = f"{item.name}: {failure.message}" if item.name not in failure.message else failure.message
+    on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
+    if failure.kind == "storage":
+        session.stopped = session.fullness
+
+
+def _record(session: Session, item: Item, outcome: Outcome, failure: Failure) -> None:
     """The failure's record. On a full disk the reserve gives way to it."""
     info = {
         **{"failure" if name == "kind" else name: value for name, value in asdict(failure).items()},
         "seconds": round(outcome.seconds, 3),
         "final": outcome.final,
-        "next_step": _next_step(session, outcome.job, failure)
-        if outcome.final
-        else "tried again in the same run",
+        "next_step": _next_step(session, item, failure) if outcome.final else "tried again in the same run",
     }
     try:
-        session.directory.record_failure(outcome.job, outcome.attempt, info)
+        session.directory.record_failure(item, outcome.attempt, info)
     except OSError as error:
         if failure_kind(error) != "storage":
             raise
         give_reserve(session.path)
-        session.directory.record_failure(outcome.job, outcome.attempt, info)
+        session.directory.record_failure(item, outcome.attempt, info)
 
 
 def _next_step(session: Session, item: Item, failure: Failure) -> str:
     path = session.path
+    more_memory = f"give the workers more memory or lower cluster.batch_size, then: circuits resume {path}"
+    see_to = f"see to the file system or network that the message names, then: circuits resume {path}"
+    if item.kind == EVALUATIONS:
+        mended = f"mend what the message names, then: circuits resume {path}"
+        return {"died": more_memory, "io": see_to, "storage": session.fullness}.get(failure.kind, mended)
     alone = f"to see it alone: circuits reproduce {path} {item.name}"
     return {
         "input": f"mend what the message names, then: circuits resume --failed {path}",
         "error": f"{alone}; once mended: circuits resume --failed {path}",
-        "died": f"give the workers more memory or lower cluster.batch_size, then: circuits resume {path}; {alone}",
-        "io": f"see to the file system or network that the message names, then: circuits resume {path}",
+        "died": f"{more_memory}; {alone}",
+        "io": see_to,
         "storage": session.fullness,
     }[failure.kind]

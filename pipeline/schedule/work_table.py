@@ -1,15 +1,17 @@
-"""The work of a plan as a table: a row per task and method, and what evaluating the circuits adds.
+"""The work of a plan as a table: a row per task and method, and what every evaluation of circuits adds.
 
 Knows a plan and each method's cost. Does not know how a table is shown.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pipeline.core.results import EDGE_SCORES
-from pipeline.methods import Cost
+from pipeline.methods import Cost, Method
 from pipeline.methods.base import captures
 from pipeline.schedule.plan import Plan
+from pipeline.store.run.evaluations import FAITHFULNESS
 
 
 def work_table(plan: Plan) -> list[dict[str, Any]]:
@@ -28,43 +30,52 @@ def work_table(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def evaluation(plan: Plan) -> dict[str, Cost]:
-    """By task, the work of evaluating the circuits of its methods once all items are there. Methods that agree in
-    metric and ablation share the recorded runs (the circuits of all edges and of none) and what equal circuits cost."""
-    groups: set[tuple[str, str]] = set()
-    n_circuits = n_run = 0
-    for method in plan.methods.values():
-        if method.kind == EDGE_SCORES:
-            groups.add((method.metric or plan.config.metric, method.ablation or plan.config.ablation))
-            fractions = (0.0,) if method.decides else plan.config.evaluate.edge_fractions
-            n_circuits += len(fractions)
-            n_run += sum(fraction < 1 for fraction in fractions)
-    recorded = sum(captures(ablation) for _, ablation in groups)
+def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
+    """By task and evaluation, the work of running its circuits once all items are there; those that want none are left
+    out. Methods that agree in metric and ablation share the recorded runs (the circuits of all edges and of none) and
+    what equal circuits cost."""
+    methods = [method for method in plan.methods.values() if method.kind == EDGE_SCORES]
+    fractions = plan.config.evaluate.edge_fractions
+    below = sum(fraction < 1 for fraction in fractions)
+    wanted = {FAITHFULNESS: [(1, 1) if method.decides else (len(fractions), below) for method in methods]}
+    for one in plan.config.evaluate.also:
+        counts = [one.n_circuits(plan.graph, decides=method.decides) for method in methods]
+        wanted[one.name] = [(count, count) for count in counts]
     return {
-        task: Cost(
-            forward_passes=recorded * len(tokens),
-            evaluations=n_run * len(tokens),
+        (task, name): Cost(
+            forward_passes=_recorded(plan, [m for m, (n, _) in zip(methods, counts, strict=True) if n])
+            * len(tokens),
+            evaluations=sum(n for _, n in counts) * len(tokens),
             evaluations_at_most=True,  # circuits that are the same once nothing dangles are run once
-            rows=n_circuits,
+            rows=sum(n for n, _ in counts),
         )
         for task, tokens in plan.tokens.items()
-        if groups
+        for name, counts in wanted.items()
+        if any(n for n, _ in counts)
     }
 
 
+def _recorded(plan: Plan, methods: Sequence[Method]) -> int:
+    """The recorded runs of a prompt that circuits of these methods need."""
+    config = plan.config
+    groups = {(method.metric or config.metric, method.ablation or config.ablation) for method in methods}
+    return sum(captures(ablation) for _, ablation in groups)
+
+
 def evaluation_table(plan: Plan) -> list[dict[str, Any]]:
-    """The rows that evaluation adds to the table: one per task; it has no items, its work is spread by shard."""
+    """The rows that evaluations add to the table: one per task and evaluation; none has items, their work is spread by
+    shard."""
     return [
         {
             "task": task,
-            "method": "faithfulness",
+            "method": name,
             "items": 0,
             "prompts": len(plan.tokens[task]),
             "edges": plan.graph.n_edges,
             **asdict(cost),
             "prompt_score_bytes": 0,
         }
-        for task, cost in evaluation(plan).items()
+        for (task, name), cost in evaluation(plan).items()
     ]
 
 

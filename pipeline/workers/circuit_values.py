@@ -13,9 +13,10 @@ import numpy as np
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
-from pipeline.evaluation import Evaluation, Subject, circuit_values, selections
+from pipeline.core.items import EVALUATIONS, Item
+from pipeline.evaluation import Subject, circuit_values, selections
 from pipeline.store.place.where import Place
-from pipeline.store.run.evaluations import EMPTY, FULL, ByPrompt, Label
+from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt, Label
 from pipeline.store.run.opened import open_run
 
 if TYPE_CHECKING:
@@ -23,21 +24,26 @@ if TYPE_CHECKING:
     from pipeline.engine.batch import Batch
     from pipeline.engine.patchable import PatchableModel
 
-FAITHFULNESS = "faithfulness"  # which is always looked at
-
 
 @dataclass(frozen=True)
 class CircuitJob:
-    """The metric of every circuit of these methods on one shard: a file. `key` is of all that it depends on."""
+    """The metric of every circuit that one evaluation wants of these methods on one shard: a file. `key` is of all that
+    it depends on."""
 
     task: str
     shard: int
+    evaluation: str
     methods: tuple[str, ...]
     key: str
 
     @property
+    def item(self) -> Item:
+        """What it is called, and where its file and the records of its failures lie."""
+        return Item(EVALUATIONS, self.task, self.evaluation, self.shard)
+
+    @property
     def name(self) -> str:
-        return f"{self.task}/circuits/{self.shard}"
+        return self.item.name
 
 
 def subjects_of(path: Place, config: RunConfig, task: str, methods: Iterable[str]) -> list[Subject]:
@@ -60,17 +66,19 @@ def subjects_of(path: Place, config: RunConfig, task: str, methods: Iterable[str
     ]
 
 
-def circuits_of(subject: Subject, config: RunConfig) -> dict[tuple[str, str], Circuit]:
-    """Every circuit that is wanted of a subject, by evaluation and label."""
-    tops = selections(config.evaluate.edge_fractions, subject.scores, rank=subject.rank)
-    wanted = {(FAITHFULNESS, label_of(fraction)): circuit for fraction, circuit in tops}
-    for evaluation in config.evaluate.also:
-        wanted |= _labelled(evaluation, subject)
-    return wanted
-
-
-def _labelled(evaluation: Evaluation, subject: Subject) -> dict[tuple[str, str], Circuit]:
-    return {(evaluation.name, label): circuit for label, circuit in evaluation.circuits(subject).items()}
+def circuits_of(subject: Subject, config: RunConfig, evaluation: str) -> dict[str, Circuit]:
+    """Every circuit that an evaluation wants of a subject, by label. ScoreError where these are more than it says."""
+    if evaluation == FAITHFULNESS:
+        tops = selections(config.evaluate.edge_fractions, subject.scores, rank=subject.rank)
+        return {label_of(fraction): circuit for fraction, circuit in tops}
+    (asked,) = (one for one in config.evaluate.also if one.name == evaluation)
+    circuits = asked.circuits(subject)
+    most = asked.n_circuits(subject.scores.graph, decides=subject.scores.kept is not None)
+    if len(circuits) > most:
+        raise ScoreError(
+            f"{evaluation} wants {len(circuits)} circuits of {subject.method}, and its n_circuits() says {most}"
+        )
+    return circuits
 
 
 def label_of(fraction: float | None) -> str:
@@ -86,14 +94,16 @@ def values_of(
     batches: "Sequence[Batch]",
     statistics: "Statistics | None",
 ) -> ByPrompt:
-    """The metric of every prompt, in the order of ids: of each method's full model, with no edge, and in its circuits.
+    """The metric of every prompt, in the order of ids: of each method's full model, with no edge, and in its circuits;
+    of a method without any, nothing. `circuits` are those of one evaluation.
 
     Methods that agree in metric and ablation are evaluated in one sweep. Raises ScoreError for values that
     are not finite.
     """
     order = np.argsort(np.concatenate([batch.prompt_ids for batch in batches]))
     groups: dict[tuple[str, str], list[str]] = {}
-    for subject in subjects:
+    with_circuits = {label[0] for label in circuits}
+    for subject in (one for one in subjects if one.method in with_circuits):
         groups.setdefault((subject.metric, subject.ablation), []).append(subject.method)
     found: ByPrompt = {}
     for (metric, ablation), members in groups.items():
@@ -102,7 +112,7 @@ def values_of(
         values = circuit_values(model, batches, masks, metric, ablation, statistics)[:, order]
         if not np.isfinite(values).all():
             raise ScoreError(f"{name}: {metric} of a circuit is not finite; look at the model's logits")
-        for method in members:
-            found |= {(method, FAITHFULNESS, FULL): values[0], (method, FAITHFULNESS, EMPTY): values[1]}
+        for method, evaluation in dict.fromkeys(label[:2] for label in labels):
+            found |= {(method, evaluation, FULL): values[0], (method, evaluation, EMPTY): values[1]}
         found |= dict(zip(labels, values[2:], strict=True))
     return found

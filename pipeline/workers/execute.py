@@ -138,14 +138,14 @@ class Replica:
         return self._collate(task, None)
 
     def _evaluate(self, job: CircuitJob) -> None:
-        """Commits the job's values; its circuits are kept while jobs differ in the shard only."""
+        """Commits the job's values; the circuits of its evaluation are kept while jobs differ in the shard only."""
         key = replace(job, shard=0)
         if self._judged is None or self._judged[0] != key:
             subjects = subjects_of(self.directory.path, self.config, job.task, job.methods)
             circuits = {
-                (subject.method, *label): circuit
+                (subject.method, job.evaluation, label): circuit
                 for subject in subjects
-                for label, circuit in circuits_of(subject, self.config).items()
+                for label, circuit in circuits_of(subject, self.config, job.evaluation).items()
             }
             self._judged = (key, subjects, circuits)
         _, subjects, circuits = self._judged
@@ -153,7 +153,7 @@ class Replica:
         values = values_of(job.name, circuits, subjects, self.model, batches, statistics)
         ids = sorted(prompt_id for batch in batches for prompt_id in batch.prompt_ids)
         self.directory.require()
-        write_values(path_of(self.directory.path, job.task, job.shard), ids, values, job.key)
+        write_values(path_of(self.directory.path, job.item), ids, values, job.key)
 
     def _collate(self, task: str, shard: int | None) -> "list[Batch]":
         attention = self.config.task_ids[task].attention

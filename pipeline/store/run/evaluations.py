@@ -2,8 +2,9 @@
 
 Knows columns, names and footers. Does not know how a circuit is run, nor what is found in it.
 
-A file per task and shard holds the metric of every prompt in every circuit; its footer has the key of all that it
-depends on, so that a run that was killed while it evaluates keeps what it has.
+A file per task, evaluation and shard holds the metric of every prompt in every circuit; its footer has the key of all
+that it depends on, so that a run that was killed while it evaluates keeps what it has. Those of faithfulness, which is
+always looked at, lie above the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from pipeline.core.items import EVALUATIONS, Item
 from pipeline.store.place.atomic import remove
 from pipeline.store.place.where import Place, found
 from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet, write_parquet
 
-FOLDER = "evaluations"
+FOLDER = EVALUATIONS
 FILE = "evaluations.parquet"
-PATTERN = "task=*/shard-*.parquet"
+PATTERN = "task=*/**/shard-*.parquet"
+FAITHFULNESS = "faithfulness"
 FULL, EMPTY = "full", "empty"
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -49,9 +52,11 @@ Label = tuple[str, str, str]  # method, evaluation, circuit
 ByPrompt = dict[Label, Float[np.ndarray, " prompt"]]
 
 
-def path_of(folder: Place, task: str, shard: int) -> Place:
-    """Where the values of a shard lie."""
-    return folder / FOLDER / f"task={task}" / f"shard-{shard:05d}.parquet"
+def path_of(folder: Place, item: Item) -> Place:
+    """Where the values of an evaluation's shard lie."""
+    task = folder / FOLDER / f"task={item.task}"
+    within = task if item.method == FAITHFULNESS else task / f"evaluation={item.method}"
+    return within / f"shard-{item.shard:05d}.parquet"
 
 
 def write_values(path: Place, prompt_ids: Sequence[int], values: Mapping[Label, Any], key: str) -> None:

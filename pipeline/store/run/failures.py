@@ -12,7 +12,7 @@ from pipeline.core.items import Item
 from pipeline.store.place.atomic import read_json, remove_tree, write_json
 from pipeline.store.place.where import Place, each, found, relative
 
-PATTERN = "task=*/method=*/shard-*/attempt-*.json"
+PATTERN = "task=*/*=*/shard-*/attempt-*.json"
 
 
 def record(run: Place, item: Item, attempt: int, info: Mapping[str, Any]) -> Place:

@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline.core.documents import parse_json
+from pipeline.core.items import EVALUATIONS
 from pipeline.store.place.lock import is_free, read_owner, this_process
-from pipeline.store.run import prompt_scores
-from pipeline.store.run.files import DamagedFileError, Footer
+from pipeline.store.run import circuits, prompt_scores
+from pipeline.store.run.files import DamagedFileError, Footer, read_footer
 from pipeline.store.run.run_dir import RunDirectory
 
 _OF_THE_FILE = ("columns", "values", "schema_version")  # facts by which damage is found
@@ -23,7 +24,8 @@ def status_of(directory: RunDirectory) -> dict[str, Any]:
     Reads footers and renames nothing; a damaged file counts as missing.
     """
     done = directory.done(rename=False)
-    failed = Counter(record["name"] for record in directory.failures())
+    records = directory.failures()
+    failed = Counter(record["name"] for record in records)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for item in directory.items:
         key = (item.task, item.method or item.kind)
@@ -44,11 +46,28 @@ def status_of(directory: RunDirectory) -> dict[str, Any]:
         "done": len(done),
         "failed": sum(row["failed"] for row in rows.values()),
         "missing": len(directory.items) - len(done),
+        "not_evaluated": _not_evaluated(directory, records),
         "complete": directory.is_marked_complete and len(done) == len(directory.items),
         "running": running(directory),
         "prompt_scores": _prompt_score_files(directory),
         "rows": list(rows.values()),
     }
+
+
+def not_evaluated(directory: RunDirectory) -> list[str]:
+    """The evaluations of shards that have failed and are still missing, by name."""
+    return _not_evaluated(directory, directory.failures())
+
+
+def _not_evaluated(directory: RunDirectory, records: list[dict[str, Any]]) -> list[str]:
+    names = {record["name"] for record in records if record.get("kind") == EVALUATIONS}
+    try:
+        lacks = (
+            parse_json(read_footer(directory.path / circuits.FILE).get("incomplete", "[]")) if names else []
+        )
+    except (FileNotFoundError, DamagedFileError, ValueError):
+        lacks = list(names)  # killed before the table that says it was written
+    return sorted(names.intersection(map(str, lacks if isinstance(lacks, list) else [])))
 
 
 def _prompt_score_files(directory: RunDirectory) -> dict[str, Any]:
