@@ -11,7 +11,7 @@ from pipeline import load_model, load_scores
 from pipeline.config.sections import Failures
 from pipeline.core.circuit import Circuit
 from pipeline.core.items import Item
-from pipeline.evaluation import evaluate
+from pipeline.evaluation import Auroc, evaluate
 from pipeline.methods import Eap
 from pipeline.schedule import evaluation, make_plan
 from pipeline.workers.circuit_values import values_of
@@ -87,7 +87,7 @@ def test_what_was_planned_is_what_was_counted(finished):
 def test_the_work_of_evaluation_that_was_planned_is_what_was_counted(finished, evaluated):
     run, _ = finished
     plan = make_plan(toy_config(run.path.parent, methods=run.config["methods"]))
-    (cost,) = evaluation(plan).values()
+    cost = evaluation(plan)["induction", "faithfulness"]
     # 12 prompts. Recorded: clean and corrupted for eap's metric and for acdc's, clean for the mean; these are all edges
     # and none. Patched: 2 sizes of eap and edge_patching, 2 of eap_ig, what acdc keeps.
     assert (cost.forward_passes, cost.evaluations, cost.rows) == (12 * 5, 12 * (4 + 2 + 1), 10)
@@ -100,6 +100,37 @@ def test_the_work_of_evaluation_that_was_planned_is_what_was_counted(finished, e
 
 def test_nothing_is_evaluated_where_no_edge_is_scored(tmp_path):
     assert evaluation(make_plan(toy_config(tmp_path, methods=[{"name": "node_patching"}]))) == {}
+
+
+def test_the_circuits_of_every_evaluation_are_planned_as_they_are_counted(tmp_path, monkeypatch):
+    def halves(self, subject):
+        tops = (subject.scores.graph.n_edges // 2, subject.scores.graph.n_edges // 4)
+        return {str(top): Circuit.from_scores(subject.scores, top=top) for top in tops}
+
+    monkeypatch.setattr(Auroc, "n_circuits", lambda self, graph, *, decides: 2)
+    monkeypatch.setattr(Auroc, "circuits", halves)
+    counted: dict[str, Counter[str]] = {}
+
+    def counting(name, circuits, subjects, model, batches, statistics):
+        before = vars(model.counters).copy()
+        values = values_of(name, circuits, subjects, model, batches, statistics)
+        _, of, _ = name.split("/")
+        spent = {count: n - before[count] for count, n in vars(model.counters).items()}
+        counted.setdefault(of.removeprefix("evaluation="), Counter()).update(spent)
+        return values
+
+    monkeypatch.setattr("pipeline.workers.execute.values_of", counting)
+    methods = [{"name": "eap"}, {"name": "eap_ig", "ablation": "mean"}, {"name": "node_patching"}]
+    config = toy_config(
+        tmp_path, methods=methods, evaluate={"edge_fractions": [0.1], "also": ["auroc", "cpr_cmd"]}
+    )
+    planned = evaluation(make_plan(config))
+    go(config)
+    assert planned.keys() == {("induction", "faithfulness"), ("induction", "auroc")}, "cpr_cmd runs none"
+    for (_, name), cost in planned.items():
+        for count in ("forward_passes", "backward_passes", "evaluations"):
+            assert counted[name][count] == getattr(cost, count), (name, count)
+    assert planned["induction", "auroc"].evaluations == 12 * 2 * 2
 
 
 @pytest.mark.parametrize(

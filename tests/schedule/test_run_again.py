@@ -145,7 +145,7 @@ def test_a_run_that_ends_while_it_evaluates_goes_on_with_the_shards_that_are_lef
             go(toy_config(tmp_path, evaluate=settings))
     kept = content(run.path / "evaluations")
     again, listener = go(toy_config(tmp_path, evaluate=settings))
-    assert listener.names("circuits") == [*evaluated[1:], "induction/circuits/2"]
+    assert listener.names("circuits") == [*evaluated[1:], "induction/evaluation=faithfulness/2"]
     after = content(run.path / "evaluations")
     assert after["task=induction/shard-00000.parquet"] == kept["task=induction/shard-00000.parquet"]
     assert again.is_complete

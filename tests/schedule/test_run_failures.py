@@ -6,7 +6,10 @@ from contextlib import closing
 import pytest
 
 import pipeline.workers.execute as execute_module
+from flows.printing import failure_facts, show_facts
+from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
+from pipeline.evaluation import Auroc
 from pipeline.methods import Eap
 from pipeline.schedule.conduct import prepare
 from pipeline.store.run.run_dir import RunDirectory
@@ -154,3 +157,79 @@ def test_without_means_only_what_needs_them_waits(tmp_path, monkeypatch):
     missing = {name for row in run.status()["rows"] for name in row["missing"]}
     assert missing == {"induction/statistics/0", *(f"induction/eap_ig-mean/{shard}" for shard in range(3))}
     assert [record[0] for record in records(run)] == ["induction/statistics/0"]
+
+
+EVALUATED = {"edge_fractions": [0.5], "also": ["auroc", "cpr_cmd"]}
+
+
+def test_an_evaluation_that_raises_is_a_record_and_the_others_go_on(tmp_path, monkeypatch):
+    def find(self, subject, values, curve):
+        raise KeyError("broken")
+
+    config = toy_config(tmp_path, methods=[{"name": "eap"}], evaluate=EVALUATED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Auroc, "find", find)
+        run, listener = go(config)
+    assert records(run) == [("induction/evaluation=auroc/0", 1, "error", True)]
+    assert listener.names("failed") == ["induction/evaluation=auroc/0"]
+    (record,) = run.failures()
+    assert (record["error"], record["message"]) == ("KeyError", "eap: 'broken'")
+    assert record["next_step"].endswith(f"circuits resume {run.path}")
+    assert set(run.evaluations()["evaluation"]) == {"cpr_cmd"}
+    assert len(run.faithfulness()) == 1
+
+    status = run.status()
+    assert (status["complete"], status["missing"]) == (False, 0)
+    assert status["not_evaluated"] == ["induction/evaluation=auroc/0"]
+    assert failure_facts(run)["records"] == [record]
+    shown = show_facts(run, None, None, 3)
+    assert (shown["complete"], shown["not_evaluated"]) == (False, ["induction/evaluation=auroc/0"])
+    assert "1 evaluations missing" in (run.path / "report.html").read_text()
+
+    run, _ = go(config)
+    assert run.status()["complete"], "the same command tries again"
+    assert run.status()["not_evaluated"] == []
+    assert failure_facts(run) == {"path": str(run.path), "missing": 0, "records": []}
+    assert set(run.evaluations()["evaluation"]) == {"auroc", "cpr_cmd"}
+
+
+def test_an_evaluation_that_fails_on_one_shard_keeps_the_other_shards(tmp_path, monkeypatch):
+    real, name = execute_module.values_of, "induction/evaluation=auroc/1"
+
+    def values_of(job, *args):
+        if job == name:
+            raise RuntimeError("out of memory")
+        return real(job, *args)
+
+    def half(self, subject):
+        return {"half": Circuit.from_scores(subject.scores, top=subject.scores.graph.n_edges // 2)}
+
+    monkeypatch.setattr(Auroc, "n_circuits", lambda self, graph, *, decides: 1)
+    monkeypatch.setattr(Auroc, "circuits", half)
+    config = toy_config(tmp_path, methods=[{"name": "eap"}], evaluate=EVALUATED, failures=TOLERANT)
+    with monkeypatch.context() as patch:
+        patch.setattr(execute_module, "values_of", values_of)
+        run, listener = go(config)
+    assert records(run) == [(name, 1, "error", False), (name, 2, "error", True)]
+    assert (listener.names("retry"), listener.names("failed")) == ([name], [name])
+    kept = sorted(path.name for path in run.path.glob("evaluations/task=induction/evaluation=auroc/*"))
+    assert kept == ["shard-00000.parquet", "shard-00002.parquet"]
+    assert len(run.faithfulness()) == 1
+    assert set(run.evaluations()["evaluation"]) == {"cpr_cmd"}
+    assert run.status()["not_evaluated"] == [name]
+
+    run, listener = go(config)
+    assert listener.names("circuits") == [name], "only what was missing"
+    assert run.status()["complete"]
+
+
+def test_an_evaluation_that_wants_more_circuits_than_it_says_is_refused(tmp_path, monkeypatch):
+    def two(self, subject):
+        return {str(top): Circuit.from_scores(subject.scores, top=top) for top in (1, 2)}
+
+    monkeypatch.setattr(Auroc, "n_circuits", lambda self, graph, *, decides: 1)
+    monkeypatch.setattr(Auroc, "circuits", two)
+    config = toy_config(tmp_path, methods=[{"name": "eap"}], evaluate=EVALUATED | {"also": ["auroc"]})
+    run, _ = go(config)
+    assert {record[2:] for record in records(run)} == {("input", True)}
+    assert run.failures()[0]["message"] == "auroc wants 2 circuits of eap, and its n_circuits() says 1"

@@ -46,7 +46,7 @@ def test_an_evaluation_survives_the_death_of_a_worker_and_then_of_its_driver(tmp
     os.kill(victim, signal.SIGKILL)
     (record,) = wait_for(lambda: list(run.glob("failures/**/attempt-1.json")))
     died = wait_for(lambda: json.loads(record.read_text() or "null"))
-    assert (died["kind"], died["failure"], died["final"]) == ("circuits", "died", False)
+    assert (died["kind"], died["failure"], died["final"]) == ("evaluations", "died", False)
     known = len(evaluated())
     wait_for(lambda: len(evaluated()) >= min(known + 2, SHARDS))
     driver.kill()
@@ -59,7 +59,7 @@ def test_an_evaluation_survives_the_death_of_a_worker_and_then_of_its_driver(tmp
     assert not items_of(err), "every item was there"
     again = [line.split()[1] for line in err.splitlines() if line.startswith("evaluated ")]
     left = {f"shard-{shard:05d}.parquet" for shard in range(SHARDS)} - before.keys()
-    assert sorted(again) == sorted(f"induction/circuits/{int(name[6:11])}" for name in left)
+    assert sorted(again) == sorted(f"induction/evaluation=faithfulness/{int(name[6:11])}" for name in left)
     assert {name: evaluated()[name] for name in before} == before
     names = ("evaluations", "evaluations.parquet", "faithfulness.parquet", "circuits", "aggregate")
     assert_like_undisturbed(config, run, tmp_path / "undisturbed", *names)
