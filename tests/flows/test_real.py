@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from flows import real
-from pipeline import discover
+from pipeline import discover, load_model
 from pipeline.core.errors import ModelError
 from pipeline.models.load import resolve_model
 from tests import gguf_files
@@ -72,4 +72,17 @@ def test_the_best_circuit_ends_as_a_picture_and_its_heads_in_words(tmp_path, cap
     assert "the best circuit is that of" in said
     assert "looks from last at b" in said
     assert "as an induction head does" in said
+    assert "on the 12 prompts of the search, and on 32 held out of it" in said
     assert (tmp_path / f"{run.path.name}.svg").read_text().startswith("<svg")
+
+
+def test_circuits_are_tried_on_prompts_that_played_no_part_in_finding_them(tmp_path, monkeypatch):
+    run = discover(toy_config(tmp_path, evaluate={"edge_fractions": [0.1, 1.0]}), local=True, quiet=True)
+    model = load_model("toy:planted")
+    monkeypatch.setattr(real, "HELD_OUT", 8)
+    rows = {row["circuit"]: row for row in real.held_out(run, model, "induction")}
+    curve = run.faithfulness().set_index("edge_fraction")["faithfulness"]
+    assert rows["eap, 10 %"]["found"] == pytest.approx(curve[0.1], abs=1e-4)
+    assert rows["eap, 100 %"]["held_out"] == pytest.approx(1.0)
+    assert rows["acdc"]["held_out"] > 0.9, "the planted circuit, wherever it was found"
+    assert rows["acdc"]["held_out"] != rows["acdc"]["found"]
