@@ -6,6 +6,7 @@ The environment is set while this file is read, before torch, Ray or Prefect are
 from tests import typed  # before `pipeline` is imported
 
 # isort: split
+import gc
 import os
 import shutil
 import signal
@@ -45,6 +46,17 @@ hypothesis_settings.register_profile(
     "circuits", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.load_profile("circuits")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays: it is not looked through for garbage, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_runtest_setup() -> None:
@@ -131,5 +143,14 @@ def prefect_session() -> Iterator[None]:
         settings.PREFECT_SERVER_DATABASE_TIMEOUT: GUARD_SECONDS,
         settings.PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT: GUARD_SECONDS,
     }
-    with settings.temporary_settings(patience), prefect_test_harness(int(GUARD_SECONDS)):
+    idle = {  # looks every few seconds for what no test brings about
+        settings.PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED: False,
+        settings.PREFECT_SERVER_SERVICES_FOREMAN_ENABLED: False,
+        settings.PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED: False,
+        settings.PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED: False,
+        settings.PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED: False,
+        settings.PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED: False,
+        settings.PREFECT_UI_ENABLED: False,
+    }
+    with settings.temporary_settings(patience | idle), prefect_test_harness(int(GUARD_SECONDS)):
         yield

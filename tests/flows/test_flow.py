@@ -11,6 +11,7 @@ from pipeline import open_run
 from pipeline.schedule.conduct import open_pool
 from tests.processes import GUARD_SECONDS
 from tests.runs import content
+from tests.slowly import slow
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +34,11 @@ def without_ray(monkeypatch):
     monkeypatch.setattr("flows.discover.open_pool", partial(open_pool, local=True))
 
 
+@pytest.mark.parametrize("workers", [1, *slow(2)])
 def test_a_run_through_prefect_and_ray_is_the_run_without_them(
-    circuits, config_file, tmp_path, in_prefect, ray_session
+    circuits, config_file, tmp_path, in_prefect, ray_session, workers
 ):
-    config = config_file(cluster={"workers": 2})
+    config = config_file(cluster={"workers": workers})
     said = circuits("run", config, "--json")
     assert said.code == 0, said.err
     assert said.data["complete"]
@@ -44,7 +46,7 @@ def test_a_run_through_prefect_and_ray_is_the_run_without_them(
     assert run.footers().attempt.tolist() == [1] * 9
 
     flows = in_prefect("select flow.name, state_name from flow_run join flow on flow.id = flow_run.flow_id")
-    assert flows == [("discover", "Completed")]
+    assert set(flows) == {("discover", "Completed")}
     artifacts = dict(in_prefect("select key, data from artifact where key is not null"))
     assert {"plan", "progress", "faithfulness"} <= set(artifacts)
     assert "failures" not in artifacts
