@@ -22,6 +22,7 @@ from pipeline.cluster.imports import OwnJob
 from pipeline.cluster.private import private
 from pipeline.core.errors import ClusterError, ConfigError
 from pipeline.core.machines import Machine, Need, capacity, fits, gpus_needed, reasons, this_machine
+from pipeline.core.text import first_line
 
 JOIN_SECONDS = 2.0
 KNOCK_SECONDS = 10.0  # in which a cluster must answer; Ray itself asks for minutes
@@ -48,6 +49,13 @@ def connected(address: str, cpus: int) -> Iterator[None]:
             if address == "local":
                 raise
             raise _unreachable(address, next(iter(str(error).splitlines()), type(error).__name__)) from None
+        except Exception as error:
+            if type(error) is not Exception:  # Ray's own word for a node that is too slow to start
+                raise
+            raise ClusterError(
+                f"Ray did not start on this machine ({first_line(error)}): it is busy, or short of memory; the same "
+                "command tries again, and --local runs without Ray"
+            ) from None
         stack.callback(_disconnect)
         _hush()
         yield
