@@ -16,9 +16,9 @@ MOST = 60  # rows and columns
 _WIDE, _HIGH = 34.0, 20.0
 
 
-def axes_svg(frame: pd.DataFrame, type_: ResultType) -> Markup:
+def axes_svg(frame: pd.DataFrame, type_: ResultType, caption: str = "") -> Markup:
     """The first quantity by the first axis (upwards) and the second (to the right) that have several values; blue is
-    above zero."""
+    above zero. `caption` says above it what it shows, instead of the axes."""
     axes: list[str] = [axis for axis in type_.axes if axis != "quantity"]
     rows = frame[np.isfinite(pd.to_numeric(frame["score"]).astype(float))]
     if rows.empty:
@@ -34,7 +34,7 @@ def axes_svg(frame: pd.DataFrame, type_: ResultType) -> Markup:
     table = table.loc[_ordered(table.index, axes[0])[:MOST], _ordered(table.columns, axes[1])[:MOST]].iloc[
         ::-1
     ]
-    return _drawn(table, title, axes)
+    return _drawn(table, title, axes, caption)
 
 
 def _ordered(values: pd.Index, axis: str) -> list[object]:
@@ -42,14 +42,13 @@ def _ordered(values: pd.Index, axis: str) -> list[object]:
     return list(values) if axis in (*NAMED, "node", "edge", " ") else sorted(values)
 
 
-def _drawn(table: pd.DataFrame, title: str, axes: Sequence[str]) -> Markup:
+def _drawn(table: pd.DataFrame, title: str, axes: Sequence[str], caption: str) -> Markup:
     top = float(table.abs().max().max()) or 1.0
     names, columns = [str(one) for one in table.index], [str(one) for one in table.columns]
     left = 40 + 6.6 * max(len(name) for name in names)
     wide = max(_WIDE, 6.6 * max(len(column) for column in columns) + 6)
-    parts = [
-        text(left, 12, f"{axes[0]} up, {axes[1]} to the right".replace(",  to the right", ""), "muted small")
-    ]
+    said = caption or f"{axes[0]} up, {axes[1]} to the right".replace(",  to the right", "")
+    parts = [text(left, 12, said, "muted small")]
     parts += [text(left + wide * (j + 0.5), 30, c, "muted small", "middle") for j, c in enumerate(columns)]
     for i, name in enumerate(names):
         y = 36 + _HIGH * i
