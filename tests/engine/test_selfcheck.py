@@ -134,3 +134,10 @@ def test_no_hook_or_setting_remains_after_an_exception():
 
 def test_logits_that_cancel_at_the_answer_do_not_count_as_an_error(shared_data):
     load_model(str(shared_data / "models" / "tracr-reverse"))
+
+
+def test_a_stock_model_whose_kernel_leaves_the_cap_of_attention_out_is_run_by_one_that_does_not():
+    """As transformers 5.17 loads Gemma 2; later versions refuse to."""
+    stock = models.build("gemma2")
+    stock.config._attn_implementation = "sdpa"
+    assert patchable(stock).hf.config._attn_implementation == "eager"
