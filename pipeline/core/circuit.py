@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from pipeline.core.errors import CircuitsError
 from pipeline.core.graph import Edge, Graph
 from pipeline.core.scores import EdgeScores, rank_order
+from pipeline.core.selection import select
 from pipeline.core.showing import page
 
 
@@ -53,7 +54,8 @@ class Circuit:
         threshold: float | None = None,
         rank: str = "absolute",
     ) -> "Circuit":
-        """The `top` edges by rank, or those of |score| (score when signed) >= `threshold`, or the kept set.
+        """The `top` edges by rank, or those of |score| (score when signed) >= `threshold`, or the kept set. `rank` is
+        one of the rules of `pipeline.core.selection`.
 
         Without `top` and `threshold` the scores must come from a method that decides (ACDC). Edges that no
         method measured are never selected by rank.
@@ -64,9 +66,7 @@ class Circuit:
         if top is not None:
             if not 0 <= top <= graph.n_edges:
                 raise CircuitsError(f"top={top} edges of a graph that has {graph.n_edges}")
-            mask = np.zeros(graph.n_edges, dtype=bool)
-            mask[rank_order(score, rank)[:top]] = True
-            mask &= ~np.isnan(score)
+            mask = select(scores, top, rank)
         elif threshold is not None:
             key = np.abs(score) if rank == "absolute" else score
             mask = np.nan_to_num(key, nan=-np.inf) >= threshold

@@ -1,0 +1,152 @@
+"""How a circuit changes with the prompts that it comes from, from the scores of single prompts: no model pass.
+
+Knows arrays of scores and rules of selection. Does not know tasks, files or models.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import floor, log
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pipeline.core.graph import Graph
+from pipeline.core.scores import EdgeScores, Moments
+from pipeline.core.selection import SPREAD, select
+
+_AT_ONCE = 64  # samples whose means are held together
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The mean pairwise Jaccard overlap of circuits, its 95 % interval, and what random sets of their sizes have."""
+
+    mean: float
+    low: float
+    high: float
+    null: float
+
+
+def bootstrap(
+    graph: Graph,
+    scores: Float[np.ndarray, "prompt edge"],
+    size: int,
+    rule: str,
+    resamples: int,
+    seed: int,
+) -> Bool[np.ndarray, "resample edge"]:
+    """The circuits of `size` edges that the rule selects from resamples of the prompts, drawn with replacement."""
+    n, scores = len(scores), np.asarray(scores, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.stack([select(one, size, rule) for one in _weighted(graph, scores, counts, rule)])
+
+
+def overlap_of(circuits: Bool[np.ndarray, "resample edge"], seed: int, samples: int = 1000) -> Overlap:
+    """Mean Jaccard over pairs; the interval resamples the circuits and leaves out a circuit paired with itself. For
+    sets of k of N edges the null is k / (2N - k)."""
+    n_edges = circuits.shape[1]
+    jaccard, sizes = jaccards(circuits)
+    n = len(circuits)
+    pairs = ~np.eye(n, dtype=bool)
+    rng = np.random.default_rng(seed)
+    drawn: list[float] = []
+    for _ in range(samples):
+        chosen = rng.integers(n, size=n)
+        differ = chosen[:, None] != chosen[None]
+        if differ.any():
+            drawn.append(float(jaccard[np.ix_(chosen, chosen)][differ].mean()))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    k = float(sizes.mean())
+    return Overlap(float(jaccard[pairs].mean()), float(low), float(high), k / (2 * n_edges - k))
+
+
+def jaccards(
+    circuits: Bool[np.ndarray, "resample edge"],
+) -> tuple[Float[np.ndarray, "resample other"], Float[np.ndarray, " resample"]]:
+    """The Jaccard overlap of every two circuits, and their sizes; 1 of two empty ones."""
+    as_numbers = circuits.astype(np.float32)
+    common = (as_numbers @ as_numbers.T).astype(np.float64)
+    sizes = circuits.sum(axis=1).astype(np.float64)
+    either = sizes[:, None] + sizes[None] - common
+    return np.divide(common, either, out=np.ones_like(common), where=either > 0), sizes
+
+
+@dataclass(frozen=True)
+class Certified:
+    """Edges that are in (out of) the circuit whatever up to `radius` prompts are taken from or put into the set."""
+
+    included: Bool[np.ndarray, " edge"]
+    excluded: Bool[np.ndarray, " edge"]
+    radius: int
+
+
+def certified(
+    graph: Graph,
+    scores: Float[np.ndarray, "prompt edge"],
+    size: int,
+    rule: str,
+    p_del: float,
+    votes: int,
+    alpha: float,
+    seed: int,
+) -> Certified:
+    """Votes over random deletions of prompts, each with probability `p_del` (arXiv 2602.22968).
+
+    An edge is certified where the one-sided Clopper-Pearson bound p of its vote is above one half; a set that differs
+    by r prompts then has the same majority for r <= log(3/2 - p) / log(p_del) (randomised deletion). `radius` is the
+    smallest of the certified edges.
+    """
+    rng = np.random.default_rng(seed)
+    n, scores = len(scores), np.asarray(scores, dtype=np.float64)
+    count = np.zeros(graph.n_edges, dtype=np.int64)
+    kept = rng.random((votes, n)) >= p_del
+    for one in _weighted(
+        graph, scores, kept[kept.any(axis=1)].astype(np.int64), rule
+    ):  # of none nothing is selected
+        count += select(one, size, rule)
+    least = _least_sure(votes, alpha)
+    included, excluded = count >= least, (votes - count) >= least
+    sure = np.concatenate([count[included], votes - count[excluded]])
+    bound = min((lower_bound(int(k), votes, alpha) for k in np.unique(sure)), default=0.5)
+    radius = floor(log(1.5 - bound) / log(p_del)) if bound > 0.5 else 0
+    return Certified(included, excluded, radius)
+
+
+def lower_bound(right: int, n: int, alpha: float) -> float:
+    """The one-sided Clopper-Pearson lower bound of a share seen `right` times in `n`."""
+    from scipy.stats import beta
+
+    return float(beta.ppf(alpha, right, n - right + 1)) if right else 0.0
+
+
+def _least_sure(n: int, alpha: float) -> int:
+    """The fewest votes of n whose lower bound is above one half; n + 1 where none has it."""
+    low, high = n // 2, n + 1
+    while low < high:
+        middle = (low + high) // 2
+        if middle <= n and lower_bound(middle, n, alpha) <= 0.5:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _weighted(
+    graph: Graph,
+    scores: Float[np.ndarray, "prompt edge"],
+    weights: Int[np.ndarray, "sample prompt"],
+    rule: str,
+) -> Iterator[EdgeScores]:
+    """The scores of samples in which each prompt is so often; their spread only for a rule that reads it."""
+    for start in range(0, len(weights), _AT_ONCE):
+        some = weights[start : start + _AT_ONCE]
+        totals = some.sum(axis=1)
+        means = some.astype(np.float64) @ scores / totals[:, None]
+        for weight, n, mean in zip(some, totals, means, strict=True):
+            std = np.zeros_like(mean)
+            if rule == SPREAD:
+                std = np.sqrt(np.maximum(weight.astype(np.float64) @ (scores - mean) ** 2 / n, 0.0))
+            measured = ~np.isnan(mean)
+            moments = Moments(np.where(measured, n, 0), mean, np.where(measured, std, np.nan))
+            yield EdgeScores.from_moments(graph, moments)

@@ -1,0 +1,51 @@
+"""Whether other prompts of the same task give the same circuit.
+
+Knows scores of single prompts, which a run keeps with `store: {prompt_scores: true}`; without them, and of methods that
+have none, everything is null. So it is of methods that decide: what they would keep of other prompts is not known from
+scores.
+"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.resamples import bootstrap, certified, overlap_of
+
+CIRCUIT = "circuit"
+_NAMES = ("jaccard", "jaccard_low", "jaccard_high", "null", "always", "ever")
+
+
+class Stability(Evaluation):
+    """Mean pairwise Jaccard of circuits of bootstrapped prompts beside that of random sets of their size; how many
+    edges are in all of them and in any; and how many are certified under deletion of prompts."""
+
+    of_chosen: ClassVar[bool] = True
+
+    name: Literal["stability"] = "stability"
+    resamples: int = Field(default=100, ge=2, le=10_000)
+    votes: int = Field(default=1000, ge=0, le=100_000, description="for certified edges; 0 leaves them out")
+    p_del: tuple[float, ...] = Field(default=(0.6, 0.9), description="how likely a vote leaves out a prompt")
+    alpha: float = Field(default=0.001, gt=0, lt=0.5)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
+        """jaccard with its ends and null; always and ever, numbers of edges; certified and radius for every p_del."""
+        del values, curve
+        rows = None if subject.scores.kept is not None else subject.rows_of_prompts()
+        if rows is None or len(rows) < 2 or subject.chosen is None or not subject.chosen.n_edges:
+            return [Found(name, None, CIRCUIT) for name in _NAMES]
+        graph, size = subject.scores.graph, subject.chosen.n_edges
+        circuits = bootstrap(graph, rows, size, subject.rank, self.resamples, self.seed)
+        overlap = overlap_of(circuits, self.seed)
+        share = circuits.mean(axis=0)
+        numbers = (overlap.mean, overlap.low, overlap.high, overlap.null)
+        numbers = (*numbers, float((share == 1).sum()), float((share > 0).sum()))
+        found = [Found(name, value, CIRCUIT) for name, value in zip(_NAMES, numbers, strict=True)]
+        for p_del in self.p_del if self.votes else ():
+            sure = certified(graph, rows, size, subject.rank, p_del, self.votes, self.alpha, self.seed)
+            inside = float(np.logical_and(sure.included, subject.chosen.mask).sum())
+            found.append(Found("certified", inside, f"deletion-{p_del:g}"))
+            found.append(Found("radius", float(sure.radius), f"deletion-{p_del:g}"))
+        return found
