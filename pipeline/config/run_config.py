@@ -37,6 +37,7 @@ from pipeline.methods import METHODS, Method, MethodConfig
 from pipeline.metrics import METRICS, get_metric
 from pipeline.store.place.where import Place, place
 from pipeline.tasks import TASKS, FileTask, Task, TaskConfig
+from pipeline.tasks.base import GeneratedTask
 
 
 class RunConfig(Section):
@@ -169,6 +170,11 @@ class RunConfig(Section):
         ids = _unique_ids(self.tasks, "tasks")
         return {id_: task.model_copy(update={"as_": id_}) for id_, task in zip(ids, self.tasks, strict=True)}
 
+    @property
+    def discovering(self) -> dict[str, Task]:
+        """The tasks that methods are run on, by id: those whose prompts are not held out."""
+        return {id_: task for id_, task in self.task_ids.items() if task.held_out_of is None}
+
     @cached_property
     def method_ids(self) -> dict[str, Method]:
         """Every method by its id in this run, with id, metric and ablation written out."""
@@ -286,6 +292,14 @@ class RunConfig(Section):
 
     # --- checks ------------------------------------------------------------------------------------------
 
+    @field_validator("tasks")
+    @classmethod
+    def _with_held_out(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        """A task that holds prompts out becomes two."""
+        return tuple(
+            part for task in tasks for part in (task.apart() if isinstance(task, GeneratedTask) else (task,))
+        )
+
     @field_validator("output")
     @classmethod
     def _leads_somewhere(cls, value: str) -> str:
@@ -310,7 +324,9 @@ class RunConfig(Section):
                 f"model.device_map: {places!r} asks for a device and cluster.gpus_per_worker is 0, "
                 "which computes on the CPU; set cluster.gpus_per_worker: 1"
             )
-        _ = self.task_ids
+        for id_, task in self.task_ids.items():
+            if task.held_out_of is not None:
+                _known(f"tasks ({id_}): held_out_of", task.held_out_of, self.discovering, "task")
         entries = [index for index, entry in enumerate(self.methods) for _ in entry.expanded()]
         for index, (id_, resolved) in zip(entries, self.method_ids.items(), strict=True):
             try:

@@ -77,9 +77,9 @@ class Plan:
         for task, tokens in self.tokens.items():
             for shard in range(tokens.n_shards):
                 yield Item("baseline", task, None, shard)
-                for id_, method in sharded.items():
+                for id_, method in sharded.items() if task in self.config.discovering else ():
                     yield Item(method.kind.name, task, id_, shard)
-        for task in self.tokens:
+        for task in self.config.discovering:
             for id_, method in self.methods.items():
                 if id_ not in sharded:
                     yield Item(method.kind.name, task, id_, 0)
@@ -122,6 +122,7 @@ class Plan:
                 "sha256": self.tokens[id_].digest,
                 **({"target": task.target} if task.target != "token" else {}),
                 **({"read": task.read} if task.read is not None else {}),
+                **({"held_out_of": task.held_out_of} if task.held_out_of is not None else {}),
             }
             for id_, task in self.config.task_ids.items()
         }

@@ -31,6 +31,7 @@ class Addition(FramedTask):
     shots: int = Field(default=3, ge=0, le=20)
 
     paper: ClassVar = "arXiv 2305.15054"
+    closed: ClassVar = True
     several: ClassVar = frozenset({"number", "shown"})
     instead: ClassVar = frozenset({"sum", "digit"})
 

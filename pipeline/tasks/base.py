@@ -6,7 +6,7 @@ Knows parameters, ids and seeds. Does not know models, shards or runs; a tokeniz
 import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from string import Formatter
 from typing import Any, ClassVar, Literal, TypeVar
@@ -21,8 +21,11 @@ from pipeline.core.prompts import Bos, PromptPair, Target, span_name_problem
 from pipeline.core.ways import Way
 from pipeline.models.encoding import encode, encode_all
 from pipeline.tasks.chat import in_chat
+from pipeline.tasks.sides import Side, drawn
 
 _Item = TypeVar("_Item")
+# What is no part of a task's own id.
+_NO_NAME = {"name", "as_", "count", "attention", "held_out", "held_out_of", "side"}
 
 
 class Task(Entry):
@@ -32,6 +35,7 @@ class Task(Entry):
     every position (compiled toy models, mostly). `bos: add` puts the tokenizer's token for the beginning of a text
     before prompts where the tokenizer does not (GPT-2's), as EAP-IG and TransformerLens do. `chat: true` makes a prompt
     what a user says, by the tokenizer's template; the answer is then what the model's own turn begins with.
+    `held_out_of` names another task: no method sees these prompts, and the circuits of that task are judged by them.
 
     `target` is what is measured of an answer: its one `token`, as the default has it and checks; `sequence`, the log
     probability of all its tokens, each given those before it; `first_difference`, the first token in which right and
@@ -50,10 +54,11 @@ class Task(Entry):
     chat: bool = False
     target: Target = "token"
     read: str | None = None
+    held_out_of: str | None = None
 
     paper: ClassVar[str] = ""  # where the behaviour was studied
     measure: ClassVar[str] = "logit_diff"  # the metric used there, as it is called here
-    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat", "target", "read"})
+    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat", "target", "read", "held_out_of"})
 
     @property
     def id(self) -> str:
@@ -114,13 +119,30 @@ class GeneratedTask(Task):
 
     count: int = Field(default=100, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0, lt=2**63)
+    held_out: int = Field(default=0, ge=0, le=1_000_000, description="further prompts, to judge circuits")
+    side: Side = "all"
+
+    closed: ClassVar[bool] = False  # answers are of a few words that every part of the prompts needs
+    later: ClassVar[frozenset[str]] = frozenset({"held_out", "side"})
+
+    def apart(self) -> "tuple[GeneratedTask, ...]":
+        """The task and, where it holds prompts out, a task of these: no word that decides an answer is in both."""
+        if not self.held_out:
+            return (self,)
+        shown = self.model_copy(update={"as_": self.id, "held_out": 0, "side": "discovery"})
+        judges = {"as_": f"{self.id}-held-out", "count": self.held_out, "held_out": 0, "side": "held_out"}
+        return shown, self.model_copy(update={**judges, "held_out_of": self.id})
+
+    def drawn(self, seed: int, index: int, write: Callable[[np.random.Generator], PromptPair]) -> PromptPair:
+        """Prompt `index`, on the task's side."""
+        return drawn(write, self.rng(seed, index), self.side, closed=self.closed, name=self.name)
 
     def default_id(self) -> str:
         """The name and every parameter that differs from its default, but for `count` and `attention`."""
         parts = [self.name]
         for field, info in type(self).model_fields.items():
             value = getattr(self, field)
-            if field not in {"name", "as_", "count", "attention"} and value != info.default:
+            if field not in _NO_NAME and value != info.default:
                 parts.append(field if field in {"bos", "chat"} else slug(str(value)))
         return "-".join(parts)
 

@@ -87,7 +87,10 @@ class FramedTask(GeneratedTask):
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         self.need(tokenizer)
         draw = self.writer(self.lexicon(tokenizer))
-        return [self._pair(draw(self.rng(seed, index)), index) for index in range(self.count)]
+        return [
+            self.drawn(seed, index, lambda rng, index=index: self._pair(draw(rng), index))
+            for index in range(self.count)
+        ]
 
     def lexicon(self, tokenizer: Any) -> Lexicon:
         """What this tokenizer can write. PromptError where it knows no frame, or under two words of a kind."""

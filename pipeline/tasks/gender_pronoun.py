@@ -23,6 +23,7 @@ class GenderPronoun(FramedTask):
     name: Literal["gender_pronoun"] = "gender_pronoun"
 
     paper: ClassVar = "Mathwin et al., 2023"
+    closed: ClassVar = True
 
     def frames(self) -> Sequence[str]:
         return (

@@ -6,7 +6,10 @@ Knows three ways of splitting a year and finds the one a tokenizer uses. Does no
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from pipeline.core.errors import PromptError
 from pipeline.core.graph import Graph
@@ -51,6 +54,7 @@ class GreaterThan(GeneratedTask):
 
     name: Literal["greater_than"] = "greater_than"
     paper: ClassVar = "arXiv 2305.00586"
+    closed: ClassVar = True
     measure: ClassVar = "prob_diff"
 
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
@@ -62,14 +66,18 @@ class GreaterThan(GeneratedTask):
                 "task greater_than: this tokenizer writes years neither as 17|32 nor as '17 32' nor by "
                 "digits, or does not know the words; give your own pairs with {name: file, path: ...}"
             )
-        return [self._pair(splitting, nouns, seed, index) for index in range(self.count)]
+        return [
+            self.drawn(seed, index, partial(self._pair, splitting, nouns, index))
+            for index in range(self.count)
+        ]
 
     def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
         """The circuit of GPT-2 small (`published`)."""
         return published.greater_than(graph, model)
 
-    def _pair(self, splitting: Splitting, nouns: list[str], seed: int, index: int) -> PromptPair:
-        rng = self.rng(seed, index)
+    def _pair(
+        self, splitting: Splitting, nouns: list[str], index: int, rng: np.random.Generator
+    ) -> PromptPair:
         stems = list(splitting.token)
         stem = stems[rng.integers(len(stems))]
         tokens = splitting.token[stem]

@@ -5,8 +5,10 @@
 Knows a list of common words and how to arrange them. Does not know which tokenizer writes them.
 """
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.core.graph import Graph
@@ -74,7 +76,7 @@ class Induction(GeneratedTask):
         if len(words) < self.length + 1:
             shorter = f"use length: {len(words) - 1} or less," if len(words) >= 6 else "use another model"
             raise self.short_of(len(words), len(WORDS), self.length + 1, "words", shorter)
-        return [self._pair(words, seed, index) for index in range(self.count)]
+        return [self.drawn(seed, index, partial(self._pair, words, index)) for index in range(self.count)]
 
     def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
         """The circuit that was planted in `toy:planted`: exact where A and B are exchanged with C and D."""
@@ -83,8 +85,7 @@ class Induction(GeneratedTask):
         edges = known_circuit(model)
         return edges if set(edges) <= set(graph.edge_names) else None
 
-    def _pair(self, words: list[str], seed: int, index: int) -> PromptPair:
-        rng = self.rng(seed, index)
+    def _pair(self, words: list[str], index: int, rng: np.random.Generator) -> PromptPair:
         *body, unseen = (words[i] for i in rng.choice(len(words), size=self.length + 1, replace=False))
         # The first word is written without a space before it, so it stays the same in both prompts.
         starts = self._bigram_starts(rng.integers, self.length)

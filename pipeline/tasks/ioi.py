@@ -7,8 +7,10 @@ and so are templates with unknown words.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import field_validator
 
 from pipeline.core.errors import PromptError
@@ -91,7 +93,7 @@ class Ioi(GeneratedTask):
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         self.need(tokenizer)
         words = self._words(tokenizer)
-        return [self._pair(words, seed, index) for index in range(self.count)]
+        return [self.drawn(seed, index, partial(self._pair, words, index)) for index in range(self.count)]
 
     def truth(self, graph: Graph, model: str) -> tuple[str, ...] | None:
         """The circuit of GPT-2 small (`published`), found where all names are exchanged: under `s2_io_flip` and
@@ -115,8 +117,7 @@ class Ioi(GeneratedTask):
             )
         return Words(names, places, things, frames)
 
-    def _pair(self, words: Words, seed: int, index: int) -> PromptPair:
-        rng = self.rng(seed, index)
+    def _pair(self, words: Words, index: int, rng: np.random.Generator) -> PromptPair:
         frame = words.frames[rng.integers(len(words.frames))]
         fill = {
             "place": words.places[rng.integers(len(words.places))],

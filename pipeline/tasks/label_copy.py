@@ -33,6 +33,7 @@ class LabelCopy(FramedTask):
     corruption: Literal["labels", "items", "asked"] = "labels"
 
     paper: ClassVar = "arXiv 2404.07129"
+    closed: ClassVar = True
 
     def frames(self) -> Sequence[str]:
         shown = [f"The {{item.x{i}}} is {{label.y{i}}}." for i in range(self.items)]

@@ -30,6 +30,7 @@ class MultipleChoice(FramedTask):
     corruption: Literal["position", "letters"] = "position"
 
     paper: ClassVar = "arXiv 2504.13151"
+    closed: ClassVar = True
 
     def frames(self) -> Sequence[str]:
         choices = "\n".join(f"{{letter.l{i}}}. {{colour.c{i}}}" for i in range(4))

@@ -35,6 +35,7 @@ class SubjectVerb(FramedTask):
     attractor: Literal["none", "opposite", "same"] = "none"
 
     paper: ClassVar = "arXiv 2106.06087"
+    closed: ClassVar = True
 
     def frames(self) -> Sequence[str]:
         if self.attractor == "none":
