@@ -10,6 +10,7 @@ from flows.pareto import check_names, overlap_of, print_overlap
 from flows.writing import count, number, say, share, show, size, table_of
 from pipeline.core.items import RESERVED_IDS
 from pipeline.core.machines import fits, reasons, this_machine
+from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
 from pipeline.schedule import Plan, evaluation_table, work_table
 from pipeline.schedule.session import Session
 from pipeline.store.place.where import place
@@ -192,7 +193,7 @@ def show_facts(run: Run, task: str | None, method: str | None, top: int) -> Fact
 
     check_names(run, task, method)
     facts = essentials(run, top=top)
-    for key in ("results", "faithfulness", "evaluations"):
+    for key in ("results", "faithfulness", "evaluations", "verdicts"):
         facts[key] = [
             row for row in facts[key] if task in (None, row["task"]) and method in (None, row["method"])
         ]
@@ -235,10 +236,13 @@ def print_show(facts: Facts) -> None:
     if facts["faithfulness"]:
         say("")
         print_faithfulness(facts["faithfulness"])
-    if facts["evaluations"]:
+    for card in facts["verdicts"]:
+        print_verdict(card)
+    others = [row for row in facts["evaluations"] if row["evaluation"] not in OF_A_VERDICT]
+    if others:
         say("")
         table = table_of("task", "method", "evaluation", "circuit", "quantity", "#value")
-        for row in facts["evaluations"]:
+        for row in others:
             words = (row["task"], row["method"], row["evaluation"], row["circuit"] or "", row["quantity"])
             table.add_row(*words, number(row["value"]))
         show(table)
@@ -247,6 +251,18 @@ def print_show(facts: Facts) -> None:
     print_overlap(facts["overlap"])
     page = place(facts["path"]) / "report.html"
     say(f"report: {page}" if page.is_file() else f"next: circuits resume {facts['path']}")
+
+
+def print_verdict(card: Facts) -> None:
+    """The questions that make a circuit one, with what is known of each."""
+    say("")
+    size = "" if card["n_edges"] is None else f" of {card['n_edges']:,.0f} edges"
+    say(f"{card['method']} on {card['task']}, the circuit{size}, judged by {card['prompts']}:")
+    table = table_of("question", "answer", "#value", "95 % interval", "yes if")
+    for row in card["judgements"]:
+        ends = f"{number(row['low'])} to {number(row['high'])}" if row["low"] is not None else ""
+        table.add_row(row["question"], row["answer"], number(row["value"]), ends, row["bar"])
+    show(table)
 
 
 def print_faithfulness(rows: list[Facts]) -> None:

@@ -175,6 +175,15 @@ class RunConfig(Section):
         """The tasks that methods are run on, by id: those whose prompts are not held out."""
         return {id_: task for id_, task in self.task_ids.items() if task.held_out_of is None}
 
+    def source_of(self, task: str) -> str:
+        """The task whose circuits are judged by a task's prompts: itself, or the one that it is held out of."""
+        return self.task_ids[task].held_out_of or task
+
+    def judges_of(self, task: str) -> tuple[str, ...]:
+        """The tasks whose prompts judge the chosen circuits of this one: what is held out of it, else itself."""
+        held = tuple(id_ for id_, other in self.task_ids.items() if other.held_out_of == task)
+        return held or (task,)
+
     @cached_property
     def method_ids(self) -> dict[str, Method]:
         """Every method by its id in this run, with id, metric and ablation written out."""

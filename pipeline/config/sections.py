@@ -4,14 +4,18 @@ Knows one section at a time. Does not know how they fit together (`pipeline.conf
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from pipeline.core.entries import Entry
 from pipeline.core.items import digest
+from pipeline.core.selection import Rank
 from pipeline.core.text import OneLine
 from pipeline.evaluation import EvaluationConfig
+from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
+from pipeline.evaluation.verdict import Bars
 from pipeline.models.families import PostNorm
 from pipeline.store.run.bootstrap import MOST_EDGES
 
@@ -60,26 +64,34 @@ class Shards(Section):
 
 
 class Evaluate(Section):
-    """At which sizes the circuits are evaluated."""
+    """At which sizes the circuits are evaluated, how they are selected, and what else is looked at."""
 
-    later: ClassVar = frozenset({"also"})
+    later: ClassVar = frozenset({"also", "bars"})
 
     edge_fractions: tuple[Fraction, ...] = Field(
         default=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), max_length=1000
     )
-    rank: Literal["absolute", "signed"] = "absolute"
+    rank: Rank = "absolute"
     also: tuple[EvaluationConfig, ...] = Field(
-        default=(), max_length=100, description="what is looked at beside faithfulness: auroc, cpr_cmd ..."
+        default=(),
+        max_length=100,
+        description="what is looked at beside faithfulness: auroc, cpr_cmd, verdict ...",
     )
+    bars: Bars = Bars()
 
     @field_validator("also", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        """A name alone stands for an evaluation with its defaults."""
+        """A name alone stands for an evaluation with its defaults, and `verdict` for all that a verdict is made of."""
         entries = [value] if isinstance(value, str) else value
         if not isinstance(entries, list | tuple):
             return entries
-        return tuple({"name": one} if isinstance(one, str) else one for one in entries)
+        named = [{"name": one} if isinstance(one, str) else one for one in entries]
+        if {"name": "verdict"} not in named:
+            return tuple(named)
+        rest = [one for one in named if one != {"name": "verdict"}]
+        there = {one["name"] if isinstance(one, Mapping) else one.name for one in rest if one}
+        return (*rest, *({"name": name} for name in OF_A_VERDICT if name not in there))
 
     @field_validator("also")
     @classmethod
@@ -93,7 +105,12 @@ class Evaluate(Section):
     @property
     def key(self) -> str:
         """Digest of the section, for the footer of what was evaluated."""
-        return digest(self.model_dump(mode="json"))
+        data = self.model_dump(mode="json")
+        if data.pop("bars", None) and self.bars.sufficient != Bars().sufficient:
+            data["sufficient"] = list(
+                self.bars.sufficient
+            )  # by which a circuit is chosen; the others change no number
+        return digest(data)
 
 
 class Aggregate(Section):

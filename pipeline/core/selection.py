@@ -15,7 +15,7 @@ Knows scores and the graph. Does not know how faithful a circuit is (`pipeline.e
 
 import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,8 @@ from pipeline.core.scores import rank_order
 
 if TYPE_CHECKING:
     from pipeline.core.scores import EdgeScores
+
+Rank = Literal["absolute", "signed", "greedy", "greedy_signed", "positive_half", "stable_sign", "ilp"]
 
 SPREAD = "stable_sign"  # the rule that reads the spread over prompts
 # The ILP sees so many times as many edges as it may take, the largest by |score|: its time grows with them. Its work is

@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.core import plugins
 from pipeline.evaluation.auroc import Auroc
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.base import Chosen, Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.chance import Chance
 from pipeline.evaluation.cpr_cmd import CprCmd
 from pipeline.evaluation.faithfulness import circuit_values, evaluate, faithfulness_of, measured, selections
+from pipeline.evaluation.minimality import Minimality
+from pipeline.evaluation.necessity import Necessity
+from pipeline.evaluation.stability import Stability
+from pipeline.evaluation.sufficiency import Sufficiency
 
-EVALUATIONS: tuple[type[Evaluation], ...] = (Auroc, CprCmd)
+EVALUATIONS: tuple[type[Evaluation], ...] = (
+    Auroc,
+    CprCmd,
+    Sufficiency,
+    Necessity,
+    Minimality,
+    Chance,
+    Stability,
+)
 
 if TYPE_CHECKING:
     EvaluationConfig: TypeAlias = Evaluation
@@ -21,12 +34,18 @@ else:  # one of these, or of what an installed package adds
 __all__ = [
     "EVALUATIONS",
     "Auroc",
+    "Chance",
+    "Chosen",
     "CprCmd",
     "Curve",
     "Evaluation",
     "EvaluationConfig",
     "Found",
+    "Minimality",
+    "Necessity",
+    "Stability",
     "Subject",
+    "Sufficiency",
     "Values",
     "circuit_values",
     "evaluate",

@@ -6,10 +6,14 @@ An evaluation that wants no circuits is pure: it looks at scores, at the truth, 
 sizes are. One that wants some gets the metric of every prompt with only these edges kept, which is a file per shard of
 the prompts, committed like scores. What an evaluation raises is recorded like the failure of a method: the other
 evaluations and shards go on.
+
+One that is `of_chosen` judges a single circuit, which faithfulness has chosen on the prompts that the scores come from,
+and does so on the prompts that the task holds out, where it holds some out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,13 +22,31 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
+from pipeline.evaluation.ratio import Ratio
+
+Rows = Float[np.ndarray, "prompt edge"]
+
+
+def _no_rows() -> Rows | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The circuit that is judged: which share of the edges it is (None of a kept set), and how faithful on the prompts
+    that chose it."""
+
+    circuit: Circuit
+    fraction: float | None
+    discovery: Ratio = field(default_factory=lambda: Ratio(None))
 
 
 @dataclass(frozen=True)
 class Subject:
     """The merged scores of one task and method. `metric` and `ablation` are what circuits run under, `rank` how edges
     are ranked, `truth` the task's known circuit, where one is known for this model; `true_nodes` its senders, where no
-    more than its nodes is known."""
+    more than its nodes is known. `task` is whose prompts it is judged by. `chosen` is the circuit for evaluations that
+    are of it; `rows_of_prompts` reads the scores of single prompts, None where none are kept."""
 
     task: str
     method: str
@@ -34,6 +56,15 @@ class Subject:
     rank: str = "absolute"
     truth: Bool[np.ndarray, " edge"] | None = None
     true_nodes: Bool[np.ndarray, " sender"] | None = None
+    chosen: Chosen | None = None
+    rows_of_prompts: Callable[[], Rows | None] = _no_rows
+
+    @property
+    def the_circuit(self) -> Circuit:
+        """The chosen circuit; only evaluations that are of it may ask."""
+        if self.chosen is None:
+            raise ValueError(f"{self.method} on {self.task}: no circuit was chosen")
+        return self.chosen.circuit
 
 
 @dataclass(frozen=True)
@@ -54,6 +85,12 @@ class Found:
     circuit: str | None = None
 
 
+def in_words(quantity: str, ratio: Ratio, circuit: str | None = None) -> list[Found]:
+    """A ratio and both ends of its interval, as three numbers."""
+    ends = (("", ratio.value), ("_low", ratio.low), ("_high", ratio.high))
+    return [Found(quantity + suffix, value, circuit) for suffix, value in ends]
+
+
 Curve = Sequence[
     tuple[float, float | None]
 ]  # (share of edges, faithfulness) of the top edges, from the smallest
@@ -63,6 +100,8 @@ class Evaluation(BaseModel):
     """Parameters of an evaluation. Subclasses define `find`, and unless they are pure `n_circuits` and `circuits`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    of_chosen: ClassVar[bool] = False
 
     name: str
 

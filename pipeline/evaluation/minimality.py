@@ -2,8 +2,9 @@
 
     cost(e) = mean(m(C) - m(C without e)) / mean(m(full) - m(empty))
 
-Knows values of prompts and masks. A removal costs something when its mean over prompts is more than its standard error.
-A circuit of more edges than are tried is judged by a sample of them, drawn by a seed.
+Knows values of prompts and masks. A removal costs something when its mean over prompts is more than its standard
+error. A circuit of more edges than are tried is judged by a sample of them, drawn by a seed: only then the share has
+an interval.
 """
 
 from typing import ClassVar, Literal
@@ -48,7 +49,7 @@ class Minimality(Evaluation):
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """tried; costly, the share, with costly_low and _high; of each edge its cost in faithfulness."""
-        del subject, curve
+        del curve
         assert values is not None
         whole = values.circuits[CIRCUIT]
         scale = float((values.full - values.empty).mean())
@@ -61,10 +62,13 @@ class Minimality(Evaluation):
             costly += bool(lost.mean() > error)
             found.append(Found("cost", float(lost.mean()) / abs(scale) if abs(scale) > 1e-9 else None, label))
         known = bool(edges) and len(whole) > 1
-        low, high = wilson_95(costly, len(edges)) if known else (None, None)
+        share = costly / len(edges) if known else None
+        low, high = share, share  # of all edges it is no estimate
+        if known and len(edges) < subject.the_circuit.n_edges:
+            low, high = wilson_95(costly, len(edges))
         return [
             Found("tried", float(len(edges)), CIRCUIT),
-            Found("costly", costly / len(edges) if known else None, CIRCUIT),
+            Found("costly", share, CIRCUIT),
             Found("costly_low", low, CIRCUIT),
             Found("costly_high", high, CIRCUIT),
             *found,

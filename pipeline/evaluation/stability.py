@@ -34,18 +34,19 @@ class Stability(Evaluation):
         """jaccard with its ends and null; always and ever, numbers of edges; certified and radius for every p_del."""
         del values, curve
         rows = None if subject.scores.kept is not None else subject.rows_of_prompts()
-        if rows is None or len(rows) < 2 or subject.chosen is None or not subject.chosen.n_edges:
+        circuit = subject.the_circuit
+        if rows is None or len(rows) < 2 or not circuit.n_edges:
             return [Found(name, None, CIRCUIT) for name in _NAMES]
-        graph, size = subject.scores.graph, subject.chosen.n_edges
+        graph, size = subject.scores.graph, circuit.n_edges
         circuits = bootstrap(graph, rows, size, subject.rank, self.resamples, self.seed)
         overlap = overlap_of(circuits, self.seed)
         share = circuits.mean(axis=0)
-        numbers = (overlap.mean, overlap.low, overlap.high, overlap.null)
-        numbers = (*numbers, float((share == 1).sum()), float((share > 0).sum()))
+        known = (overlap.mean, overlap.low, overlap.high, overlap.null)
+        numbers = (*known, float((share == 1).sum()), float((share > 0).sum()))
         found = [Found(name, value, CIRCUIT) for name, value in zip(_NAMES, numbers, strict=True)]
         for p_del in self.p_del if self.votes else ():
             sure = certified(graph, rows, size, subject.rank, p_del, self.votes, self.alpha, self.seed)
-            inside = float(np.logical_and(sure.included, subject.chosen.mask).sum())
+            inside = float(np.logical_and(sure.included, circuit.mask).sum())
             found.append(Found("certified", inside, f"deletion-{p_del:g}"))
             found.append(Found("radius", float(sure.radius), f"deletion-{p_del:g}"))
         return found

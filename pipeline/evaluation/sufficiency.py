@@ -37,12 +37,13 @@ class Sufficiency(Evaluation):
         return found
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
-        """n_edges; faithfulness with faithfulness_low and _high; on_discovery: the one that it was chosen by."""
+        """n_edges; faithfulness with faithfulness_low and _high; discovery, the one that it was chosen by, likewise."""
         del curve
         assert values is not None
+        assert subject.chosen is not None
         found = [
             Found("n_edges", float(subject.the_circuit.n_edges), CIRCUIT),
-            Found("on_discovery", subject.chosen_faithfulness, CIRCUIT),
+            *in_words("discovery", subject.chosen.discovery, CIRCUIT),
         ]
         for label, by_prompt in values.circuits.items():
             found += in_words("faithfulness", faithfulness_over(values.full, values.empty, by_prompt), label)

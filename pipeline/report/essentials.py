@@ -15,7 +15,8 @@ from pipeline.core.documents import parse_json
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import Text, TokenPair
 from pipeline.core.results import EDGE_SCORES
-from pipeline.core.scores import rank_order
+from pipeline.core.scores import EdgeScores
+from pipeline.evaluation.verdict import Bars, cards
 from pipeline.report.overlaps import overlaps
 from pipeline.report.panels import panel_of, with_score
 from pipeline.report.svg import number, percent
@@ -82,9 +83,20 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
         "methods": methods,
         "results": results,
         "faithfulness": plain(curve),
+        "verdicts": _verdicts(run),
         "evaluations": plain(run.evaluations()) if (run.path / evaluations.FILE).exists() else [],
         "overlap": overlaps(run),
     }
+
+
+def _verdicts(run: Run) -> list[dict[str, Any]]:
+    """What is to be thought of each chosen circuit, where evaluations have looked at it."""
+    if not (run.path / evaluations.FILE).exists():
+        return []
+    tasks = run.manifest["identity"]["tasks"]
+    sources = {id_: task.get("held_out_of", id_) for id_, task in tasks.items()}
+    bars = Bars.model_validate(run.config.get("evaluate", {}).get("bars", {}))
+    return cards(plain(run.evaluations()), sources, bars)
 
 
 def scores(run: Run, task: str, method: str) -> pd.DataFrame | None:
@@ -134,9 +146,11 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
         why += f", the smallest evaluated circuit with a faithfulness within {NEAR} of 1"
     elif row:
         why += f", the nearest to 1: no evaluated circuit but the whole graph has a faithfulness within {NEAR} of it"
-    mask = np.zeros(graph.n_edges, dtype=bool)
-    mask[rank_order(score, run.config.get("evaluate", {}).get("rank", "absolute"))[:n_edges]] = True
-    circuit = Circuit(graph, mask & ~np.isnan(score), score)
+    n = np.nan_to_num(by_edge(frame, "n_prompts", graph)).astype(np.int64)
+    population = np.sqrt(np.maximum(n - 1, 0) / np.maximum(n, 1))  # the file's std is the sample's
+    ranked = EdgeScores(graph, score, by_edge(frame, "score_std", graph) * population, n)
+    rank = run.config.get("evaluate", {}).get("rank", "absolute")
+    circuit = Circuit.from_scores(ranked, top=n_edges, rank=rank)
     return circuit, _about(circuit, row, why)
 
 

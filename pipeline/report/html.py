@@ -14,6 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
 from pipeline.report.circuit_figure import circuit_svg, strongest_part
 from pipeline.report.essentials import by_edge, choose_circuit, essentials, faithfulness, rows_of, scores
 from pipeline.report.faithfulness_figure import faithfulness_svg
@@ -98,7 +99,12 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
         "results": results,
         "faithfulness": faithfulness_svg(curve) if len(curve) and not whole else None,
         "sweeps": [(metric, ablation, pareto_svg(rows)) for metric, ablation, rows in sweeps],
-        "evaluations": [row for row in facts["evaluations"] if row["task"] == task],
+        "verdicts": [card for card in facts["verdicts"] if card["task"] == task],
+        "evaluations": [
+            row
+            for row in facts["evaluations"]
+            if row["task"] == task and row["evaluation"] not in OF_A_VERDICT
+        ],
         "overlap": next((_overlap(found) for found in facts["overlap"] if found["task"] == task), None),
         "most_boxes": most,
     }

@@ -35,6 +35,8 @@ from pipeline.tasks import FileTask
 from pipeline.workers.jobs import Opener, Outcome, Pool, failure_kind
 
 if TYPE_CHECKING:
+    from pipeline.schedule.evaluating import Jobs
+    from pipeline.workers.circuit_values import CircuitJob
     from pipeline.workers.execute import Settings
 
 WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
@@ -153,26 +155,23 @@ def aggregate_what_is_there(session: Session) -> None:
 
 def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
     """Writes faithfulness.parquet and circuits/, unless they are there for these scores and settings."""
-    from pipeline.schedule.evaluating import circuit_jobs, judge, values_there
+    from pipeline.schedule.evaluating import choose, chosen_jobs, circuit_jobs, judge
 
     key = session.evaluation_key
     if _is_evaluated(session, key):
         return
 
     path, config, plan = session.path, session.config, session.plan
-    jobs = circuit_jobs(path, config, plan.graph, plan.identity["tasks"], session.done)
-    there = values_there(path, jobs)
-    missing = [job for task in jobs.values() for job in task if job not in there]
-    tried = {job: session.tried.get(job.item, 0) for job in missing}
-    with closing(pool.run(missing, attempts=1 + config.failures.retries, tried=tried)) as outcomes:
-        for outcome in outcomes:
-            enter_evaluated(session, outcome.job.item, outcome, on_event)
-            if session.is_full:
-                on_event(session.event("note", session.fullness))
-                return
-            if outcome.failure is None:
-                there.add(outcome.job)
-    judged = judge(path, config, jobs, there)
+    asked = path, config, plan.graph, plan.identity["tasks"], session.done
+    jobs = circuit_jobs(*asked)
+    there = _run_circuits(session, jobs, pool, on_event)
+    chosen = {} if session.is_full else choose(path, config, jobs, there)
+    of_chosen = chosen_jobs(*asked, chosen)
+    there |= _run_circuits(session, of_chosen, pool, on_event)
+    if session.is_full:
+        on_event(session.event("note", session.fullness))
+        return
+    judged = judge(path, config, jobs | of_chosen, there, chosen)
     for item, failure in judged.failures.items():
         outcome = Outcome(item, 1 + session.tried.get(item, 0), 0.0, 0, None, failure)
         enter_evaluated(session, item, outcome, on_event)
@@ -180,6 +179,24 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
     key |= {"incomplete": json.dumps([*json.loads(key["incomplete"]), *session.not_evaluated])}
     write_found(session.path, judged.found, key)
     faithfulness_files.write(session.path, judged.rows, key)
+
+
+def _run_circuits(session: Session, jobs: "Jobs", pool: Pool, on_event: OnEvent) -> "set[CircuitJob]":
+    """Runs what is not there yet, and returns all that is there then. A full disk ends it."""
+    from pipeline.schedule.evaluating import values_there
+
+    there = values_there(session.path, jobs)
+    missing = [] if session.is_full else [job for some in jobs.values() for job in some if job not in there]
+    tried = {job: session.tried.get(job.item, 0) for job in missing}
+    attempts = 1 + session.config.failures.retries
+    with closing(pool.run(missing, attempts=attempts, tried=tried)) as outcomes:
+        for outcome in outcomes:
+            enter_evaluated(session, outcome.job.item, outcome, on_event)
+            if session.is_full:
+                break
+            if outcome.failure is None:
+                there.add(outcome.job)
+    return there
 
 
 def report(session: Session) -> None:

@@ -5,6 +5,7 @@ and in the order of the shards, and only then is the ratio taken. Does not know 
 the jobs.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,17 +14,21 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import RunConfig
+from pipeline.config.sections import Evaluate
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.items import EVALUATIONS, Item, canonical_json
 from pipeline.core.results import EDGE_SCORES
-from pipeline.evaluation import Curve, Evaluation, Subject, Values, measured, selections
+from pipeline.evaluation import Chosen, Curve, Evaluation, Subject, Values, measured, selections
+from pipeline.evaluation.ratio import faithfulness_over
 from pipeline.store.place.where import Place
 from pipeline.store.run import evaluations
 from pipeline.store.run.circuits import Evaluated, scores_digest
 from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt
-from pipeline.workers.circuit_values import CircuitJob, label_of, subjects_of
+from pipeline.workers.circuit_values import CircuitJob, Judging, label_of, subjects_of
 from pipeline.workers.jobs import Failure
+
+Jobs = dict[Judging, list[CircuitJob]]
 
 
 @dataclass
@@ -39,66 +44,149 @@ class Judged:
 
 def circuit_jobs(
     path: Place, config: RunConfig, graph: Graph, tasks: Mapping[str, Any], done: set[Item]
-) -> dict[str, list[CircuitJob]]:
-    """The jobs of every task that has scores of edges; all of its shards are asked, whoever scored them. `tasks` is
-    what identifies each task. An evaluation that wants no circuits has no job."""
-    jobs: dict[str, list[CircuitJob]] = {}
-    alone = config.evaluate.model_copy(
-        update={"also": ()}
-    )  # faithfulness does not depend on what else is asked
-    keys = {FAITHFULNESS: alone.key}
-    keys |= {
-        one.name: config.evaluate.model_copy(update={"also": (one,)}).key for one in config.evaluate.also
-    }
+) -> Jobs:
+    """The jobs of every task for whose circuits, or those of the task that it is held out of, there are scores; all of
+    its shards are asked, whoever scored them. `tasks` is what identifies each task. An evaluation that wants no
+    circuits has no job, and those of a chosen circuit have theirs once it is chosen (`chosen_jobs`)."""
+    wanted = [one for one in config.evaluate.also if not one.of_chosen]
+    found: Jobs = {}
     for task in config.task_ids:
-        scored = {item.method for item in done if item.kind == EDGE_SCORES.name and item.task == task}
+        source = config.source_of(task)
+        scored = {item.method for item in done if item.kind == EDGE_SCORES.name and item.task == source}
         methods = tuple(method for method in config.method_ids if method in scored)
-        shards = sorted({item.shard for item in done if item.kind == "baseline" and item.task == task})
-        if not methods or not shards:
-            continue
-        facts = {"task": tasks[task], "scores": scores_digest(path, task), "methods": list(methods)}
-        decide = {config.method_ids[method].decides for method in methods}
-        pure = {
-            one.name
-            for one in config.evaluate.also
-            if not any(one.n_circuits(graph, decides=decides) for decides in decide)
-        }
-        jobs[task] = [
-            CircuitJob(task, shard, name, methods, canonical_json({**facts, "evaluate": key}))
-            for shard in shards
-            for name, key in keys.items()
-            if name not in pure
-        ]
-    return jobs
+        if methods:
+            of = Judging(task, source, methods)
+            keys = {FAITHFULNESS: _alone(config).key} | _keys(config, graph, methods, wanted)
+            if jobs := _jobs(path, of, tasks, done, keys):
+                found[of] = jobs
+    return found
 
 
-def values_there(path: Place, jobs: Mapping[str, Sequence[CircuitJob]]) -> set[CircuitJob]:
+def chosen_jobs(
+    path: Place,
+    config: RunConfig,
+    graph: Graph,
+    tasks: Mapping[str, Any],
+    done: set[Item],
+    chosen: Mapping[str, Mapping[str, Chosen]],
+) -> Jobs:
+    """The jobs of evaluations of a chosen circuit, on the prompts that judge it. `chosen` is by task and method."""
+    wanted = [one for one in config.evaluate.also if one.of_chosen]
+    found: Jobs = {}
+    for source, circuits in chosen.items():
+        methods, fractions = tuple(circuits), tuple(one.fraction for one in circuits.values())
+        for task in config.judges_of(source):
+            of = Judging(task, source, methods, fractions)
+            found[of] = _jobs(path, of, tasks, done, _keys(config, graph, methods, wanted))
+    return found
+
+
+def _alone(config: RunConfig) -> Evaluate:
+    """The section without what else is looked at: faithfulness does not depend on it."""
+    return config.evaluate.model_copy(update={"also": ()})
+
+
+def _keys(
+    config: RunConfig, graph: Graph, methods: Sequence[str], wanted: Sequence[Evaluation]
+) -> dict[str, str]:
+    """A digest of the parameters of each evaluation that wants circuits of some of these methods."""
+    decide = {config.method_ids[method].decides for method in methods}
+    return {
+        one.name: _alone(config).model_copy(update={"also": (one,)}).key
+        for one in wanted
+        if any(one.n_circuits(graph, decides=decides) for decides in decide)
+    }
+
+
+def _jobs(
+    path: Place, of: Judging, tasks: Mapping[str, Any], done: set[Item], keys: Mapping[str, str]
+) -> list[CircuitJob]:
+    """A job per shard and evaluation."""
+    shards = sorted({item.shard for item in done if item.kind == "baseline" and item.task == of.task})
+    facts = {"task": tasks[of.task], "scores": scores_digest(path, of.scored), "methods": list(of.methods)}
+    if of.scored != of.task:
+        facts["scored"] = tasks[of.scored]
+    if of.chosen is not None:
+        facts["chosen"] = list(of.chosen)
+    return [
+        CircuitJob(of, shard, name, canonical_json({**facts, "evaluate": key}))
+        for shard in shards
+        for name, key in keys.items()
+    ]
+
+
+def choose(
+    path: Place, config: RunConfig, jobs: Jobs, there: set[CircuitJob]
+) -> dict[str, dict[str, Chosen]]:
+    """The circuit of every method that is to be judged, by task: the smallest whose faithfulness is within the bar on
+    the prompts that its scores come from, else the one nearest to 1; the kept set of a method that decides. Neither
+    the empty circuit nor the whole graph is chosen. Tasks that lack a shard of faithfulness have none."""
+    found: dict[str, dict[str, Chosen]] = {}
+    if not any(one.of_chosen for one in config.evaluate.also):
+        return found
+    for of, every in jobs.items():
+        own = [job for job in every if job.evaluation == FAITHFULNESS]
+        if of.task == of.scored and there.issuperset(own):
+            shards = [evaluations.read_values(evaluations.path_of(path, job.item)) for job in own]
+            for subject in subjects_of(path, config, of):
+                if (one := _chosen(config, subject, shards)) is not None:
+                    found.setdefault(of.task, {})[subject.method] = one
+    return found
+
+
+def _chosen(config: RunConfig, subject: Subject, shards: Sequence[ByPrompt]) -> Chosen | None:
+    def values(label: str) -> Any:
+        return _over_prompts(shards, subject.method, FAITHFULNESS, label)
+
+    def away(one: Chosen) -> float:
+        return math.inf if one.discovery.value is None else abs(1 - one.discovery.value)
+
+    full, empty = values(FULL), values(EMPTY)
+    tops = selections(config.evaluate.edge_fractions, subject.scores, rank=subject.rank)
+    known = [
+        Chosen(circuit, fraction, faithfulness_over(full, empty, values(label_of(fraction))))
+        for fraction, circuit in sorted(tops, key=lambda one: one[1].n_edges)
+        if 0 < circuit.n_edges < subject.scores.graph.n_edges
+    ]
+    low, high = config.evaluate.bars.sufficient
+    near = [one for one in known if one.discovery.value is not None and low <= one.discovery.value <= high]
+    return near[0] if near else min(known, key=away, default=None)
+
+
+def values_there(path: Place, jobs: Jobs) -> set[CircuitJob]:
     """The jobs whose values are there and good."""
-    every = (job for task_jobs in jobs.values() for job in task_jobs)
+    every = (job for some in jobs.values() for job in some)
     return {job for job in every if evaluations.has_values(evaluations.path_of(path, job.item), job.key)}
 
 
 def judge(
-    path: Place, config: RunConfig, jobs: Mapping[str, Sequence[CircuitJob]], there: set[CircuitJob]
+    path: Place,
+    config: RunConfig,
+    jobs: Jobs,
+    there: set[CircuitJob],
+    chosen: Mapping[str, Mapping[str, Chosen]],
 ) -> Judged:
-    """What the values that are there say. An evaluation that lacks a shard of a task has found nothing in it."""
+    """What the values that are there say: faithfulness, and what every evaluation finds. One that lacks a shard of a
+    task has found nothing in it."""
     judged = Judged()
-    for task, task_jobs in jobs.items():
-        missing = [job for job in task_jobs if job not in there]
+    for of, every in jobs.items():
+        missing = [job for job in every if job not in there]
         judged.missing += [job.item for job in missing]
         lacking = {job.evaluation for job in missing}
         values: dict[str, list[ByPrompt]] = {}
-        for job in task_jobs:
+        for job in every:
             if job.evaluation not in lacking:
                 shard = evaluations.read_values(evaluations.path_of(path, job.item))
                 values.setdefault(job.evaluation, []).append(shard)
-        for subject in subjects_of(path, config, task, task_jobs[0].methods):
-            curve: Curve = ()
-            if FAITHFULNESS in values:
+        for subject in subjects_of(path, config, of):
+            judging, curve = subject, list[tuple[float, float | None]]()
+            if of.chosen is not None:
+                judging = replace(subject, chosen=chosen[of.scored][subject.method])
+            elif FAITHFULNESS in values:
                 curve = _faithfulness(config, subject, values[FAITHFULNESS], judged)
             for evaluation in config.evaluate.also:
-                if evaluation.name not in lacking:
-                    _find(evaluation, subject, values.get(evaluation.name, []), curve, judged)
+                if evaluation.of_chosen == (of.chosen is not None) and evaluation.name not in lacking:
+                    _find(evaluation, judging, values.get(evaluation.name, []), curve, judged)
     judged.missing += [item for item in judged.failures if item not in judged.missing]
     return judged
 

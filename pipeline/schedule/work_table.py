@@ -37,6 +37,8 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
     methods = [method for method in plan.methods.values() if method.kind == EDGE_SCORES]
     fractions = plan.config.evaluate.edge_fractions
     below = sum(fraction < 1 for fraction in fractions)
+    judging = {task for source in plan.config.discovering for task in plan.config.judges_of(source)}
+    of_chosen = {one.name for one in plan.config.evaluate.also if one.of_chosen}
     wanted = {FAITHFULNESS: [(1, 1) if method.decides else (len(fractions), below) for method in methods]}
     for one in plan.config.evaluate.also:
         counts = [one.n_circuits(plan.graph, decides=method.decides) for method in methods]
@@ -51,7 +53,7 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
         )
         for task, tokens in plan.tokens.items()
         for name, counts in wanted.items()
-        if any(n for n, _ in counts)
+        if any(n for n, _ in counts) and (task in judging or name not in of_chosen)
     }
 
 

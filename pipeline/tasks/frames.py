@@ -17,6 +17,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from string import Formatter
 from typing import Any, ClassVar
 
@@ -87,10 +88,11 @@ class FramedTask(GeneratedTask):
     def pairs(self, tokenizer: Any, seed: int) -> list[PromptPair]:
         self.need(tokenizer)
         draw = self.writer(self.lexicon(tokenizer))
-        return [
-            self.drawn(seed, index, lambda rng, index=index: self._pair(draw(rng), index))
-            for index in range(self.count)
-        ]
+
+        def write(index: int, rng: np.random.Generator) -> PromptPair:
+            return self._pair(draw(rng), index)
+
+        return [self.drawn(seed, index, partial(write, index)) for index in range(self.count)]
 
     def lexicon(self, tokenizer: Any) -> Lexicon:
         """What this tokenizer can write. PromptError where it knows no frame, or under two words of a kind."""

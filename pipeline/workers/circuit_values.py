@@ -4,20 +4,21 @@ Knows merged scores, evaluations and the files of values. Does not know how valu
 job travels, the circuits are chosen again from the run directory by whoever needs them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
-from pipeline.core.errors import ScoreError
+from pipeline.core.errors import CircuitsError, ScoreError
 from pipeline.core.items import EVALUATIONS, Item
-from pipeline.evaluation import Subject, circuit_values, selections
+from pipeline.evaluation import Chosen, Subject, circuit_values, selections
 from pipeline.store.place.where import Place
 from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt, Label
-from pipeline.store.run.opened import open_run
+from pipeline.store.run.opened import Run, open_run
 
 if TYPE_CHECKING:
     from pipeline.ablations import Statistics
@@ -26,44 +27,81 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CircuitJob:
-    """The metric of every circuit that one evaluation wants of these methods on one shard: a file. `key` is of all that
-    it depends on."""
+class Judging:
+    """Whose circuits are judged by whose prompts: those of these methods, found on the task `scored`, by those of
+    `task`. `chosen` is the share of the edges of each method's circuit, where that one is judged and not all sizes."""
 
     task: str
+    scored: str
+    methods: tuple[str, ...]
+    chosen: tuple[float | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CircuitJob:
+    """The metric of every circuit that one evaluation wants on one shard: a file. `key` is of all that it depends
+    on."""
+
+    of: Judging
     shard: int
     evaluation: str
-    methods: tuple[str, ...]
     key: str
+
+    @property
+    def task(self) -> str:
+        """Whose prompts it is of: with the shard, what a worker has at hand."""
+        return self.of.task
 
     @property
     def item(self) -> Item:
         """What it is called, and where its file and the records of its failures lie."""
-        return Item(EVALUATIONS, self.task, self.evaluation, self.shard)
+        return Item(EVALUATIONS, self.of.task, self.evaluation, self.shard)
 
     @property
     def name(self) -> str:
         return self.item.name
 
 
-def subjects_of(path: Place, config: RunConfig, task: str, methods: Iterable[str]) -> list[Subject]:
-    """What is judged of a task: the merged scores of its methods. Methods without a metric or an ablation of their own
-    are judged under the config's."""
+def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
+    """What is judged: the merged scores of the methods. Those without a metric or an ablation of their own are judged
+    under the config's."""
     run = open_run(path)
-    known = config.method_ids
-    return [
+    known, scored = config.method_ids, of.scored
+    subjects = [
         Subject(
-            task,
+            of.task,
             method,
-            run.edge_scores(method, task),
+            run.edge_scores(method, scored),
             known[method].metric or config.metric,
             known[method].ablation or config.ablation,
             config.evaluate.rank,
-            run.truth(task),
-            run.true_nodes(task),
+            run.truth(scored),
+            run.true_nodes(scored),
+            rows_of_prompts=partial(_rows_of_prompts, run, scored, method),
         )
-        for method in methods
+        for method in of.methods
     ]
+    if of.chosen is None:
+        return subjects
+    return [
+        replace(one, chosen=Chosen(circuit_at(one, fraction), fraction))
+        for one, fraction in zip(subjects, of.chosen, strict=True)
+    ]
+
+
+def circuit_at(subject: Subject, fraction: float | None) -> Circuit:
+    """The circuit of a share of the edges; the kept set where it is None."""
+    fractions = () if fraction is None else (fraction,)
+    return selections(fractions, subject.scores, rank=subject.rank)[0][1]
+
+
+def _rows_of_prompts(run: Run, task: str, method: str) -> np.ndarray | None:
+    """Every prompt's scores, as they are kept; None unless those of all prompts are."""
+    try:
+        frame = run.prompt_scores(method, task)
+    except CircuitsError:  # it has none, or none were kept
+        return None
+    return frame.to_numpy() if len(frame) == len(run.prompts(task)) else None
 
 
 def circuits_of(subject: Subject, config: RunConfig, evaluation: str) -> dict[str, Circuit]:

@@ -141,7 +141,7 @@ class Replica:
         """Commits the job's values; the circuits of its evaluation are kept while jobs differ in the shard only."""
         key = replace(job, shard=0)
         if self._judged is None or self._judged[0] != key:
-            subjects = subjects_of(self.directory.path, self.config, job.task, job.methods)
+            subjects = subjects_of(self.directory.path, self.config, job.of)
             circuits = {
                 (subject.method, job.evaluation, label): circuit
                 for subject in subjects
@@ -149,7 +149,7 @@ class Replica:
             }
             self._judged = (key, subjects, circuits)
         _, subjects, circuits = self._judged
-        batches, statistics = self.batches(job.task, job.shard), self.directory.statistics(job.task)
+        batches, statistics = self.batches(job.of.task, job.shard), self.directory.statistics(job.of.task)
         values = values_of(job.name, circuits, subjects, self.model, batches, statistics)
         ids = sorted(prompt_id for batch in batches for prompt_id in batch.prompt_ids)
         self.directory.require()
