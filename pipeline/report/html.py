@@ -99,6 +99,7 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
         "results": results,
         "faithfulness": faithfulness_svg(curve) if len(curve) and not whole else None,
         "sweeps": [(metric, ablation, pareto_svg(rows)) for metric, ablation, rows in sweeps],
+        "held_out_of": run.manifest["identity"]["tasks"][task].get("held_out_of"),
         "verdicts": [card for card in facts["verdicts"] if card["task"] == task],
         "evaluations": [
             row

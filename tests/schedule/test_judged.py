@@ -1,0 +1,144 @@
+"""A chosen circuit is judged by prompts that did not choose it: which are run, what is found, what a killed run
+keeps."""
+
+import numpy as np
+import pytest
+
+from pipeline import discover, evaluate, load_model, open_run
+from pipeline.evaluation.verdict import EVALUATIONS
+from pipeline.workers.circuit_values import values_of
+from tests.runs import content, toy_config
+
+LOOK = [
+    "sufficiency",
+    "necessity",
+    {"name": "minimality", "edges": 5},
+    {"name": "chance", "draws": 8},
+    {"name": "stability", "resamples": 20, "votes": 40, "p_del": [0.5]},
+]
+CONFIG = {
+    "tasks": [{"name": "induction", "count": 8, "held_out": 8}],
+    "evaluate": {"edge_fractions": [0.05, 0.12, 0.5, 1.0], "also": LOOK},
+    "store": {"prompt_scores": ["eap"]},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return discover(toy_config(tmp_path_factory.mktemp("judged"), **CONFIG), local=True, quiet=True)
+
+
+def value(run, method, evaluation, circuit, quantity):
+    frame = run.evaluations()
+    wanted = {"method": method, "evaluation": evaluation, "circuit": circuit, "quantity": quantity}
+    for column, name in wanted.items():
+        frame = frame[frame[column] == name]
+    assert len(frame) == 1, wanted
+    return frame["value"].item()
+
+
+def test_no_method_sees_the_prompts_that_are_held_out(run):
+    of_held_out = [item for item in run.directory.items if item.task == "induction-held-out"]
+    assert {item.kind for item in of_held_out} == {"baseline"}
+    clean = [{pair.pair.clean for pair in run.prompts(task)} for task in run.tasks]
+    assert not clean[0] & clean[1]
+    assert run.manifest["identity"]["tasks"]["induction-held-out"]["held_out_of"] == "induction"
+    assert set(run.evaluations()["task"]) == {"induction-held-out"}
+
+
+def test_the_chosen_circuit_has_on_held_out_prompts_what_the_public_function_finds(run):
+    curve = run.faithfulness().query("task == 'induction' and method == 'eap'")
+    near = curve[(curve["faithfulness"] - 1).abs() <= 0.15]
+    chosen = run.circuit("eap", "induction", top=int(near["n_edges"].min()))
+    model = load_model("toy:planted")
+    batch = model.batch(run.prompts("induction-held-out"))
+    alone = evaluate(chosen, model, [batch])
+    assert value(run, "eap", "sufficiency", "circuit", "n_edges") == chosen.n_edges
+    assert value(run, "eap", "sufficiency", "circuit", "faithfulness") == pytest.approx(
+        alone.faithfulness[0], abs=1e-5
+    )
+    twice = run.circuit("eap", "induction", top=2 * chosen.n_edges)
+    found = value(run, "eap", "sufficiency", "twice", "faithfulness")
+    assert found == pytest.approx(evaluate(twice, model, [batch]).faithfulness[0], abs=1e-5)
+    chosen.mask.flags.writeable = False
+    complement = type(chosen)(chosen.graph, ~chosen.mask)
+    left = value(run, "eap", "necessity", "complement", "faithfulness")
+    assert left == pytest.approx(evaluate(complement, model, [batch]).faithfulness[0], abs=1e-5)
+
+
+def test_a_planted_circuit_is_sufficient_necessary_and_minimal(run):
+    """What acdc keeps are the planted edges: the model has nothing else."""
+    kept = run.circuit("acdc", "induction")
+    assert value(run, "acdc", "sufficiency", "circuit", "faithfulness") == pytest.approx(1, abs=1e-3)
+    assert value(run, "acdc", "necessity", "complement", "faithfulness") == pytest.approx(0, abs=0.05)
+    assert value(run, "acdc", "minimality", "circuit", "costly") == 1
+    assert value(run, "acdc", "chance", "random", "largest") < 0.5
+    assert np.isnan(
+        value(run, "acdc", "stability", "circuit", "jaccard")
+    )  # what it would keep of others is not known
+    assert kept.n_edges == value(run, "acdc", "sufficiency", "circuit", "n_edges")
+
+
+def test_stability_is_of_the_prompts_that_gave_the_scores(run):
+    assert 0 < value(run, "eap", "stability", "circuit", "jaccard") <= 1
+    assert value(run, "eap", "stability", "circuit", "null") < 0.2
+    assert value(run, "eap", "stability", "deletion-0.5", "certified") >= 1
+
+
+def test_a_run_that_ends_while_it_judges_goes_on_with_what_is_left(run, tmp_path, monkeypatch):
+    seen = []
+
+    def dying(name, *args):
+        seen.append(name)
+        if "necessity" in name:
+            raise KeyboardInterrupt
+        return values_of(name, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.workers.execute.values_of", dying)
+        with pytest.raises(KeyboardInterrupt):
+            discover(toy_config(tmp_path, **CONFIG), local=True, quiet=True)
+    (folder,) = tmp_path.iterdir()
+    kept = content(folder / "evaluations")
+    again = []
+
+    def counting(name, *args):
+        again.append(name)
+        return values_of(name, *args)
+
+    monkeypatch.setattr("pipeline.workers.execute.values_of", counting)
+    resumed = discover(toy_config(tmp_path, **CONFIG), local=True, quiet=True)
+    assert not set(again) & set(seen[:-1])
+    assert content(resumed.path / "evaluations").items() >= kept.items()
+    wanted = content(run.path / "evaluations")
+    assert content(resumed.path / "evaluations") == wanted
+    assert resumed.evaluations().equals(run.evaluations())
+
+
+def test_without_prompts_held_out_a_circuit_is_judged_by_its_own_and_that_is_said(tmp_path):
+    from pipeline.report.essentials import essentials
+
+    own = {**CONFIG, "tasks": [{"name": "induction", "count": 8}], "methods": [{"name": "eap"}]}
+    run = discover(toy_config(tmp_path, **own), local=True, quiet=True)
+    assert set(run.evaluations()["evaluation"]) == set(EVALUATIONS)
+    (card,) = essentials(open_run(run.path))["verdicts"]
+    answers = {one["question"]: one["answer"] for one in card["judgements"]}
+    assert (card["task"], card["prompts"]) == ("induction", "induction")
+    assert answers["sufficient"] in ("yes", "undecided")
+    assert answers["held out"] == "not known"
+
+
+def test_one_word_asks_for_all_that_a_verdict_is_made_of(tmp_path):
+    config = toy_config(tmp_path, evaluate={"also": ["cpr_cmd", "verdict", {"name": "chance", "draws": 3}]})
+    assert [one.name for one in config.evaluate.also] == [
+        "cpr_cmd",
+        "chance",
+        *(name for name in EVALUATIONS if name != "chance"),
+    ]
+    assert (
+        config.evaluate.key
+        == toy_config(
+            tmp_path,
+            evaluate={**config.evaluate.model_dump(mode="json"), "bars": {"stable": 0.5}},
+        ).evaluate.key
+    )  # a bar that changes no number makes nothing anew
