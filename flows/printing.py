@@ -77,6 +77,10 @@ def print_plan(facts: Facts) -> None:
     table.add_section()
     table.add_row("total", "", *_work({**facts["totals"], "items": len(facts["items"])}, "", ""))
     show(table)
+    if filtered := sorted({row["task"] for row in facts["rows"] if row["method"] == "filtered"}):
+        say(
+            f"filter: correct leaves out what the model gets wrong of {', '.join(filtered)}: all counts are the most"
+        )
     print_planned(facts["check"])
     say(f"graph: {facts['graph']}")
     if facts["note"]:
@@ -198,7 +202,7 @@ def show_facts(run: Run, task: str | None, method: str | None, top: int) -> Fact
             row for row in facts[key] if task in (None, row["task"]) and method in (None, row["method"])
         ]
     facts["overlap"] = overlap_of(facts["overlap"], task, method)
-    return {**facts, "path": str(run.path)}
+    return {**facts, "filtered": run.directory.filtered(), "path": str(run.path)}
 
 
 def print_show(facts: Facts) -> None:
@@ -211,6 +215,11 @@ def print_show(facts: Facts) -> None:
         f"metric {facts['metric']}, ablation {facts['ablation']}, "
         + ("complete" if facts["complete"] else "INCOMPLETE")
     )
+    for task, found in facts["filtered"].items():
+        say(
+            f"{task}: {count(found['kept'])} of {count(found['of'])} prompts are kept, which the model gets right; the "
+            "others are in the folder filtered, with the reason"
+        )
     for result in facts["results"]:
         say("")
         say(

@@ -41,7 +41,9 @@ def reproduce(path: str | Place, name: str, overrides: Sequence[str] = ()) -> st
         )
     settings, since = settings_of(plan, directory.path), time.perf_counter()
     if plan.is_pooled(item):
-        rows = search_alone(plan, item, LocalPool(execute.opener(settings)))
+        rows = search_alone(
+            plan, item, LocalPool(execute.opener(settings)), directory.used_prompts(item.task)
+        )
     else:
         rows = execute.rehearse(item, execute.open_replica(settings))
     seconds = time.perf_counter() - since

@@ -32,7 +32,12 @@ from pipeline.store.run.run_dir import SUCCESS, RunDirectory
 from pipeline.store.run.status import running
 from pipeline.store.run.tables import graph_table, nodes_table
 
-_ALWAYS = ("prompt_metrics", "statistics", "prompt_scores")  # folders of items, beside those of results
+_ALWAYS = (
+    "prompt_metrics",
+    "statistics",
+    "prompt_scores",
+    "filtered",
+)  # folders of items, beside those of results
 
 
 @dataclass(frozen=True)
@@ -244,7 +249,9 @@ def _item(run: RunDirectory, item: Item) -> None:
     if item.method is not None and run.type_of(item) == EDGE_SCORES:
         expected = run.graph.n_edges
     elif item.kind == "baseline":
-        expected = len(run.prompts(item.task, item.shard)) * len(run.manifest["metrics"])
+        expected = len(run.used_prompts(item.task, item.shard)) * len(run.manifest["metrics"])
+    elif item.kind == "filtered":
+        expected = len(run.prompts(item.task, item.shard))
     if rows != expected:
         raise DamagedFileError(f"it has {rows:,} rows where {expected:,} belong")
 
@@ -259,7 +266,7 @@ def _prompt_scores(run: RunDirectory, item: Item, path: Place) -> None:
     footer = prompt_scores.check(path, run.graph.n_edges, "float16")
     if footer.get("item_key") != run.item_keys[item]:
         raise DamagedFileError("it belongs to an item with another key")
-    prompts = len(run.prompts(item.task, item.shard))
+    prompts = len(run.used_prompts(item.task, item.shard))
     if footer["rows"] != str(prompts):
         raise DamagedFileError(f"it has {footer['rows']} rows where {prompts} belong")
     read_parquet(path)

@@ -17,7 +17,7 @@ from typing import Any
 ID_PATTERN = re.compile(r"^[a-z0-9][a-z0-9._-]{0,79}$")  # of tasks and methods
 
 # What stands for the method in the name of an item that belongs to none; no method may be called so.
-RESERVED_IDS = ("baseline", "statistics")
+RESERVED_IDS = ("baseline", "statistics", "filtered")
 EVALUATIONS = "evaluations"  # the kind of an item whose method is the name of an evaluation
 
 
@@ -26,8 +26,9 @@ class Item:
     """One slice of the work of a run.
 
     `scores`, `node_scores` and every other type of result (`core.results`): one method on one shard of a task's
-    prompts. `baseline`: the metrics of one shard, clean and corrupted. `statistics`: the means over a whole task that
-    an ablation needs, shard 0. `evaluations`: what one evaluation wants to know of one shard; no plan lists it.
+    prompts. `baseline`: the metrics of one shard, clean and corrupted. `filtered`: which prompts of a shard the model
+    gets right, where the task keeps those alone. `statistics`: the means over a whole task that an ablation needs,
+    shard 0. `evaluations`: what one evaluation wants to know of one shard; no plan lists it.
     """
 
     kind: str
@@ -58,6 +59,8 @@ class Item:
             return PurePosixPath("statistics", f"task={self.task}", "means.safetensors")
         if self.kind == "baseline":
             return PurePosixPath("prompt_metrics", f"task={self.task}", shard)
+        if self.kind == "filtered":
+            return PurePosixPath("filtered", f"task={self.task}", shard)
         return PurePosixPath(self.kind, f"task={self.task}", f"method={self.method}", shard)
 
     @property

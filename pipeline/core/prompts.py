@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pipeline.core.errors import PromptError
 
@@ -178,6 +178,19 @@ def _is_number(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+T = TypeVar("T")
+
+
+def some(prompts: Sequence[T], task: str) -> Sequence[T]:
+    """The same; PromptError where a filter has kept no prompt of the task."""
+    if not prompts:
+        raise PromptError(
+            f"task {task}: filter: correct keeps no prompt, for the model gets all of them wrong; see the folder "
+            "filtered, and choose other prompts or another model (circuits check)"
+        )
+    return prompts
 
 
 def bucket_by_length(pairs: Sequence[TokenPair], batch_size: int) -> list[list[TokenPair]]:

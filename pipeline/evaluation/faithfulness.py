@@ -67,7 +67,7 @@ def circuit_values(
         model.counters.evaluations += batch.n_prompts * len(run)
         keys = [circuit.tobytes() for circuit in (full, empty, *circuits)]
         columns.append(objective(torch.stack([hidden[key] for key in keys])).cpu().numpy())
-    return np.concatenate(columns, axis=1)
+    return np.concatenate([np.zeros((2 + len(masks), 0)), *columns], axis=1)
 
 
 def _at_once(model: "PatchableModel", batch: "Batch", wirings: Sequence[Wiring]) -> Iterator[list[Wiring]]:

@@ -61,7 +61,7 @@ class NodePatching(NodeMethod):
 
         model, graph = work.model, work.model.graph
         batches = work.batches if self.one_by_one else work.having(self.positions).batches
-        n_spans = max(int(b.position_ids.max()) + 1 for b in batches) if self.one_by_one else 1
+        n_spans = max((int(b.position_ids.max()) + 1 for b in batches), default=0) if self.one_by_one else 1
         parts: list[Moments] = []
         for batch in batches:
             ablated = work.ablated(batch, self.direction)

@@ -120,7 +120,8 @@ class PromptTable:
 
 def which_have(batches: "Sequence[Batch]", positions: str) -> Bool[np.ndarray, " prompt"]:
     """Which of all prompts have the named positions."""
-    return np.concatenate([batch.having(positions).cpu().numpy() for batch in batches])
+    none = np.zeros(0, dtype=bool)
+    return np.concatenate([none, *(batch.having(positions).cpu().numpy() for batch in batches)])
 
 
 def in_chunks(values: "Iterator[Tensor]") -> Iterator[Float[np.ndarray, "prompt entry"]]:

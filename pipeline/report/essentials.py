@@ -183,7 +183,7 @@ def _result(
     size = frame["score"].abs()
     measured = frame[size >= NOISE * size.max()]
     if not len(measured):
-        measured = frame
+        measured = frame[size.notna()]  # none where no prompt was measured
     for count in ("n_prompts", "n_shards"):
         found[count] = int(frame[count].max()) if count in frame and len(frame) else None
     found["about"] = _measured(found)

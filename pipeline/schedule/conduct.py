@@ -116,9 +116,11 @@ def resume(folder: str | Place, overrides: Sequence[str] = (), *, retry_failed: 
 
 
 def waves(session: Session, workers: int) -> Iterator[list[Item]]:
-    """Pending items in portions. Statistics come first: ablations by a mean wait for them."""
-    first = [item for item in session.pending if item.kind == "statistics"]
-    yield from _portions(session, first, WAVE * workers)
+    """Pending items in portions. Which prompts are kept comes first, and then statistics: ablations by a mean wait for
+    them."""
+    for kind in ("filtered", "statistics"):
+        first = [item for item in session.pending if item.kind == kind and not _is_blocked(session, item)]
+        yield from _portions(session, first, WAVE * workers)
     rest = [
         item
         for item in session.pending
@@ -209,6 +211,7 @@ def report(session: Session) -> None:
 def finish(session: Session) -> None:
     """Marks a complete run as such."""
     if session.is_complete:
+        session.directory.record_filtered()
         session.directory.mark_complete()
     give_reserve(session.path)
 
@@ -412,7 +415,12 @@ def _portions(session: Session, items: list[Item], size: int) -> Iterator[list[I
 
 
 def _is_blocked(session: Session, item: Item) -> bool:
-    """Whether an item waits for means that are not there: their own item has failed."""
+    """Whether an item waits for means, or for which prompts are kept, and their own item has failed."""
+    if item.kind != "filtered" and session.config.task_ids[item.task].filter is not None:
+        whole = item.kind == "statistics" or session.plan.is_pooled(item)
+        shards = range(session.plan.tokens[item.task].n_shards) if whole else (item.shard,)
+        if any(Item("filtered", item.task, None, shard) not in session.done for shard in shards):
+            return True
     ablation = None if item.method is None else session.config.method_ids[item.method].ablation
     if ablation is None or not needs_statistics(ablation):
         return False

@@ -5,11 +5,13 @@ Knows sessions, the log of steps and footers. Does not know tensors, nor which p
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pipeline.core.errors import CircuitsError
 from pipeline.core.items import Item, digest
+from pipeline.core.prompts import TokenPair, some
 from pipeline.core.results import Result, rows_of
 from pipeline.methods import Cost
 from pipeline.methods.collective import Collective, Drive
@@ -55,16 +57,23 @@ def run_search(session: Session, items: tuple[Item, ...], pool: Pool, on_event: 
         enter(session, Outcome(item, attempt, time.perf_counter() - since, 0, None, failure), on_event)
 
 
-def search_alone(plan: Plan, item: Item, pool: Pool) -> int:
+def search_alone(plan: Plan, item: Item, pool: Pool, prompts: Sequence[TokenPair]) -> int:
     """The rows that the file of one such item would have; asks all of it and writes nothing durable."""
     id_ = str(item.method)
     method = _collective(plan, id_)
     batch_size = plan.config.cluster.batch_size
-    workers = PooledWorkers(pool, item.task, id_, plan.tokens[item.task], batch_size, attempts=1)
+    workers = PooledWorkers(pool, item.task, id_, prompts, batch_size, attempts=1)
     drive = method.drive({id_: method}, plan.graph, workers, plan.config.model.dtype)
     for _ in drive.steps({}):
         pass
     return len(rows_of(drive.results()[id_]))
+
+
+def _prompts(session: Session, task: str) -> Sequence[TokenPair]:
+    """The prompts that a search asks. PromptError where the task's filter keeps none."""
+    if session.config.task_ids[task].filter is None:
+        return session.plan.tokens[task]
+    return some(session.directory.used_prompts(task), task)
 
 
 def _collective(plan: Plan, method: str) -> Collective:
@@ -84,7 +93,7 @@ def _search(session: Session, item: Item, pool: Pool, on_event: OnEvent) -> tupl
         pool,
         item.task,
         first,
-        plan.tokens[item.task],
+        _prompts(session, item.task),
         config.cluster.batch_size,
         attempts=1 + config.failures.retries,
     )

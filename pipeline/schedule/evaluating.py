@@ -127,8 +127,9 @@ def choose(
     for of, every in jobs.items():
         own = [job for job in every if job.evaluation == FAITHFULNESS]
         if of.task == of.scored and there.issuperset(own):
-            shards = [evaluations.read_values(evaluations.path_of(path, job.item)) for job in own]
-            for subject in subjects_of(path, config, of):
+            every_shard = (evaluations.read_values(evaluations.path_of(path, job.item)) for job in own)
+            shards = [shard for shard in every_shard if shard]
+            for subject in subjects_of(path, config, of) if shards else ():
                 if (one := _chosen(config, subject, shards)) is not None:
                     found.setdefault(of.task, {})[subject.method] = one
     return found
@@ -177,7 +178,10 @@ def judge(
         for job in every:
             if job.evaluation not in lacking:
                 shard = evaluations.read_values(evaluations.path_of(path, job.item))
-                values.setdefault(job.evaluation, []).append(shard)
+                if shard:  # a filter may have kept no prompt of one
+                    values.setdefault(job.evaluation, []).append(shard)
+        if every and not values and not lacking:
+            continue
         for subject in subjects_of(path, config, of):
             judging, curve = subject, list[tuple[float, float | None]]()
             if of.chosen is not None:

@@ -71,6 +71,9 @@ class Plan:
         return list(self._each_item())
 
     def _each_item(self) -> Iterator[Item]:
+        for task, tokens in self.tokens.items():
+            if self.config.task_ids[task].filter is not None:
+                yield from (Item("filtered", task, None, shard) for shard in range(tokens.n_shards))
         if any(needs_statistics(name) for name in self.config.ablations):
             yield from (Item("statistics", task, None, 0) for task in self.tokens)
         sharded = {id_: method for id_, method in self.methods.items() if not method.pooled}
@@ -123,6 +126,7 @@ class Plan:
                 **({"target": task.target} if task.target != "token" else {}),
                 **({"read": task.read} if task.read is not None else {}),
                 **({"held_out_of": task.held_out_of} if task.held_out_of is not None else {}),
+                **({"filter": task.filter} if task.filter is not None else {}),
             }
             for id_, task in self.config.task_ids.items()
         }
@@ -181,7 +185,9 @@ class Plan:
             "seed": whole["seed"],
             "schema_version": SCHEMA_VERSION,
         }
-        if item.kind == "statistics":  # the same sums serve every kind of mean
+        if wanted := whole["tasks"][item.task].get("filter"):
+            identity |= {"filter": wanted}
+        if item.kind in ("statistics", "filtered"):  # the same sums serve every kind of mean
             return identity
         if item.method is None:
             return identity | {"metrics": self.config.metrics}
@@ -205,6 +211,8 @@ class Plan:
         n = self.n_prompts(item)
         if item.kind == "statistics":
             return Cost(forward_passes=n)
+        if item.kind == "filtered":
+            return Cost(forward_passes=n, rows=n)
         if item.method is None:
             return Cost(forward_passes=2 * n, rows=n * len(self.config.metrics))
         method, tokens, places = self.methods[item.method], self.tokens[item.task], self._places(item)

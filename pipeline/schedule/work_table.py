@@ -82,4 +82,6 @@ def evaluation_table(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _table_order(plan: Plan, key: tuple[str, str]) -> tuple[int, int]:
-    return list(plan.tokens).index(key[0]), ["statistics", "baseline", *plan.methods].index(key[1])
+    return list(plan.tokens).index(key[0]), ["filtered", "statistics", "baseline", *plan.methods].index(
+        key[1]
+    )

@@ -40,7 +40,8 @@ class Task(Entry):
     `target` is what is measured of an answer: its one `token`, as the default has it and checks; `sequence`, the log
     probability of all its tokens, each given those before it; `first_difference`, the first token in which right and
     wrong answers differ, after what they have in common. `read` names a span of the prompts after which the answer is
-    read, instead of the end.
+    read, instead of the end. `filter: correct` leaves prompts out that the model gets wrong, as `accuracy` says; they
+    are listed with the reason in the run's folder `filtered`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
@@ -55,10 +56,11 @@ class Task(Entry):
     target: Target = "token"
     read: str | None = None
     held_out_of: str | None = None
+    filter: Literal["correct"] | None = None
 
     paper: ClassVar[str] = ""  # where the behaviour was studied
     measure: ClassVar[str] = "logit_diff"  # the metric used there, as it is called here
-    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat", "target", "read", "held_out_of"})
+    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat", "target", "read", "held_out_of", "filter"})
 
     @property
     def id(self) -> str:

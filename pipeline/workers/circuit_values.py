@@ -138,7 +138,7 @@ def values_of(
     Methods that agree in metric and ablation are evaluated in one sweep. Raises ScoreError for values that
     are not finite.
     """
-    order = np.argsort(np.concatenate([batch.prompt_ids for batch in batches]))
+    order = np.argsort([prompt for batch in batches for prompt in batch.prompt_ids]).astype(np.intp)
     groups: dict[tuple[str, str], list[str]] = {}
     with_circuits = {label[0] for label in circuits}
     for subject in (one for one in subjects if one.method in with_circuits):

@@ -21,9 +21,9 @@ from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import CircuitsError, ModelError, ScoreError
 from pipeline.core.items import Item
-from pipeline.core.prompts import bucket_by_length
+from pipeline.core.prompts import TokenPair, bucket_by_length, some
 from pipeline.core.results import Result, Rows, rows_of
-from pipeline.core.scores import EdgeScores, NodeScores
+from pipeline.core.scores import EdgeScores, Moments, NodeScores
 from pipeline.evaluation import Subject
 from pipeline.methods.collective import Collective
 from pipeline.methods.work import Work
@@ -32,6 +32,7 @@ from pipeline.store.run.evaluations import Label, path_of, write_values
 from pipeline.store.run.run_dir import Payload, RunDirectory
 from pipeline.store.run.tables import metrics_table
 from pipeline.workers.circuit_values import CircuitJob, circuits_of, subjects_of, values_of
+from pipeline.workers.filtering import filtered
 from pipeline.workers.jobs import Opener, process_peak_memory
 from pipeline.workers.together import Consult, Enlist, Parts
 
@@ -134,8 +135,12 @@ class Replica:
         return self._together[1][id_]
 
     def task_batches(self, task: str) -> "list[Batch]":
-        """All prompts of a task in batches."""
-        return self._collate(task, None)
+        """All prompts of a task in batches. PromptError where its filter keeps none."""
+        return [*some(self._collate(task, None), task)]
+
+    def batches_to_filter(self, task: str, shard: int) -> "list[Batch]":
+        """All prompts of a shard in batches, whatever its task keeps of them."""
+        return self._batched(task, self.directory.prompts(task, shard))
 
     def _evaluate(self, job: CircuitJob) -> None:
         """Commits the job's values; the circuits of its evaluation are kept while jobs differ in the shard only."""
@@ -156,8 +161,10 @@ class Replica:
         write_values(path_of(self.directory.path, job.item), ids, values, job.key)
 
     def _collate(self, task: str, shard: int | None) -> "list[Batch]":
+        return self._batched(task, self.directory.used_prompts(task, shard))
+
+    def _batched(self, task: str, prompts: Sequence[TokenPair]) -> "list[Batch]":
         attention = self.config.task_ids[task].attention
-        prompts = self.directory.prompts(task, shard)
         buckets = bucket_by_length(prompts, self.batch_size)
         return [self.model.batch(bucket, attention=attention) for bucket in buckets]
 
@@ -236,15 +243,19 @@ def compute(item: Item, replica: Replica) -> tuple[Payload, dict[str, Any]]:
     """What goes into the item's file, and what its method wants recorded beside it."""
     if item.kind == "statistics":
         return _statistics(item, replica), {}
+    if item.kind == "filtered":
+        return filtered(replica.model, replica.batches_to_filter(item.task, item.shard)), {}
     batches = replica.batches(item.task, item.shard)
     if item.method is None:
         return _baseline(replica.model, batches, replica.config.metrics), {}
+    if not batches and isinstance(method := replica.config.method_ids[item.method], Collective):
+        return EdgeScores.from_moments(replica.model.graph, _nothing(replica.model.graph.n_edges)), {}
     if (shared := replica.together(item)) is not None:
         return shared, shared.facts
     method, work = replica.config.method_ids[item.method], replica.work(item.task, item.method, batches)
     found = method.run(work)
     if work.per_prompt and isinstance(found, EdgeScores) and found.per_prompt is not None:
-        order = np.argsort(np.concatenate([batch.prompt_ids for batch in batches]))
+        order = np.argsort([prompt for batch in batches for prompt in batch.prompt_ids])
         found = replace(found, per_prompt=found.per_prompt[order])
     return found, found.facts
 
@@ -283,8 +294,9 @@ def _statistics(item: Item, replica: Replica) -> dict[str, np.ndarray]:
 
 def _baseline(model: "PatchableModel", batches: "Sequence[Batch]", metrics: Sequence[str]) -> pa.Table:
     """Every metric on the clean and the corrupted side of every prompt, prompts in order."""
-    parts = [_baseline_values(model, batch, metrics) for batch in batches]
-    prompt_ids = np.concatenate([batch.prompt_ids for batch in batches])
+    none = np.zeros((len(metrics), 2, 0))
+    parts = [none, *(_baseline_values(model, batch, metrics) for batch in batches)]
+    prompt_ids = np.asarray([prompt for batch in batches for prompt in batch.prompt_ids], dtype=np.int64)
     values = np.concatenate(parts, axis=-1)
     if bad := int((~np.isfinite(values)).sum()):
         raise ScoreError(f"{bad} of {values.size} metric values are not finite; look at the model's logits")
@@ -305,6 +317,11 @@ def _baseline_values(
             objective = model.objective(get_metric(name), batch, clean)
             values.append([objective(clean).cpu().numpy(), objective(corrupted).cpu().numpy()])
     return np.asarray(values, dtype=np.float64).reshape(len(metrics), 2, batch.n_prompts)
+
+
+def _nothing(n: int) -> Moments:
+    """Moments over no prompt."""
+    return Moments(np.zeros(n, dtype=np.int64), np.full(n, np.nan), np.full(n, np.nan))
 
 
 def _rows(payload: Payload) -> int:

@@ -103,7 +103,7 @@ def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> pd.Da
 def _one_shard(directory: RunDirectory, item: Item, path: Place) -> tuple[np.ndarray, np.ndarray]:
     """Prompt ids and scores of a shard, which must be as many and as wide as they are claimed to be."""
     rows = prompt_scores.check(path, directory.graph.n_edges, "float16")["rows"]
-    if rows != str(len(directory.prompts(item.task, item.shard))):
+    if rows != str(len(directory.used_prompts(item.task, item.shard))):
         raise DamagedFileError(f"it has {rows} rows, which is not the number of the shard's prompts")
     return prompt_scores.read(path)
 

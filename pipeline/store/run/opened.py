@@ -134,6 +134,13 @@ class Run:
         """The prompts of a task, in order."""
         return self.directory.prompts(_one(task, self.tasks, "task"))
 
+    def filtered(self, task: str) -> pd.DataFrame:
+        """A row per prompt of a task with a filter: prompt_id kept reason said (the token that it says first)."""
+        _one(task, self.tasks, "task")
+        items = [i for i in self.directory.items if i.kind == "filtered" and i.task == task]
+        sources: Sources = [(item, {}) for item in items]
+        return frame_of(self.directory, sources, f"filter of task {task}")
+
     def baseline(self, task: str) -> pd.DataFrame:
         """A row per prompt and metric: prompt_id metric clean corrupted."""
         _one(task, self.tasks, "task")

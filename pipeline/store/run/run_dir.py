@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, canonical_json
+from pipeline.core.prompts import TokenPair
 from pipeline.core.results import EDGE_SCORES, NODE_SCORES, Result, ResultType, Rows, declared
 from pipeline.core.scores import EdgeScores, NodeScores
 from pipeline.store.place.atomic import read_json, remove, set_aside, sweep_temporaries, write_json
@@ -146,7 +147,9 @@ class RunDirectory(PlannedRun):
 
     def schema(self, item: Item) -> pa.Schema:
         """The columns of the Parquet file of an item."""
-        return schema.PROMPT_METRICS if item.method is None else schema.of_type(self.type_of(item))
+        if item.method is not None:
+            return schema.of_type(self.type_of(item))
+        return schema.FILTERED if item.kind == "filtered" else schema.PROMPT_METRICS
 
     def commit(self, item: Item, payload: Payload, footer: Mapping[str, Any] | None = None) -> Place:
         """Writes the item's file atomically and returns its path.
@@ -179,7 +182,7 @@ class RunDirectory(PlannedRun):
         """Writes every prompt's scores. Before the item's own file: one that is there means that these are."""
         if scores.per_prompt is None:
             raise TypeError(f"{item.name}: every prompt's scores are to be kept, and there are none")
-        prompt_ids = [prompt.prompt_id for prompt in self.prompts(item.task, item.shard)]
+        prompt_ids = [prompt.prompt_id for prompt in self.used_prompts(item.task, item.shard)]
         prompt_scores.write(
             self.path / prompt_scores.path_of(item), prompt_ids, scores.per_prompt, kind, facts
         )
@@ -340,6 +343,59 @@ class RunDirectory(PlannedRun):
             raise RunDirectoryError(
                 f"{self.path}: item {item.name} is not in its plan; plan the run again"
             ) from None
+
+    # --- prompts that are left out ------------------------------------------------------------------------
+
+    @cached_property
+    def _filters(self) -> dict[str, tuple[Item, ...]]:
+        """By task that keeps prompts which the model gets right alone, the items that say which."""
+        found: dict[str, list[Item]] = {}
+        for item in self.items:
+            if item.kind == "filtered":
+                found.setdefault(item.task, []).append(item)
+        return {task: tuple(items) for task, items in found.items()}
+
+    def used_prompts(self, task: str, shard: int | None = None) -> list[TokenPair]:
+        """The prompts of a shard, or of the whole task, that are measured: those that its filter keeps, where it has
+        one. RunDirectoryError where that is not known yet."""
+        tokens = self.prompts(task, shard)
+        if task not in self._filters:
+            return tokens
+        kept: set[int] = set()
+        for item in self._filters[task]:
+            if shard in (None, item.shard):
+                kept |= self._kept(item)
+        return [token for token in tokens if token.prompt_id in kept]
+
+    def _kept(self, item: Item) -> set[int]:
+        try:
+            self.check(item, kept={})
+            table = self.table(item)
+        except FileNotFoundError:
+            raise RunDirectoryError(
+                f"{self.path}: which prompts of task {item.task}, shard {item.shard} the model gets right is not known "
+                f"yet; circuits resume {self.path} finds out"
+            ) from None
+        except DamagedFileError as error:
+            raise RunDirectoryError(
+                f"{self.path / item.path}: damaged ({error}); circuits resume {self.path} computes it anew"
+            ) from None
+        return set(table.filter(table["kept"])["prompt_id"].to_pylist())
+
+    def filtered(self) -> dict[str, dict[str, int]]:
+        """By task with a filter: how many prompts are kept, `of` how many that were looked at, in `all`."""
+        counts = {}
+        for task, items in self._filters.items():
+            tables = [self.table(item) for item in items if item in self.done([item], rename=False)]
+            kept = sum(int(table["kept"].to_numpy(zero_copy_only=False).sum()) for table in tables)
+            counts[task] = {"kept": kept, "of": sum(map(len, tables)), "all": len(self.prompts(task))}
+        return counts
+
+    def record_filtered(self) -> None:
+        """Writes into the manifest how many prompts of how many are measured."""
+        if self._filters:
+            self.manifest["filtered"] = self.filtered()
+            write_json(self.path / "manifest.json", self.manifest)
 
     # --- failures ----------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ def merged(result: ResultType) -> pa.Schema:
     return _schema(**columns)
 
 
+FILTERED = _schema(prompt_id=pa.int64(), kept=pa.bool_(), reason=(pa.string(),), said=pa.int32())
 PROMPT_METRICS = _schema(prompt_id=pa.int64(), metric=_NAME, clean=(pa.float64(),), corrupted=(pa.float64(),))
 
 SCORES, AGGREGATE = of_type(EDGE_SCORES), merged(EDGE_SCORES)
