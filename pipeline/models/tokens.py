@@ -182,7 +182,8 @@ class Reader:
     def _in_vocabulary(self, token: int, where: str) -> int:
         if token < 0 or (self.vocab_size is not None and token >= self.vocab_size):
             raise PromptError(
-                f"{where}: token id {token} is outside of the model's vocabulary of {self.vocab_size}"
+                f"{where}: token id {token} is outside of the model's vocabulary of {self.vocab_size}; give ids from 0 "
+                "on that it has, or the model that they are of"
             )
         return int(token)
 

@@ -112,7 +112,7 @@ def _at(row: Row, path: str, field: str, where: str) -> Any:
     column = _column(row, path)
     if column not in row:
         names = ", ".join(map(str, list(row)[:8]))
-        raise PromptError(f"{where}: columns: {field}: there is no column {column!r}; there are {names}")
+        raise PromptError(f"{where}: columns: {field}: there is no column {column!r}; name one of {names}")
     return _within(row[column], [part for part in path[len(column) + 1 :].split(".") if part], path, where)
 
 
@@ -199,7 +199,10 @@ def _chosen_label(row: Mapping[str, Any], where: str) -> tuple[str, list[str]]:
         return str(key), labels
     if str(key).isdecimal() and int(str(key)) < len(labels):
         return labels[int(str(key))], labels
-    raise PromptError(f"{where}: 'answerKey' is {shortened(str(key))}, which is none of the choices {labels}")
+    raise PromptError(
+        f"{where}: 'answerKey' is {shortened(str(key))}, which is none of the choices {labels}; write one of them, or "
+        "its number from 0"
+    )
 
 
 def _mib(usual: str, kind: Literal["names", "letters", "sums"]) -> Callable[[Row, str, str], Row]:

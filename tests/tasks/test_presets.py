@@ -159,7 +159,7 @@ def test_fields_that_columns_do_not_name_are_found_as_ever(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"clean": "prompts"}, r"rows\.jsonl:1: columns: clean: there is no column 'prompts'; there are prompt, cf"),
+        ({"clean": "prompts"}, r"rows\.jsonl:1: columns: clean: there is no column 'prompts'; name one of prompt, cf"),
         ({"clean": "prompt", "corrupted": "cf.text"}, r"no 'text' in 'cf\.text', which has prompt; write another path"),
         ({"clean": "prompt.0"}, r"no '0' in 'prompt\.0', which has 'The keys'; write another path"),
         ({"prompt": "clean"}, r"columns: unknown field 'prompt'; known: answers, clean, corrupted"),
