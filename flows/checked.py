@@ -25,8 +25,9 @@ def planned_facts(plan: Plan) -> Facts:
         id_: prompt_facts(
             islice(tokens, LOOKED_AT),
             tokenizer,
-            per_shard=plan.config.shards.prompts,
+            per_shard=tokens.per_shard,
             batch_size=cluster.batch_size,
+            sizes=map(len, map(tokens.of_shard, range(tokens.n_shards))),
         )
         for id_, tokens in plan.tokens.items()
     }

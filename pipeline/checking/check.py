@@ -18,6 +18,7 @@ from pipeline.models.limits import branched_limit
 from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
 from pipeline.models.trial import try_folder
 from pipeline.schedule.listeners import tell
+from pipeline.schedule.task_prompts import task_prompts
 from pipeline.tasks import Task
 
 AT_ONCE = 256  # prompts between two words on how far it is
@@ -72,8 +73,10 @@ def tried(
             part = tokens[start : start + AT_ONCE]
             behaviour.take(part, cluster.batch_size)
             tell(id_, start + len(part), (start + len(part)) / len(tokens))
+        cut = task_prompts(tokens, config.shards, task=id_)
+        sizes = map(len, map(cut.of_shard, range(cut.n_shards)))
         facts = prompt_facts(
-            tokens, tokenizer, per_shard=config.shards.prompts, batch_size=cluster.batch_size
+            cut, tokenizer, per_shard=cut.per_shard, batch_size=cluster.batch_size, sizes=sizes
         )
         facts |= {"refused": refused.to_list(), **behaviour.facts()}
         for one in facts["instead"]:

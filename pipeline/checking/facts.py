@@ -5,6 +5,7 @@ Knows prompts in tokens and, to show them, the tokenizer. Does not know models; 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ SHOWN = 8  # places at which prompts differ
 
 
 def prompt_facts(
-    tokens: Iterable[TokenPair], tokenizer: Any, *, per_shard: int, batch_size: int
+    tokens: Iterable[TokenPair], tokenizer: Any, *, per_shard: int, batch_size: int, sizes: Iterable[int] = ()
 ) -> dict[str, Any]:
     """Facts about prompts as they are batched, in plain data; shares are of the prompts. Keeps lengths and a hash of
     each prompt, so that there may be millions.
@@ -32,6 +33,8 @@ def prompt_facts(
     widths: list[int] = []
     first = None
     waiting: list[TokenPair] = []
+    rooms = chain(sizes, repeat(per_shard))
+    room = next(rooms)
     slots = 0
     for token in tokens:
         first = token if first is None else first
@@ -52,9 +55,9 @@ def prompt_facts(
             if any(start <= place < end for place in places)
         )
         waiting.append(token)
-        if len(waiting) == per_shard:
+        if len(waiting) == room:
             slots += _slots(waiting, batch_size)
-            waiting = []
+            waiting, room = [], next(rooms)
     slots += _slots(waiting, batch_size)
     n = len(lengths)
     return {

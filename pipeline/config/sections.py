@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipeline.core.entries import Entry
 from pipeline.core.items import digest
@@ -58,9 +58,46 @@ class ModelSection(Section):
 
 
 class Shards(Section):
-    """How a task's prompts are cut."""
+    """How a task's prompts are cut: in order, unless something else is asked for."""
+
+    later: ClassVar = frozenset({"by_length", "stratify", "minutes", "tokens_per_second"})
 
     prompts: int = Field(default=100, ge=1, le=MOST_PROMPTS, description="prompts per shard")
+    by_length: bool = Field(default=False, description="prompts of like length together: less padding")
+    stratify: OneLine | None = Field(
+        default=None,
+        min_length=1,
+        description="a like share in every shard of each template (what is left of a prompt without its spans), or of "
+        "each value of another column of a file",
+    )
+    minutes: float | None = Field(
+        default=None, gt=0, le=1e6, description="instead of a number of prompts: how long a shard may take"
+    )
+    tokens_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e12,
+        description="for minutes: tokens of prompts that a worker takes through its slowest method in a second",
+    )
+
+    @model_validator(mode="after")
+    def _says_how_fast(self) -> "Shards":
+        if (self.minutes is None) != (self.tokens_per_second is None):
+            raise ValueError(
+                "minutes needs tokens_per_second, and the other way round: shards must not depend on who measures; "
+                "`circuits status` of a run says how long its items took"
+            )
+        return self
+
+    @property
+    def most_tokens(self) -> float | None:
+        """Tokens of prompts that a shard may hold, where it is cut by time."""
+        return None if self.minutes is None else self.minutes * 60 * float(self.tokens_per_second or 0)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether shards are so many consecutive prompts each."""
+        return not self.by_length and self.stratify is None and self.minutes is None
 
 
 class Evaluate(Section):

@@ -19,7 +19,7 @@ from pipeline.models.tokens import tokenised
 from pipeline.models.trial import try_folder
 from pipeline.schedule.listeners import tell
 from pipeline.schedule.plan import Plan
-from pipeline.schedule.task_prompts import TaskPrompts
+from pipeline.schedule.task_prompts import TaskPrompts, task_prompts
 from pipeline.store.run.bootstrap import MOST_EDGES
 from pipeline.tasks import Task
 
@@ -47,10 +47,10 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
     tokens = {}
     for id_, task in config.task_ids.items():
         if recorded and id_ in recorded:
-            tokens[id_] = TaskPrompts(recorded[id_], config.shards.prompts, read)
+            tokens[id_] = task_prompts(recorded[id_], config.shards, read, id_)
             continue
         pairs = _told(task, id_, tokenizer, config.seed)
-        tokens[id_] = TaskPrompts(
+        tokens[id_] = task_prompts(
             tokenised(
                 pairs,
                 tokenizer,
@@ -59,8 +59,9 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
                 needs_wrong=needs_wrong,
                 max_branched=branched_limit(model.config),
             ),
-            config.shards.prompts,
+            config.shards,
             read,
+            id_,
         )
         if not tokens[id_]:
             raise PromptError(f"task {id_}: has no prompts; give it at least one pair")

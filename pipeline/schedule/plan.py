@@ -244,7 +244,7 @@ class Plan:
     @cached_property
     def memory(self) -> Memory:
         """What one worker holds."""
-        longest = max((len(tokens.of_shard(0)) for tokens in self.tokens.values()), default=0)
+        longest = max((min(tokens.per_shard, len(tokens)) for tokens in self.tokens.values()), default=0)
         kept = longest if self.config.prompt_scores else 0
         footprint = Footprint(self.model.config, self.graph, self.config.model.dtype)
         lengths = {task: tokens.lengths for task, tokens in self.tokens.items()}

@@ -10,7 +10,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import overload
 
 import numpy as np
@@ -18,13 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
+from pipeline.config.sections import Shards
+from pipeline.core.errors import PromptError
 from pipeline.core.items import canonical_json
 from pipeline.core.prompts import TokenPair
+from pipeline.core.sharding import arranged, cut
 from pipeline.store.run import schema
 from pipeline.store.run.spill import Spill
 from pipeline.store.run.tables import prompt_rows, prompts_of
 
 CHUNK = 1024  # prompts that are written together
+MOST_ARRANGED = 1_000_000  # prompts of a task that are not cut in order
 
 
 class _Digest:
@@ -46,32 +50,33 @@ class _Digest:
 
 
 class _Digests:
-    """A digest over all entries, and one over those of each shard."""
+    """A digest over all entries, and one over those of each shard, which is so large or as `sizes` say one by one."""
 
-    def __init__(self, per_shard: int) -> None:
-        self._per_shard = per_shard
-        self._all, self._shard, self._count = _Digest(), _Digest(), 0
+    def __init__(self, per_shard: int, sizes: Sequence[int] = ()) -> None:
+        self._sizes = chain(sizes, repeat(per_shard))
+        self._room = next(self._sizes)
+        self._all, self._shard, self._held = _Digest(), _Digest(), 0
         self.shards: list[str] = []
 
     def add(self, entries: list[str]) -> None:
         """Entries as canonical JSON."""
         while entries:
-            room = self._per_shard - self._count % self._per_shard
+            room = self._room - self._held
             text = ",".join(entries[:room])
             self._all.add_text(text)
             self._shard.add_text(text)
-            self._count += len(entries[:room])
-            if self._count % self._per_shard == 0:
+            self._held += len(entries[:room])
+            if self._held == self._room:
                 self._end_shard()
             entries = entries[room:]
 
     def _end_shard(self) -> None:
         self.shards.append(self._shard.hex())
-        self._shard = _Digest()
+        self._shard, self._held, self._room = _Digest(), 0, next(self._sizes)
 
     def finish(self) -> str:
         """The digest over all; those of the shards are in `shards`."""
-        if self._count % self._per_shard:
+        if self._held:
             self._end_shard()
         return self._all.hex()
 
@@ -79,10 +84,18 @@ class _Digests:
 class TaskPrompts(Sequence[TokenPair]):
     """All prompts of one task; a sequence that is read from where they lie."""
 
-    def __init__(self, tokens: Iterable[TokenPair], per_shard: int, spans: Iterable[str] = ()) -> None:
-        """Takes the prompts in, in order. `spans` are those whose places are part of a digest."""
-        digests, lengths = _Digests(per_shard), array("i")
-        of_spans = {name: (_Digests(per_shard), bytearray()) for name in spans}
+    def __init__(
+        self,
+        tokens: Iterable[TokenPair],
+        per_shard: int,
+        spans: Iterable[str] = (),
+        sizes: Sequence[int] = (),
+    ) -> None:
+        """Takes the prompts in, in order. `spans` are those whose places are part of a digest. `sizes` are those of the
+        shards one by one, where they differ; `per_shard` is then the largest."""
+        digests, lengths = _Digests(per_shard, sizes), array("i")
+        of_spans = {name: (_Digests(per_shard, sizes), bytearray()) for name in spans}
+        ends = np.cumsum(np.asarray(sizes, dtype=np.int64))
         names: dict[str, None] = {}
         self._rows = Spill(schema.PROMPT_ROWS)
         self.differs = self.has_notes = self.has_targets = False
@@ -90,7 +103,9 @@ class TaskPrompts(Sequence[TokenPair]):
         passing = iter(tokens)
         while chunk := list(islice(passing, CHUNK)):
             start = len(lengths)
-            rows = prompt_rows(chunk, [(start + i) // per_shard for i in range(len(chunk))])
+            places = np.arange(start, start + len(chunk))
+            numbers = ends.searchsorted(places, "right") if len(ends) else places // per_shard
+            rows = prompt_rows(chunk, numbers.tolist())
             self._rows.add(rows)
             digests.add(_entries(chunk, rows))
             for name, (digest, has) in of_spans.items():
@@ -106,7 +121,7 @@ class TaskPrompts(Sequence[TokenPair]):
             for token in chunk:
                 names.update(dict.fromkeys(token.spans))
         self._rows.finish()
-        self.per_shard = per_shard
+        self.per_shard, self._ends = per_shard, ends
         self.span_names = tuple(names)
         self.lengths: Int[np.ndarray, " prompt"] = np.frombuffer(lengths, dtype=np.int32)
         self.digest = digests.finish()
@@ -142,10 +157,12 @@ class TaskPrompts(Sequence[TokenPair]):
 
     @property
     def n_shards(self) -> int:
-        return -(-len(self) // self.per_shard)
+        return len(self._ends) or -(-len(self) // self.per_shard)
 
     def of_shard(self, shard: int) -> range:
-        """The indices of a shard's prompts."""
+        """Where a shard's prompts stand among these."""
+        if len(self._ends):
+            return range(int(self._ends[shard - 1]) if shard else 0, int(self._ends[shard]))
         return range(shard * self.per_shard, min((shard + 1) * self.per_shard, len(self)))
 
     def has_span(self, name: str) -> Bool[np.ndarray, " prompt"]:
@@ -155,6 +172,46 @@ class TaskPrompts(Sequence[TokenPair]):
     def tables(self, size: int) -> Iterator[pa.Table]:
         """The rows of `prompts.parquet`, `size` at a time, without the name of the task."""
         return self._rows.tables(size)
+
+
+def task_prompts(
+    tokens: Iterable[TokenPair], shards: Shards, spans: Iterable[str] = (), task: str = ""
+) -> TaskPrompts:
+    """The prompts of a task, cut as the config says. PromptError for more than `MOST_ARRANGED` that are not cut in
+    order: these are held in memory at once."""
+    if shards.in_order:
+        return TaskPrompts(tokens, shards.prompts, spans)
+    every = list(islice(tokens, MOST_ARRANGED + 1))
+    if len(every) > MOST_ARRANGED:
+        raise PromptError(
+            f"task {task}: over {MOST_ARRANGED:,} prompts are cut in order alone; leave by_length, stratify and "
+            "minutes out, or cut the task into several"
+        )
+    every.sort(key=lambda token: token.prompt_id)  # those that a run has recorded come shard by shard
+    lengths = [token.length for token in every]
+    strata = [_stratum(token, shards.stratify, task) for token in every]
+    order = arranged(lengths, strata, by_length=shards.by_length)
+    most = shards.most_tokens
+    cuts = cut(order, [1] * len(every), shards.prompts) if most is None else cut(order, lengths, most)
+    sizes = [len(one) for one in cuts]
+    ordered = (every[index] for one in cuts for index in one)
+    return TaskPrompts(ordered, max(sizes, default=1), spans, sizes)
+
+
+def _stratum(token: TokenPair, by: str | None, task: str) -> str:
+    """What a prompt is one of: the value of a column, or its template, the text without its spans."""
+    if by is None:
+        return ""
+    pair = token.pair
+    if by in pair.notes:
+        return canonical_json(pair.notes[by])
+    if by != "template":
+        raise PromptError(
+            f"task {task}: {pair.source or f'prompt {token.prompt_id}'} has no column {by!r} to stratify by; name one "
+            "that every row has, or template"
+        )
+    covered = {i for first, end in token.spans.values() for i in range(first, end)}
+    return canonical_json([0 if i in covered else one for i, one in enumerate(token.clean)])
 
 
 def _entries(tokens: Sequence[TokenPair], rows: pa.Table) -> list[str]:
