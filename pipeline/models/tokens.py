@@ -65,13 +65,13 @@ def tokenised(
     """What `tokenise` returns, pair by pair, in the memory of `CHUNK` pairs."""
     numbered, words = enumerate(pairs), None
     while chunk := list(itertools.islice(numbered, CHUNK)):
+        if chunk[0][0] == 0 and len(chunk) == CHUNK and any(isinstance(p.clean, str) for _, p in chunk):
+            words = Words.of(tokenizer)
         reader = Reader.of([pair for _, pair in chunk], tokenizer, vocab_size, words)
         for index, pair in chunk:
             token_pair = reader.tokens(index, pair)
             check_pair(token_pair, max_length=max_length, needs_wrong=needs_wrong, max_branched=max_branched)
             yield token_pair
-        if chunk[0][0] == 0 and len(chunk) == CHUNK and reader.known:
-            words = Words.of(tokenizer)
 
 
 @dataclass(frozen=True)

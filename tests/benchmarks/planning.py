@@ -1,9 +1,12 @@
 """What planning costs: rows of a file of pairs, memory for each of them, and `status` of a run of many items.
 
+Long texts stand beside their floor, what the tokenizer alone takes for them; they are read word by word, for less.
+
 Knows configs and the bundled model. The byte-level BPE tokenizer is trained here, on the sentences that it reads.
 """
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from pipeline.config import RunConfig
 from pipeline.core.prompts import PromptPair
 from pipeline.core.scores import EdgeScores
 from pipeline.models.load import load_tokenizer, resolve_model
+from pipeline.models.tokens import CHUNK
 from pipeline.schedule import Plan, make_plan
 from pipeline.store.run import schema
 from pipeline.store.run.opened import open_run
@@ -36,6 +40,7 @@ def planning_rows(folder: Path) -> list[dict[str, Any]]:
         seconds = cpu_seconds(lambda path=path, model=model: plan_of(path, model), repetitions=1)
         what = f"planning {ROWS:,} JSONL pairs, {name}"
         rows.append(row(what, ROWS / seconds, "rows/s", "CPU; target 10,000"))
+    rows += long_rows(folder, pairs)
     path = file_of(folder / "ids.jsonl", ids(), MANY)
     few = peak_bytes(lambda: plan_of(path, "toy:planted", limit=MANY // 10))
     grown = peak_bytes(lambda: plan_of(path, "toy:planted"))
@@ -51,6 +56,38 @@ def planning_rows(folder: Path) -> list[dict[str, Any]]:
         run.commit(item, scores if item.kind == "scores" else schema.PROMPT_METRICS.empty_table())
     seconds = min(wall_seconds(lambda: open_run(run.path).status()) for _ in range(3))
     return [*rows, row(f"status of {ITEMS:,} items", 1e3 * seconds / ITEMS, "ms/item", "wall; target 0.075")]
+
+
+def long_rows(folder: Path, pairs: list[PromptPair]) -> list[dict[str, Any]]:
+    """Rows a second of texts of a hundred words, which no two have in common, and the floor."""
+    path = file_of(folder / "long.jsonl", long(pairs), ROWS)
+    model = str(folder / "bpe")
+    backend = load_tokenizer(resolve_model(model)).backend_tokenizer
+    texts = [read[name] for read in map(json.loads, path.open()) for name in ("clean", "corrupted")]
+
+    def encode() -> None:
+        for start in range(0, len(texts), 2 * CHUNK):
+            backend.encode_batch_fast(texts[start : start + 2 * CHUNK])
+
+    floor = cpu_seconds(encode, repetitions=1)
+    seconds = cpu_seconds(lambda: plan_of(path, model), repetitions=1)
+    what = f"{ROWS:,} JSONL pairs of a hundred words"
+    return [
+        row(f"tokenizing {what}", ROWS / floor, "rows/s", "CPU; the floor: encode_batch_fast of both texts"),
+        row(
+            f"planning {what}", ROWS / seconds, "rows/s", "CPU; target 10,000", f"{floor / seconds:.2g} of it"
+        ),
+    ]
+
+
+def long(pairs: list[PromptPair]) -> Iterator[dict[str, Any]]:
+    """The pairs behind ninety words of theirs in an order of its own."""
+    rng = random.Random(0)
+    words = sorted({word for pair in pairs for word in str(pair.clean).split()})
+    for i in range(ROWS):
+        pair = plain(pairs[i % len(pairs)])
+        lead = " ".join(rng.choices(words, k=90))
+        yield pair | {name: f"{lead} {pair[name]}" for name in ("clean", "corrupted")}
 
 
 def plan_of(path: Path, model: str, limit: int | None = None, per_shard: int = 100) -> Plan:
