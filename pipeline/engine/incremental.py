@@ -10,9 +10,10 @@ Only alive nodes are recomputed, and only where they are needed (`pipeline.core.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.core.liveness import Liveness
@@ -28,7 +29,8 @@ PortKey = tuple[int, str, int]  # layer, port, head
 class Trial:
     """Variants of one receiver's input on their way through the network: what each changes, and where it ends.
 
-    `hidden` is the final hidden state at the answer, None where nothing arrives there.
+    `hidden` is the final hidden state at the answer, None where nothing arrives there. `mute` says at which rows a
+    changed sender writes nothing at all, where what is removed writes nothing either.
     """
 
     receiver: int
@@ -36,6 +38,7 @@ class Trial:
     inputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
     ports: dict[PortKey, Float[Tensor, "variant prompt row d_head"]] = field(default_factory=dict)
     outputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
+    mute: dict[int, Bool[Tensor, "variant prompt row one"]] = field(default_factory=dict)
     hidden: Float[Tensor, "variant prompt *read d_model"] | None = None
 
 
@@ -49,6 +52,7 @@ class Incremental:
         self._inputs: dict[int, Tensor] = {}  # alive receiver -> its current input
         self._outputs: dict[int, Tensor] = {}  # alive sender -> its current output
         self._ports: dict[PortKey, Tensor] = {}  # -> current q, k or v
+        self._mute: dict[int, Tensor] = {}  # alive sender that has changed -> where it writes nothing
         self.hidden: Float[Tensor, "prompt *read d_model"] | None = None  # None: that of the clean run
 
     @property
@@ -168,7 +172,8 @@ class Incremental:
         """`spread` for all changed heads of a layer, whose sums are normed by every receiver that kept some."""
         readers = defaultdict[int, list[int]](list)
         changes = {sender: out - self._current(sender) for sender, out in outputs.items()}
-        trial.outputs.update(outputs)
+        for sender, out in outputs.items():
+            self._note(sender, out, trial)
         for sender in outputs:
             for receiver in self.liveness.readers.get(sender, ()):
                 readers[receiver].append(sender)
@@ -201,15 +206,17 @@ class Incremental:
         """The state in which the receiver's input is `x`; this one stays as it is."""
         [trial] = propagate([(self, receiver, x[None])], keep=True)
         after = Incremental(self.recorded, liveness)
-        after._inputs, after._outputs, after._ports = (
+        after._inputs, after._outputs, after._ports, after._mute = (
             dict(self._inputs),
             dict(self._outputs),
             dict(self._ports),
+            dict(self._mute),
         )
         after.hidden = self.hidden if trial.hidden is None else trial.hidden[0]
         after._inputs.update({receiver: value[0] for receiver, value in trial.inputs.items()})
         after._outputs.update({sender: value[0] for sender, value in trial.outputs.items()})
         after._ports.update({key: value[0] for key, value in trial.ports.items()})
+        after._mute.update({sender: value[0] for sender, value in trial.mute.items()})
         return after
 
     # --- propagation --------------------------------------------------------------------------------------
@@ -227,6 +234,7 @@ class Incremental:
         changed: dict[tuple[Port, int], list[int]] = defaultdict(list)
         for receiver in sorted(trial.inputs):
             if first <= receiver < last:
+                self.arrive(receiver, trial)
                 port: Port = graph.receivers[receiver].port  # type: ignore[assignment]  # below the MLP's all have one
                 changed[port, trial.inputs[receiver].shape[-2]].append(receiver)
         if not changed:
@@ -333,7 +341,7 @@ class Incremental:
 
     def spread(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
         """Adds the change of a sender's output to every receiver that kept its edge."""
-        trial.outputs[sender] = out
+        self._note(sender, out, trial)
         delta, answer, n_reads = out - self._current(sender), None, self.executor.n_reads
         for receiver in self.liveness.readers.get(sender, ()):
             x = trial.inputs.get(receiver)
@@ -345,6 +353,36 @@ class Incremental:
             else:
                 change = delta
             trial.inputs[receiver] = x + change.to(x.device)
+
+    def _note(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
+        trial.outputs[sender] = out
+        if self.recorded.silent:
+            trial.mute[sender] = (out == 0).all(dim=-1, keepdim=True)
+
+    @cached_property
+    def _kept(self) -> dict[int, list[int]]:
+        """The senders that each decided receiver reads, in order."""
+        kept = defaultdict[int, list[int]](list)
+        for sender in sorted(self.liveness.readers):
+            for receiver in self.liveness.readers[sender]:
+                kept[receiver].append(sender)
+        return kept
+
+    def arrive(self, receiver: int, trial: Trial) -> None:
+        """Everything that changes this receiver's input has: where all that it reads writes nothing no rounding of the
+        changes is left, which a norm would multiply."""
+        senders = self._kept.get(receiver, ())
+        if receiver == trial.receiver or not self.recorded.silent or not senders:
+            return
+        x, nothing = trial.inputs[receiver], None
+        for sender in senders:
+            mute = trial.mute.get(sender, self._mute.get(sender))
+            if mute is None:  # it writes what it writes in the clean run
+                return
+            mute = self._rows_of(mute, x).to(x.device)
+            nothing = mute if nothing is None else nothing & mute
+        assert nothing is not None, "it reads something"
+        trial.inputs[receiver] = torch.where(nothing, self._rows_of(self.recorded.constants(receiver), x), x)
 
 
 @torch.no_grad()
@@ -368,12 +406,17 @@ def propagate(
             state.run_heads(layer, trial)
         mlp = graph.mlp_receiver(layer)
         ready = [(state, trial) for state, trial in zip(states, trials, strict=True) if mlp in trial.inputs]
+        for state, trial in ready:
+            state.arrive(mlp, trial)
         outputs = _mlp_of_all(executor, layer, [trial.inputs[mlp] for _, trial in ready])
         for (state, trial), out in zip(ready, outputs, strict=True):
             state.spread(graph.mlp_sender(layer), out, trial)
         if not keep:
             for trial in trials:
                 _let_go(trial, mlp)
+    for state, trial in zip(states, trials, strict=True):
+        if graph.logits_receiver in trial.inputs:
+            state.arrive(graph.logits_receiver, trial)
     arrived = [trial for trial in trials if graph.logits_receiver in trial.inputs]
     if arrived:
         finals = torch.cat([trial.inputs[graph.logits_receiver] for trial in arrived])

@@ -108,14 +108,20 @@ def test_single_precision_decides_as_double_where_the_margin_allows(setting_of, 
 
 
 @pytest.mark.parametrize(
-    "kind", ["mistral", *slow("gemma2", "gpt2", "llama", "qwen2", "gemma3", "olmo2", "opt")]
+    ("kind", "seed"),
+    [
+        ("mistral", 2),
+        *slow(*((kind, 0) for kind in ("gpt2", "llama", "qwen2", "gemma3", "opt"))),
+        *slow(*((kind, seed) for kind in ("mistral", "gemma2", "olmo2") for seed in (0, 1))),
+    ],
 )
-def test_single_precision_ends_where_double_does_under_zero_ablation(setting_of, kind):
+def test_single_precision_has_the_deltas_and_the_end_of_double_under_zero_ablation(setting_of, kind, seed):
     """Where nothing is left a norm multiplies whatever rounding leaves, by up to 1/sqrt(eps) in every layer."""
-    shape = {"layers": 4, "heads": 2, "kv_heads": 1, "width": 8, "padding": "left"}
+    shape = {"layers": 4, "heads": 2, "kv_heads": 1, "width": 8, "padding": "left", "seed": seed}
     double, single = setting_of(kind, **shape), setting_of(kind, **shape, dtype="float32")
     for metric, threshold in (("kl_divergence", 0.01), ("logit_diff", 0.1), ("logit_diff", 1.0)):
         options = {"threshold": threshold, "metric": metric, "ablation": "zero"}
         expected, found = fast(double, **options), fast(single, **options)
         np.testing.assert_array_equal(found.kept, expected.kept)
+        np.testing.assert_allclose(found.score, expected.score, rtol=0, atol=5e-6)
         assert found.facts["final_metric"] == pytest.approx(expected.facts["final_metric"], abs=2e-6)
