@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import operating, submit, upkeep
+from flows import comparing, operating, submit, upkeep
 from flows.stopping import stoppable
 from pipeline.core.errors import CircuitsError, ConfigError
 from pipeline.core.text import printable
@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(comparing.app)
 app.add_typer(operating.app)
 app.add_typer(submit.app)
 app.add_typer(upkeep.app)
