@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CARRIED = ROOT / "build" / "gpu"
+READY = "ready"  # what a part says first, once all is imported
 NO_DEVICE = 3  # the exit code of a part on a machine without the device that was asked for
 
 

@@ -15,12 +15,12 @@ import threading
 import time
 from pathlib import Path
 
-from tests.gpu import CARRIED, NO_DEVICE, ROOT
+from tests.gpu import CARRIED, NO_DEVICE, READY, ROOT
 from tests.gpu.record import Record, Row, line
 
 # Shares of the time, most wanted first. What a part leaves goes to those after it.
 PARTS = {
-    "environment": 1,
+    "environment": 2,
     "parity": 8,
     "split": 2,
     "operations": 3,
@@ -28,10 +28,8 @@ PARTS = {
     "floors": 8,
     "largest": 3,
 }
-GRACE = (
-    1.25  # a part stops by itself between two cases; one that does not is killed at so many times its seconds
-)
-LEAST = 20.0  # seconds in which imports alone are made on a busy machine
+GRACE = 1.25  # a part stops between two cases; one that does not is killed at so many times its seconds
+STARTING = 90.0  # seconds in which a part has imported what it needs, on the slowest disk
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -53,18 +51,23 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def budgets(seconds: float, parts: list[str]) -> list[tuple[str, float]]:
-    """What each part may take if all use theirs up."""
+def budgets(seconds: float, parts: list[str], starting: float = 0.0) -> list[tuple[str, float]]:
+    """What each part may take if all use theirs up, where every one of them needs `starting` seconds before."""
     whole = sum(PARTS[part] for part in parts)
+    seconds = max(0.0, seconds - starting * len(parts))
     return [(part, seconds * PARTS[part] / whole) for part in parts]
 
 
-def run_part(name: str, seconds: float, limit: float, asked: argparse.Namespace, record: Record) -> int:
-    """Adds the rows of a part as they come; one more where its process had to be killed, or died. Its exit code."""
+def run_part(
+    name: str, seconds: float, left: float, asked: argparse.Namespace, record: Record
+) -> tuple[int, float]:
+    """Adds the rows of a part as they come; one more where its process had to be killed, or died. Its exit code, and
+    the seconds until it was ready."""
     chosen = {"families": asked.families, "methods": asked.methods, "shapes": asked.shapes}
     words = [sys.executable, "-m", "tests.gpu.part", name, asked.device, str(seconds), json.dumps(chosen)]
+    start, limit = time.monotonic(), min(left, STARTING + GRACE * seconds)
     child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    late = threading.Event()
+    late, starting = threading.Event(), 0.0
 
     def stop() -> None:
         late.set()
@@ -75,7 +78,11 @@ def run_part(name: str, seconds: float, limit: float, asked: argparse.Namespace,
     assert child.stdout is not None
     try:
         for text in child.stdout:
-            row = Row(**json.loads(text))
+            found = json.loads(text)
+            if found == READY:
+                starting = time.monotonic() - start
+                continue
+            row = Row(**found)
             record.add(row)
             print(line(row), flush=True)
         code = child.wait()
@@ -93,7 +100,7 @@ def run_part(name: str, seconds: float, limit: float, asked: argparse.Namespace,
         )
         record.add(row)
         print(line(row), flush=True)
-    return code
+    return code, starting
 
 
 def main() -> int:
@@ -104,14 +111,15 @@ def main() -> int:
     record = Record(folder, {command: "", "on Python": platform.python_version()})
     record.write()
     end = start + 60 * asked.minutes
+    starting = 0.0
     for index, name in enumerate(asked.parts):
         left = end - time.monotonic()
-        seconds = budgets(left, asked.parts[index:])[0][1]
-        if left < LEAST / 2:
+        seconds = budgets(left, asked.parts[index:], starting)[0][1]
+        if seconds <= 0:
             record.add(Row("all of this part", note="no time left", verdict="skipped", part=name))
             continue
-        limit = min(left, max(LEAST, GRACE * seconds))
-        if run_part(name, seconds, limit, asked, record) == NO_DEVICE:
+        code, starting = run_part(name, seconds, left, asked, record)
+        if code == NO_DEVICE:
             return 2
     counts = {verdict: sum(row.verdict == verdict for row in record.rows) for verdict in _verdicts(record)}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())

@@ -41,7 +41,7 @@ def _rows(kit: Kit, name: str) -> Iterator[Row]:
             said = "not tried further on a CPU"
             break
         try:
-            Eap().score(model, [prompts(model, max(1, 2 * size), LENGTH)])
+            Eap().score(model, [prompts(model.config, kit, max(1, 2 * size), LENGTH)])
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

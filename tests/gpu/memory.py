@@ -38,7 +38,7 @@ def _rows(kit: Kit, name: str, dtype: str) -> Iterator[Row]:
     yield _row(
         f"{what}, weights", held, footprint.weights(), f"at most {loaded / GIB:.2f} GiB while it loads"
     )
-    batch = prompts(model, PROMPTS, LENGTH)
+    batch = prompts(model.config, kit, PROMPTS, LENGTH)
     planned = footprint.passes(PROMPTS, LENGTH) + footprint.tables(PROMPTS)
     for said, work in _work(kit, model, batch, dtype):
         if kit.left > 0:
@@ -46,7 +46,7 @@ def _rows(kit: Kit, name: str, dtype: str) -> Iterator[Row]:
 
 
 def _work(kit: Kit, model: PatchableModel, batch: Any, dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    few = prompts(model, 1, 4)
+    few = prompts(model.config, kit, 1, 4)
     Eap().score(model, [few])  # what is allocated once
     yield "eap", lambda: Eap().score(model, [batch])
     yield "eap_ig, 5 steps", lambda: EapIg(steps=5).score(model, [batch])

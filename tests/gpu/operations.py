@@ -84,7 +84,7 @@ def _toy(kit: Kit) -> Iterator[Row]:
 
 def _shape(kit: Kit, name: str) -> Iterator[Row]:
     model = wrapped(name, kit, "float32")
-    batch = prompts(model, 8, 10)
+    batch = prompts(model.config, kit, 8, 10)
     yield from _rows(kit, model, batch, acdc(model, batch, "kl_divergence"), name)
 
 

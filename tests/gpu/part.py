@@ -10,14 +10,13 @@ import time
 from dataclasses import asdict, replace
 from importlib import import_module
 
-from tests.gpu import NO_DEVICE, carry
+from tests.gpu import NO_DEVICE, READY, carry
 
 CARRIES = carry()  # before anything is imported that may be carried
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def main(name: str, device: str, seconds: str, chosen: str) -> None:
-    deadline = time.monotonic() + float(seconds)  # imports count
     rows = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no row
     import torch
@@ -31,10 +30,14 @@ def main(name: str, device: str, seconds: str, chosen: str) -> None:
             file=sys.stderr,
         )
         sys.exit(NO_DEVICE)
+    part = import_module(f"tests.gpu.{name}")
+    print(json.dumps(READY), file=rows, flush=True)
+    deadline = time.monotonic() + float(
+        seconds
+    )  # without imports, which a machine's first process waits long for
     kit = Kit(place, deadline, **{key: tuple(value) for key, value in json.loads(chosen).items()})
     if place.type == "cpu":
         torch.set_num_threads(1)
-    part = import_module(f"tests.gpu.{name}")
     for row in run(part.cases(kit), kit):
         print(json.dumps(asdict(replace(row, part=name))), file=rows, flush=True)
     os._exit(0)  # all is said: what libraries do at the end takes time, and may fail

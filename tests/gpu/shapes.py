@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.engine.batch import Batch
+from pipeline.engine.batch import Batch, from_ids
 from pipeline.engine.patchable import PatchableModel, patchable
 from pipeline.methods import Acdc, Eap
 from pipeline.metrics import get_metric
@@ -80,13 +80,13 @@ def wrapped(name: str, kit: Kit, dtype: str) -> PatchableModel:
     return patchable(stock(name, kit, dtype))
 
 
-def prompts(model: PatchableModel, count: int, length: int) -> Batch:
+def prompts(config: Any, kit: Kit, count: int, length: int) -> Batch:
     """Random prompts; the corrupted ones differ from the second token on."""
     generator = torch.Generator().manual_seed(0)
-    clean, corrupted = torch.randint(1, model.config.vocab_size, (2, count, length), generator=generator)
+    clean, corrupted = torch.randint(1, config.vocab_size, (2, count, length), generator=generator)
     corrupted[:, 0] = clean[:, 0]
-    answers, wrong = torch.randint(1, model.config.vocab_size, (2, count), generator=generator)
-    return model.batch_from_ids(clean, corrupted, answers, wrong)
+    answers, wrong = torch.randint(1, config.vocab_size, (2, count), generator=generator)
+    return from_ids(clean, corrupted, answers, wrong, device=kit.device)
 
 
 def acdc(model: PatchableModel, batch: Batch, metric: str) -> Acdc:
