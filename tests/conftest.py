@@ -43,7 +43,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The same examples on every machine and in every run; a time is never asserted.
 hypothesis_settings.register_profile(
-    "circuits", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "circuits",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("circuits")
 

@@ -133,6 +133,7 @@ def test_workers_that_never_start_end_the_run_with_the_reason(ray_pool, tmp_path
     assert len(read(tmp_path, "opened")) == 3
 
 
+@pytest.mark.slow
 def test_a_cluster_may_send_workers_to_a_node_that_is_lost_for_a_while(ray_pool, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.cluster.slots.PAUSE_SECONDS", 0.1)
     pool = ray_pool(Opener(tmp_path, stumbles=3, how="die"), workers=1, address="auto")
@@ -140,6 +141,7 @@ def test_a_cluster_may_send_workers_to_a_node_that_is_lost_for_a_while(ray_pool,
     assert len(read(tmp_path, "opened")) == 4, "one more than are given up on one machine"
 
 
+@pytest.mark.slow
 def test_a_cluster_on_which_every_worker_dies_ends_the_run_too(ray_pool, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.cluster.slots.PAUSE_SECONDS", 0.1)
     monkeypatch.setattr("pipeline.cluster.slots.MISSED_SECONDS", 1.0)
@@ -267,6 +269,7 @@ def test_a_cluster_with_room_for_some_of_the_workers_starts_with_these(ray_pool,
     assert set(pool.together({0: Deed("a"), 1: Deed("b")})) == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_job_whose_place_the_cluster_has_lost_fails_and_the_others_do_not(ray_pool, opener, monkeypatch):
     monkeypatch.setattr("pipeline.cluster.pool.PLACE_SECONDS", 1.0)
     pool = ray_pool(opener, workers=3, need=Need(gpus=2), address="10.9.9.9:1")

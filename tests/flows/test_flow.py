@@ -13,19 +13,35 @@ from tests.processes import GUARD_SECONDS
 from tests.runs import content
 from tests.slowly import slow
 
+FLOWS = "select flow_run.id, flow.name, state_name from flow_run join flow on flow.id = flow_run.flow_id"
+ARTIFACTS = "select id, key, data from artifact where key is not null order by created"
 
-@pytest.fixture(scope="module")
+
+class Prefect:
+    """Rows of Prefect's database since this was made, asked directly: the client could agree with itself alone."""
+
+    def __init__(self, path):
+        self._path, self._before = path, set()
+        self._before = {row[0] for query in (FLOWS, ARTIFACTS) for row in self._new(query)}
+
+    def flows(self):
+        """(name, state) of the flow runs."""
+        return [tuple(row[1:]) for row in self._new(FLOWS)]
+
+    def artifacts(self):
+        """What was written last under each key."""
+        return dict(tuple(row[1:]) for row in self._new(ARTIFACTS))
+
+    def _new(self, query):
+        with closing(sqlite3.connect(self._path, GUARD_SECONDS)) as database:
+            return [row for row in database.execute(query).fetchall() if row[0] not in self._before]
+
+
+@pytest.fixture
 def in_prefect(prefect_session):
-    """Rows of Prefect's database, which is asked directly: the client could agree with itself alone."""
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
-    path = str(PREFECT_API_DATABASE_CONNECTION_URL.value()).partition("///")[2]
-
-    def rows(query):
-        with closing(sqlite3.connect(path, GUARD_SECONDS)) as database:
-            return database.execute(query).fetchall()
-
-    return rows
+    return Prefect(str(PREFECT_API_DATABASE_CONNECTION_URL.value()).partition("///")[2])
 
 
 @pytest.fixture
@@ -45,9 +61,8 @@ def test_a_run_through_prefect_and_ray_is_the_run_without_them(
     run = open_run(said.data["path"])
     assert run.footers().attempt.tolist() == [1] * 9
 
-    flows = in_prefect("select flow.name, state_name from flow_run join flow on flow.id = flow_run.flow_id")
-    assert set(flows) == {("discover", "Completed")}
-    artifacts = dict(in_prefect("select key, data from artifact where key is not null"))
+    assert in_prefect.flows() == [("discover", "Completed")]
+    artifacts = in_prefect.artifacts()
     assert {"plan", "progress", "faithfulness"} <= set(artifacts)
     assert "failures" not in artifacts
     assert float(artifacts["progress"]) == 100
@@ -72,9 +87,8 @@ def test_a_run_with_missing_items_is_a_failed_flow(circuits, config_file, in_pre
     assert len(said.data["missing"]) == 3
     assert said.err.count("FAILED: ") == 3
     assert "Traceback" not in said.err
-    assert ("Failed",) in in_prefect("select state_name from flow_run")
-    (table,) = in_prefect("select data from artifact where key = 'failures'")
-    rows = json.loads(json.loads(table[0]))
+    assert in_prefect.flows() == [("discover", "Failed")]
+    rows = json.loads(json.loads(in_prefect.artifacts()["failures"]))
     assert [row["item"] for row in rows] == said.data["missing"]
     assert all("not finite" in row["message"] for row in rows)
 
