@@ -52,6 +52,16 @@ def prompts_of_two_lengths(path: Path) -> Path:
     return path
 
 
+def nan_in_the_second(folder: Path) -> dict[str, Any]:
+    """What of a config makes a run whose first prompt is fine, and whose second gives NaN."""
+    return {
+        "model": {"name": str(nan_beyond_ten(folder / "model"))},
+        "tasks": [{"name": "file", "path": str(prompts_of_two_lengths(folder / "pairs.jsonl"))}],
+        "shards": {"prompts": 1},
+        "failures": {"tolerate": 1.0},
+    }
+
+
 def score_files(run: Place) -> list[Place]:
     return [*found(run / "node_scores", "**/*.parquet"), *found(run / "scores", "**/*.parquet")]
 

@@ -89,13 +89,6 @@ def is_id(value: object) -> bool:
     return isinstance(value, str) and ID_PATTERN.fullmatch(value) is not None
 
 
-def shard_ranges(n_prompts: int, per_shard: int) -> list[range]:
-    """Prompt indices of every shard: consecutive, in order, `per_shard` each but for a shorter last one."""
-    if per_shard < 1:
-        raise ValueError(f"a shard of {per_shard} prompts")
-    return [range(i, min(i + per_shard, n_prompts)) for i in range(0, n_prompts, per_shard)]
-
-
 def canonical_json(value: Any) -> str:
     """The one way to write plain data: sorted keys, no spaces, no NaN. Equal data, equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)

@@ -8,11 +8,13 @@ kind. A package says in its pyproject.toml, for the group `circuits.methods`:
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, TypeVar, Union
 
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, WrapValidator
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, SerializeAsAny, ValidationError, WrapValidator
+from pydantic_core import CoreSchema
 
 from pipeline.core.documents import explain
 from pipeline.core.errors import ConfigError
@@ -67,9 +69,22 @@ def load_a(kind: type[T], group: str, name: str) -> T | None:
     return found
 
 
-def open_union(known: tuple[type[BaseModel], ...], group: str, base: type[BaseModel]) -> Any:
-    """A pydantic type for one entry of a config: of the known kinds, told apart by `name`, or of a kind that an
-    installed package adds to the group. A package is loaded when an entry names what it adds."""
+@dataclass(frozen=True)
+class OneOf:
+    """Says of a config's entry, as `Annotated[Method, OneOf(METHODS, group)]`, that it is of the known kinds, told
+    apart by `name`, or of a kind that an installed package adds to the group."""
+
+    known: tuple[type[BaseModel], ...]
+    group: str
+
+    def __get_pydantic_core_schema__(
+        self, base: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return handler.generate_schema(_open_union(self.known, self.group, base))
+
+
+def _open_union(known: tuple[type[BaseModel], ...], group: str, base: type[BaseModel]) -> Any:
+    """A pydantic type for one entry. A package is loaded when an entry names what it adds."""
 
     def read(value: Any, handler: Callable[[Any], Any]) -> Any:
         if isinstance(value, base):

@@ -44,10 +44,7 @@ def recorded_attention(
     """The attention that transformers calls while a recorder is attached. Keys and values are repeated per
     query head before they are recorded, so that their gradients are those of single query heads."""
     recorder: Recorder = getattr(module, RECORDER)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    group = query.shape[1] // key.shape[1]
-    if group > 1:
-        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    key, value, scaling = _per_head(query, key, value, scaling)
     recorder.values.update(q=query, k=key, v=value, mask=attention_mask, scaling=scaling, softcap=softcap)
     if recorder.exact or recorder.frozen or softcap is not None:
         if attention_mask is None:
@@ -63,12 +60,26 @@ def recorded_attention(
     return z.transpose(1, 2), None
 
 
-def own_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
-) -> tuple[Tensor, None]:
-    """In place of the `_attn` of a family whose attention is a method: heads stay before positions."""
-    z, _ = recorded_attention(module, query, key, value, attention_mask)
-    return z.transpose(1, 2), None
+def heads_first(attention: Callable[..., tuple[Tensor, None]]) -> Callable[..., tuple[Tensor, None]]:
+    """The same in place of the `_attn` of a family whose attention is a method: heads stay before positions."""
+
+    def own(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        z, _ = attention(module, query, key, value, attention_mask)
+        return z.transpose(1, 2), None
+
+    return own
+
+
+def _per_head(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+) -> tuple[Tensor, Tensor, float]:
+    """Keys and values repeated per query head, and the factor of the scores."""
+    group = query.shape[1] // key.shape[1]
+    if group > 1:
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    return key, value, query.shape[-1] ** -0.5 if scaling is None else scaling
 
 
 def causal(query: Tensor) -> Float[Tensor, "pos pos"] | None:
@@ -131,10 +142,7 @@ def edited_attention(
 ) -> tuple[Tensor, None]:
     """The attention that transformers calls while a run is edited."""
     editor: Editor = getattr(module, EDITOR)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    group = query.shape[1] // key.shape[1]
-    if group > 1:
-        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    key, value, scaling = _per_head(query, key, value, scaling)
     mask = causal(query) if attention_mask is None else attention_mask
     scores = _scores(query, key, mask, scaling, softcap)
     for cut in editor.cuts:
@@ -162,14 +170,6 @@ def _without(scores: Tensor, cut: Knockout) -> Tensor:
             "cut less"
         )
     return scores
-
-
-def edited_attention_of_module(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None
-) -> tuple[Tensor, None]:
-    """In place of the `_attn` of a family whose attention is a method: heads stay before positions."""
-    z, _ = edited_attention(module, query, key, value, attention_mask)
-    return z.transpose(1, 2), None
 
 
 def _mask(*args: Any, allow_is_causal_skip: bool = True, **kwargs: Any) -> Tensor | None:

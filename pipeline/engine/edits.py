@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import CircuitsError
 from pipeline.core.wiring import wire
-from pipeline.engine.attention import EDITED, EDITOR, Editor, Knockout, edited_attention_of_module
+from pipeline.engine.attention import EDITED, EDITOR, Editor, Knockout, edited_attention, heads_first
 from pipeline.engine.batch import Batch
 from pipeline.engine.capture import scaled, write_scale
 from pipeline.engine.circuit_run import run_circuits
@@ -221,7 +221,7 @@ def _edited(
             keep = partial(found.__setitem__, site) if site in read else None
             setattr(block.attn, EDITOR, Editor(tuple(cuts[block.layer]), keep))
             if block.family.own_attention:
-                block.attn._attn = partial(edited_attention_of_module, block.attn)  # type: ignore[assignment]  # noqa: SLF001
+                block.attn._attn = partial(heads_first(edited_attention), block.attn)  # type: ignore[assignment]  # noqa: SLF001
             handles += _hooks(block, pass_through, found, read, shape)
         last = Site("residual", len(parts.blocks))
         handles.append(

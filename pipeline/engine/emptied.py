@@ -53,11 +53,7 @@ class Emptied:
             heads.append(x)
             raw = z.flatten(2) @ block.projections.out.flatten(0, 1).to(z.dtype)
             raws.append(raw if block.mixed else None)
-            if (gain := block.post_gain) is not None:
-                raw = raw * gain
-            after = x + (attention_added(block, raw) if block.mixed else raw)
-            if (bias := written_by_none(clean, block)) is not None:
-                after = after + bias
+            after = after_attention(clean, block, x, raw)
             mlps.append(x if block.parallel else after)
             x = after + mlp.to(block.device)
         final = x.to(parts.norm_device)
@@ -74,6 +70,15 @@ class Emptied:
         """What these heads write before their output projection, `SenderValues.z`."""
         values = self.values.z[layer].to(self.parts.blocks[layer].device)
         return values.permute(2, 0, 1, 3)[list(heads), None]
+
+
+def after_attention(clean: Capture, block: Block, x: Tensor, raw: Tensor) -> Tensor:
+    """The residual stream x once a block's attention has been added, given the sum `raw` over its heads; with what it
+    adds that belongs to no head."""
+    if block.mixed:
+        return x + attention_added(block, raw)
+    after = x + (raw if (gain := block.post_gain) is None else raw * gain)
+    return after if (bias := written_by_none(clean, block)) is None else after + bias
 
 
 def attention_added(block: Block, raw: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead d_model"]:

@@ -17,7 +17,7 @@ from pipeline.core.graph import Graph, Node
 from pipeline.engine.ablated import Ablated
 from pipeline.engine.batch import Batch
 from pipeline.engine.capture import Capture
-from pipeline.engine.emptied import attention_added, written_by_none
+from pipeline.engine.emptied import after_attention
 from pipeline.engine.executor import Executor
 from pipeline.engine.readout import Objective
 from pipeline.engine.senders import at_answer
@@ -92,11 +92,9 @@ class Recorded:
         for block in self.parts.blocks:
             above = node.layer is None or block.layer < node.layer
             if above or (block.layer == node.layer and node.kind == "mlp" and not block.parallel):
-                bias = written_by_none(self.clean, block)
-                if block.mixed:
-                    bias = attention_added(block, torch.zeros_like(x[:1, :1]))
-                x = x if bias is None else x + bias.to(x.device)
-        return x
+                x = x.to(block.device)
+                x = after_attention(self.clean, block, x, torch.zeros_like(x[:1, :1]))
+        return x.to(self.clean.input.device)
 
     def clean_input(self, node: Node) -> Float[Tensor, "prompt pos d_model"]:
         """What a receiver reads in the clean run."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.engine.attention import EXACT, FAST, RECORDER, Recorder, own_attention
+from pipeline.engine.attention import EXACT, FAST, RECORDER, Recorder, heads_first, recorded_attention
 from pipeline.engine.batch import Batch
 from pipeline.models.adapters import Block, Parts
 from pipeline.models.lengths import each_prompt_alone
@@ -41,7 +41,7 @@ def recording(
             setattr(block.attn, RECORDER, recorder)
             handles += _record_block(block, recorder.values)
             if block.family.own_attention:
-                block.attn._attn = partial(own_attention, block.attn)  # type: ignore[assignment]  # noqa: SLF001
+                block.attn._attn = partial(heads_first(recorded_attention), block.attn)  # type: ignore[assignment]  # noqa: SLF001
         handles.append(parts.final_norm.register_forward_pre_hook(_keep_input(last, "final")))
         yield [*(recorder.values for recorder in recorders), last]
     finally:

@@ -3,7 +3,7 @@
 Not called `evaluate`: Python would give the package for the public function of that name once it is imported.
 """
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pipeline.core import plugins
 from pipeline.evaluation.auroc import Auroc
@@ -26,10 +26,8 @@ EVALUATIONS: tuple[type[Evaluation], ...] = (
     Stability,
 )
 
-if TYPE_CHECKING:
-    EvaluationConfig: TypeAlias = Evaluation
-else:  # one of these, or of what an installed package adds
-    EvaluationConfig = plugins.open_union(EVALUATIONS, plugins.EVALUATIONS, Evaluation)
+# one of these, or of what an installed package adds
+EvaluationConfig: TypeAlias = Annotated[Evaluation, plugins.OneOf(EVALUATIONS, plugins.EVALUATIONS)]
 
 __all__ = [
     "EVALUATIONS",

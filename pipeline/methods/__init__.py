@@ -1,7 +1,7 @@
 """The discovery methods, one paper, one file. This list is all there is: config, `circuits list`, schema and
 docs derive from it. Installed packages add theirs (`pipeline.core.plugins`). Loads without torch."""
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pipeline.core import plugins
 from pipeline.methods.acdc import Acdc
@@ -27,10 +27,8 @@ METHODS: tuple[type[Method], ...] = (
     Attention,
 )
 
-if TYPE_CHECKING:
-    MethodConfig: TypeAlias = Method
-else:  # one of these, or of what an installed package adds
-    MethodConfig = plugins.open_union(METHODS, plugins.METHODS, Method)
+# one of these, or of what an installed package adds
+MethodConfig: TypeAlias = Annotated[Method, plugins.OneOf(METHODS, plugins.METHODS)]
 
 __all__ = [
     "METHODS",

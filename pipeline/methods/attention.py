@@ -9,18 +9,18 @@ whether the behaviour needs it.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.naming import heads_named
 from pipeline.core.results import ResultType, Rows
 from pipeline.core.scores import Moments
-from pipeline.methods.base import Cost, Method, Needs, Positions
+from pipeline.methods.base import Cost, Method, Names, Needs, Positions, Several
 from pipeline.methods.work import Work
 
 if TYPE_CHECKING:
@@ -39,23 +39,18 @@ class Attention(Method):
     needs: ClassVar[Needs] = Needs(metric=False, ablation=False)
 
     name: Literal["attention"] = "attention"
-    from_: tuple[Positions, ...] = Field(
+    from_: Annotated[tuple[Positions, ...], Several] = Field(
         alias="from", min_length=1, max_length=100, description="spans that are looked at"
     )
-    to: tuple[Positions, ...] = Field(
+    to: Annotated[tuple[Positions, ...], Several] = Field(
         default=("last",), min_length=1, max_length=100, description="who looks: last (the answer), or spans"
     )
-    heads: tuple[str, ...] = Field(
+    heads: Names = Field(
         default=("*",), min_length=1, max_length=100_000, description="whose attention: a9.h6, a9.*, *"
     )
     per_prompt: bool = Field(
         default=False, description="a share for every prompt, and not their mean and spread"
     )
-
-    @field_validator("from_", "to", "heads", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @property
     def kind(self) -> ResultType:

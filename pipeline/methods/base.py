@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from pipeline.ablations import ABLATIONS, get_ablation
 from pipeline.core.entries import Entry
@@ -49,6 +49,10 @@ def _span(name: str) -> str:
 
 
 Positions = Annotated[str, AfterValidator(_position)]
+Several = BeforeValidator(
+    lambda value: (value,) if isinstance(value, str) else value
+)  # a name alone is one of a list
+Names = Annotated[tuple[str, ...], Several]
 NodePositions = Annotated[str, AfterValidator(_node_position)]
 POSITIONS = "where a sender's value is exchanged: all, last (the answer), or a span that prompts name"
 

@@ -7,17 +7,17 @@ lets MLPs in between recompute and is another measure.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.ablations import get_ablation
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.naming import receivers_named
 from pipeline.core.scores import EdgeScores
-from pipeline.methods.base import POSITIONS, Cost, EdgeMethod, Needs, Positions, captures, span_of
+from pipeline.methods.base import POSITIONS, Cost, EdgeMethod, Needs, Positions, Several, captures, span_of
 from pipeline.methods.work import PromptTable, Work, which_have
 
 Direction = Literal["noising", "denoising"]
@@ -36,7 +36,7 @@ class EdgePatching(EdgeMethod):
         default="noising", description="ablate in the clean run, or restore in the corrupted"
     )
     positions: Positions = Field(default="all", description=POSITIONS)
-    receivers: tuple[str, ...] | None = Field(
+    receivers: Annotated[tuple[str, ...] | None, Several] = Field(
         default=None,
         min_length=1,
         max_length=100_000,
@@ -44,11 +44,6 @@ class EdgePatching(EdgeMethod):
     )
 
     later: ClassVar = frozenset({"receivers"})
-
-    @field_validator("receivers", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     def check(self, dtype: str) -> None:
         super().check(dtype)

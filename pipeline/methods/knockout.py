@@ -8,17 +8,17 @@ they could. Spans are named by prompts; `last` is the answer's position.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.results import ResultType, Rows
 from pipeline.core.scores import Moments
-from pipeline.methods.base import Cost, Method, Needs, Positions
+from pipeline.methods.base import Cost, Method, Needs, Positions, Several
 from pipeline.methods.work import Work
 
 if TYPE_CHECKING:
@@ -36,18 +36,13 @@ class Knockout(Method):
     needs: ClassVar[Needs] = Needs(ablation=False)
 
     name: Literal["knockout"] = "knockout"
-    from_: tuple[Positions, ...] = Field(
+    from_: Annotated[tuple[Positions, ...], Several] = Field(
         alias="from", min_length=1, max_length=100, description="spans that are no longer looked at"
     )
     to: Positions = Field(
         default="last", description="the span that can no longer look: last (the answer), or a name"
     )
     window: int = Field(default=1, ge=1, le=1000, description="layers around each in which attention is cut")
-
-    @field_validator("from_", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     def check(self, dtype: str) -> None:
         super().check(dtype)

@@ -8,15 +8,15 @@ receiver in the `edge` reading is one edge of `edge_patching`.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.core.graph import Graph
 from pipeline.core.naming import receivers_named
 from pipeline.core.scores import Moments, NodeScores
-from pipeline.methods.base import POSITIONS, Cost, Needs, NodeMethod, Positions, captures, span_of
+from pipeline.methods.base import POSITIONS, Cost, Names, Needs, NodeMethod, Positions, captures, span_of
 from pipeline.methods.edge_patching import EXACT, Direction, check_direction, harm_sign
 from pipeline.methods.work import Work
 
@@ -27,7 +27,7 @@ class PathPatching(NodeMethod):
     needs: ClassVar[Needs] = EXACT
 
     name: Literal["path_patching"] = "path_patching"
-    receivers: tuple[str, ...] = Field(
+    receivers: Names = Field(
         default=("logits",),
         min_length=1,
         description="who reads the patched value: logits, a9.h6<q>, a9.h6, m3, a9.* ...",
@@ -39,11 +39,6 @@ class PathPatching(NodeMethod):
         default="noising", description="ablate in the clean run, or restore in the corrupted"
     )
     positions: Positions = Field(default="all", description=POSITIONS)
-
-    @field_validator("receivers", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     def check(self, dtype: str) -> None:
         super().check(dtype)

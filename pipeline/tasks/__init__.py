@@ -1,17 +1,14 @@
 """Behaviours as prompt pairs, generated for any tokenizer or read from files. A task is a file and a word
 here; installed packages add theirs (`pipeline.core.plugins`)."""
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pipeline.core import plugins
 from pipeline.tasks.acronym import Acronym
 from pipeline.tasks.addition import Addition
-from pipeline.tasks.animal_young import AnimalYoung
-from pipeline.tasks.antonym import Antonym
 from pipeline.tasks.base import Task
 from pipeline.tasks.capital import Capital
 from pipeline.tasks.coloured_objects import ColouredObjects
-from pipeline.tasks.country_language import CountryLanguage
 from pipeline.tasks.docstring import Docstring
 from pipeline.tasks.entity_binding import EntityBinding
 from pipeline.tasks.factual_recall import FactualRecall
@@ -20,10 +17,9 @@ from pipeline.tasks.greater_than import GreaterThan
 from pipeline.tasks.induction import Induction
 from pipeline.tasks.ioi import Ioi
 from pipeline.tasks.label_copy import LabelCopy
-from pipeline.tasks.month_next import MonthNext
 from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.pairs import FileTask, read_pairs
-from pipeline.tasks.past_tense import PastTense
+from pipeline.tasks.relations import AnimalYoung, Antonym, CountryLanguage, MonthNext, PastTense
 from pipeline.tasks.subject_verb import SubjectVerb
 from pipeline.tasks.successor import Successor
 from pipeline.tasks.translation import Translation
@@ -57,9 +53,7 @@ TASKS: tuple[type[Task], ...] = (
     EntityBinding,
 )
 
-if TYPE_CHECKING:
-    TaskConfig: TypeAlias = Task
-else:  # one of these, or of what an installed package adds
-    TaskConfig = plugins.open_union(TASKS, plugins.TASKS, Task)
+# one of these, or of what an installed package adds
+TaskConfig: TypeAlias = Annotated[Task, plugins.OneOf(TASKS, plugins.TASKS)]
 
 __all__ = ["TASKS", "FileTask", "GreaterThan", "Induction", "Ioi", "Task", "TaskConfig", "read_pairs"]

@@ -164,11 +164,6 @@ def choice(rng: np.random.Generator, items: Sequence[Any]) -> Any:
     return items[int(rng.integers(len(items)))]
 
 
-def roles_of(frame: str) -> list[tuple[str, str]]:
-    """(kind, role) of every slot of a frame but the answer's, in order."""
-    return [(kind, role) for kind, role, _, _ in _slots(frame) if role != ANSWER]
-
-
 def _gaps(frame: str) -> list[str]:
     return [gap for _, gap, _, _ in Formatter().parse(frame) if gap is not None]
 

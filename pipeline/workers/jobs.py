@@ -29,17 +29,6 @@ UNSTEADY = {
 }  # another attempt may well succeed
 
 
-class Job(Protocol):
-    """A picklable, hashable piece of work. Jobs of one (task, shard) share what a worker has at hand."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def shard(self) -> int: ...
-
-
 Work = Callable[[Any, int], Any]  # (job, attempt) -> result: what a worker does
 Opener = Callable[[], Work]  # called once in the worker's process: loads the model
 

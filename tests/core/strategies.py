@@ -1,5 +1,6 @@
 """What the tests of core draw from: graphs of every shape, and a plain rule for which edges they have."""
 
+import numpy as np
 from hypothesis import strategies as st
 
 from pipeline.core.graph import Graph
@@ -15,6 +16,20 @@ def graphs(draw, max_layers=3):
         parallel=draw(st.booleans()),
         kv=draw(st.sampled_from(["query_head", "kv_head"])),
     )
+
+
+circuits = st.tuples(
+    graphs(),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),  # which layers are coupled
+    st.integers(0, 2**32),
+    st.sampled_from([0.02, 0.05, 0.1, 0.3, 0.7]),  # almost nothing is kept, or almost everything
+)
+
+
+def drawn(circuit):
+    """A graph, which of its layers are coupled, and a random share of its edges to keep."""
+    graph, coupled, seed, share = circuit
+    return graph, coupled[: graph.n_layers], np.random.default_rng(seed).random(graph.n_edges) < share
 
 
 def edge_names_by_rule(graph):

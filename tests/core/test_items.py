@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.items import Item, canonical_json, digest, shard_ranges
+from pipeline.core.items import Item, canonical_json, digest
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -45,20 +45,6 @@ def test_items_are_ordered_and_hashable():
 def test_items_that_cannot_be_are_refused(kind, method, shard):
     with pytest.raises(ValueError, match="no such item"):
         Item(kind, "ioi", method, shard)
-
-
-@given(st.integers(0, 500), st.integers(1, 60))
-def test_shards_cover_every_prompt_once_and_in_order(n_prompts, per_shard):
-    shards = shard_ranges(n_prompts, per_shard)
-    assert [index for shard in shards for index in shard] == list(range(n_prompts))
-    assert all(len(shard) == per_shard for shard in shards[:-1])
-    assert all(1 <= len(shard) <= per_shard for shard in shards[-1:])
-
-
-@given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 40))
-def test_more_prompts_leave_the_full_shards_as_they_were(n_prompts, more, per_shard):
-    before = [shard for shard in shard_ranges(n_prompts, per_shard) if len(shard) == per_shard]
-    assert shard_ranges(n_prompts + more, per_shard)[: len(before)] == before
 
 
 @given(plain)

@@ -6,21 +6,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
-from tests.core.strategies import graphs
+from tests.core.strategies import circuits, drawn
 from tests.oracles.reach import alive_receivers, changed, paths_from
-
-circuits = st.tuples(
-    graphs(),
-    st.tuples(st.booleans(), st.booleans(), st.booleans()),  # which layers are coupled
-    st.integers(0, 2**32),
-    st.sampled_from([0.02, 0.05, 0.1, 0.3, 0.7]),  # almost nothing is kept, or almost everything
-)
-
-
-def drawn(circuit):
-    """A graph, which of its layers are coupled, and a random share of its edges to keep."""
-    graph, coupled, seed, share = circuit
-    return graph, coupled[: graph.n_layers], np.random.default_rng(seed).random(graph.n_edges) < share
 
 
 def decided(graph, coupled, kept, visited=None):

@@ -2,24 +2,11 @@
 
 import numpy as np
 from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.core.graph import Graph
 from pipeline.core.wiring import without_dangling
-from tests.core.strategies import graphs
+from tests.core.strategies import circuits, drawn
 from tests.oracles.reach import alive_receivers, live_senders
-
-circuits = st.tuples(
-    graphs(),
-    st.tuples(st.booleans(), st.booleans(), st.booleans()),  # which layers are coupled
-    st.integers(0, 2**32),
-    st.sampled_from([0.02, 0.05, 0.1, 0.3, 0.7]),  # almost nothing is kept, or almost everything
-)
-
-
-def drawn(circuit):
-    graph, coupled, seed, share = circuit
-    return graph, coupled[: graph.n_layers], np.random.default_rng(seed).random(graph.n_edges) < share
 
 
 @given(circuits)

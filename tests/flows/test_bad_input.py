@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.schedule.conduct import prepare
-from tests.runs import PAIR, nan_beyond_ten, prompts_of_two_lengths, score_files, toy_config
+from tests.runs import PAIR, nan_in_the_second, score_files, toy_config
 
 
 def lines(*rows) -> str:
@@ -224,12 +224,7 @@ def test_a_directory_of_something_else(circuits, config_file, tmp_path):
 
 def test_a_model_that_yields_nan_on_some_prompts(circuits, config_file, tmp_path):
     """What only shows during the run: no score file for that shard, a record, exit 3; the rest lands."""
-    config = config_file(
-        model={"name": str(nan_beyond_ten(tmp_path / "model"))},
-        tasks=[{"name": "file", "path": str(prompts_of_two_lengths(tmp_path / "pairs.jsonl"))}],
-        shards={"prompts": 1},
-        failures={"tolerate": 1.0},
-    )
+    config = config_file(**nan_in_the_second(tmp_path))
     said = circuits("run", config, "--local", "--json")
     assert said.code == 3
     assert said.data["missing"] == ["pairs/baseline/1", "pairs/eap/1", "pairs/acdc/1"]

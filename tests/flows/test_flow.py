@@ -74,14 +74,9 @@ def test_a_run_through_prefect_and_ray_is_the_run_without_them(
 
 def test_a_run_with_missing_items_is_a_failed_flow(circuits, config_file, in_prefect, without_ray, tmp_path):
     """One prompt is longer than the positions that a patched copy of the model can read without NaN."""
-    from tests.runs import nan_beyond_ten, prompts_of_two_lengths
+    from tests.runs import nan_in_the_second
 
-    config = config_file(
-        model={"name": str(nan_beyond_ten(tmp_path / "model"))},
-        tasks=[{"name": "file", "path": str(prompts_of_two_lengths(tmp_path / "pairs.jsonl"))}],
-        shards={"prompts": 1},
-        failures={"tolerate": 1.0},
-    )
+    config = config_file(**nan_in_the_second(tmp_path))
     said = circuits("run", config, "--json")
     assert said.code == 3, said.err
     assert len(said.data["missing"]) == 3

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.core.prompts import PromptPair, TokenPair
+from pipeline.core.results import EDGE_SCORES
 from pipeline.engine.patchable import patchable
 from pipeline.methods import Eap, EapIg, EdgePatching, NodePatching, PathPatching
 from pipeline.store.run import schema
@@ -192,7 +193,7 @@ def test_the_file_names_the_span():
     )
     for positions, span in (("all", None), ("last", "last"), ("name", "name")):
         table = table_of(Eap(positions=positions).score(model, [batch]), model.graph, 0)
-        assert table.schema.equals(schema.SCORES)
+        assert table.schema.equals(schema.of_type(EDGE_SCORES))
         assert table["span"].unique().to_pylist() == [span]
 
 

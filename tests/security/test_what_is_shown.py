@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline import open_run
 from pipeline.core.text import printable
 from pipeline.models.toy import toy_path
-from tests.runs import nan_beyond_ten, prompts_of_two_lengths, toy_mapping
+from tests.runs import nan_in_the_second, toy_mapping
 
 # Words of prompts; none has a blank in it, so that each is one token.
 HOSTILE = [
@@ -170,12 +170,7 @@ def test_no_secret_of_the_environment_is_written_or_said(circuits, config_file, 
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CIRCUITS_DEBUG", "1")
     monkeypatch.chdir(tmp_path)
-    config = config_file(
-        model={"name": str(nan_beyond_ten(tmp_path / "model"))},
-        tasks=[{"name": "file", "path": str(prompts_of_two_lengths(tmp_path / "pairs.jsonl"))}],
-        shards={"prompts": 1},
-        failures={"tolerate": 1.0},
-    )
+    config = config_file(**nan_in_the_second(tmp_path))
     said = circuits("run", config, "--local", "--json")
     assert said.code == 3
     run = Path(said.data["path"])

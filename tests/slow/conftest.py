@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.processes import Driver
-from tests.runs import toy_mapping
+from tests.slow.survival import some_seconds
 
 
 @pytest.fixture
@@ -28,18 +28,7 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """24 items of some hundred milliseconds."""
-    mapping = toy_mapping(
-        tmp_path / "results",
-        tasks=[{"name": "induction", "count": 256}],
-        methods=[
-            {"name": "eap_ig"},
-            {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
-            {"name": "edge_patching"},
-        ],
-        shards={"prompts": 32},
-        cluster={"workers": 2},
-        evaluate={"edge_fractions": [0.05, 1.0]},
-    )
+    mapping = some_seconds(tmp_path / "results", 256)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(mapping))
     return path

@@ -2,12 +2,29 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flows.cli import main
 from pipeline import open_run
 from pipeline.store.place.where import Place, found, relative
 from tests.processes import Driver, busy_workers, wait_for
-from tests.runs import items_of, score_files
+from tests.runs import items_of, score_files, toy_mapping
+
+
+def some_seconds(output: Path, prompts: int) -> dict[str, Any]:
+    """A config whose items take some hundred milliseconds."""
+    return toy_mapping(
+        output,
+        tasks=[{"name": "induction", "count": prompts}],
+        methods=[
+            {"name": "eap_ig"},
+            {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
+            {"name": "edge_patching"},
+        ],
+        shards={"prompts": 32},
+        cluster={"workers": 2},
+        evaluate={"edge_fractions": [0.05, 1.0]},
+    )
 
 
 def contents(folder: Place) -> dict[str, bytes]:

@@ -8,7 +8,8 @@ import yaml
 from pipeline import open_run
 from tests.infra.nodes import ROOT
 from tests.infra.slurm import HOSTS, slurm
-from tests.runs import items_of, score_files, toy_mapping
+from tests.runs import items_of, score_files
+from tests.slow.survival import some_seconds
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -37,18 +38,7 @@ def submit(cluster, tmp_path):
 
 def long_config(tmp_path, items):
     """Items of some hundred milliseconds."""
-    mapping = toy_mapping(
-        tmp_path / "results",
-        tasks=[{"name": "induction", "count": items * 8}],
-        methods=[
-            {"name": "eap_ig"},
-            {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "acdc"},
-            {"name": "edge_patching"},
-        ],
-        shards={"prompts": 32},
-        cluster={"workers": 2},
-        evaluate={"edge_fractions": [0.05, 1.0]},
-    )
+    mapping = some_seconds(tmp_path / "results", items * 8)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(mapping))
 
 

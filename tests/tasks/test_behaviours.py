@@ -13,7 +13,6 @@ from pipeline.models.tokens import tokenise
 from pipeline.tasks import TASKS, Induction, Ioi
 from pipeline.tasks.acronym import Acronym
 from pipeline.tasks.addition import Addition
-from pipeline.tasks.antonym import Antonym
 from pipeline.tasks.capital import Capital
 from pipeline.tasks.coloured_objects import ColouredObjects
 from pipeline.tasks.countries import CAPITALS
@@ -22,9 +21,9 @@ from pipeline.tasks.entity_binding import EntityBinding
 from pipeline.tasks.factual_recall import FACTS, FactualRecall
 from pipeline.tasks.gender_pronoun import GenderPronoun
 from pipeline.tasks.label_copy import LabelCopy
-from pipeline.tasks.month_next import MonthNext
 from pipeline.tasks.multiple_choice import MultipleChoice
 from pipeline.tasks.people import MEN, WOMEN
+from pipeline.tasks.relations import Antonym, MonthNext
 from pipeline.tasks.subject_verb import NOUNS, SubjectVerb
 from pipeline.tasks.successor import SERIES, Successor
 from pipeline.tasks.translation import Translation

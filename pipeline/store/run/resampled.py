@@ -11,6 +11,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from pipeline.core.items import Item, canonical_json, digest
+from pipeline.core.results import EDGE_SCORES
 from pipeline.store.place.where import Place
 from pipeline.store.run import prompt_scores, schema
 from pipeline.store.run.bootstrap import FEWEST, Bootstrap, intervals
@@ -37,7 +38,7 @@ def with_intervals(
     }
     made_from = canonical_json(facts)
     with contextlib.suppress(FileNotFoundError, DamagedFileError):
-        if read_footer(target, schema.AGGREGATE).get("bootstrap") == made_from:
+        if read_footer(target, schema.merged(EDGE_SCORES)).get("bootstrap") == made_from:
             earlier = read_parquet(target)
             return _with_columns(table, {name: floats(earlier[name]) for name in COLUMNS}), made_from
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.core.results import EDGE_SCORES, ResultType
-from pipeline.core.results import NODE_SCORES as NODE_TYPE
+from pipeline.core.results import ResultType
 
 SCHEMA_VERSION = 1
 
@@ -81,9 +80,6 @@ def merged(result: ResultType) -> pa.Schema:
 
 FILTERED = _schema(prompt_id=pa.int64(), kept=pa.bool_(), reason=(pa.string(),), said=pa.int32())
 PROMPT_METRICS = _schema(prompt_id=pa.int64(), metric=_NAME, clean=(pa.float64(),), corrupted=(pa.float64(),))
-
-SCORES, AGGREGATE = of_type(EDGE_SCORES), merged(EDGE_SCORES)
-NODE_SCORES, NODE_AGGREGATE = of_type(NODE_TYPE), merged(NODE_TYPE)
 
 
 def prompt_scores(n_edges: int, kind: pa.DataType) -> pa.Schema:
