@@ -124,7 +124,7 @@ def run(
     """Run a config, or continue its run: only what is missing is computed."""
     from flows.prompt_bar import reading
     from pipeline.config import RunConfig
-    from pipeline.schedule.conduct import prepare
+    from pipeline.schedule.preparing import prepare
 
     if run_dir is not None and extend is not None:
         raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
@@ -144,7 +144,7 @@ def resume(
 ) -> None:
     """Continue a run from its directory alone."""
     from flows.prompt_bar import reading
-    from pipeline.schedule.conduct import resume as go_on
+    from pipeline.schedule.preparing import resume as go_on
 
     with reading(quiet=quiet):
         session = go_on(folder, set_, retry_failed=failed)
@@ -269,7 +269,8 @@ def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
 
 def _compute(session: Any, on_event: Any, local: bool) -> None:
     if local:
-        from pipeline.schedule.conduct import conduct, open_pool
+        from pipeline.schedule.conduct import conduct
+        from pipeline.schedule.pools import open_pool
 
         with closing(open_pool(session, local=True)) as pool:
             conduct(session, pool, on_event)

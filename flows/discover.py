@@ -18,7 +18,9 @@ from flows.server import asked, ready
 from flows.steps import Work, as_task
 from flows.stopping import stoppable
 from pipeline.config import RunConfig
-from pipeline.schedule.conduct import conduct, open_pool, plainly, prepare, refuse_what_is_not_here
+from pipeline.schedule.conduct import conduct, plainly
+from pipeline.schedule.pools import open_pool, refuse_what_is_not_here
+from pipeline.schedule.preparing import prepare
 from pipeline.schedule.session import Event, OnEvent, Session, ignore
 from pipeline.workers.jobs import Pool
 

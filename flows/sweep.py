@@ -27,7 +27,9 @@ from flows.stopping import stoppable
 from pipeline.cluster.submission import keep_folder_from_workers
 from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError, ConfigError
-from pipeline.schedule.conduct import conduct, lend, open_shared_pool, prepare, settle
+from pipeline.schedule.conduct import conduct, settle
+from pipeline.schedule.pools import lend, open_shared_pool
+from pipeline.schedule.preparing import prepare
 from pipeline.schedule.session import OnEvent, Session, ignore
 from pipeline.store.place.atomic import write_atomic
 from pipeline.tasks import FileTask

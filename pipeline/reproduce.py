@@ -10,8 +10,8 @@ from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
 from pipeline.core.errors import RunDirectoryError
 from pipeline.schedule import make_plan, recorded_prompts
-from pipeline.schedule.conduct import settings_of
 from pipeline.schedule.drives import search_alone
+from pipeline.schedule.pools import settings_of
 from pipeline.store.place.where import Place
 from pipeline.store.run.run_dir import RunDirectory
 from pipeline.workers import execute

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from flows.environment import VARIABLES
-from pipeline.store.place.where import ObjectPath, Place
+from pipeline.store.place.objects import ObjectPath
+from pipeline.store.place.where import Place
 from tests.object_store import KEYS, folder_in, serving
 from tests.processes import GUARD_SECONDS, wait_for
 

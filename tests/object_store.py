@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from pipeline.store.place.where import ObjectPath, place
+from pipeline.store.place.objects import ObjectPath
+from pipeline.store.place.where import place
 
 BUCKET = "circuits"
 KEYS = {  # nobody's: a person's own keys are not used by any test

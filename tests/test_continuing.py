@@ -12,7 +12,9 @@ from pipeline import RunConfig, discover, open_run
 from pipeline.core.errors import ModelError, RunDirectoryError
 from pipeline.models.toy import toy_path
 from pipeline.schedule import make_plan
-from pipeline.schedule.conduct import conduct, open_pool, prepare
+from pipeline.schedule.conduct import conduct
+from pipeline.schedule.pools import open_pool
+from pipeline.schedule.preparing import prepare
 from pipeline.store.run import planned
 from tests.runs import content, flip_a_byte, score_files, toy_config
 from tests.slowly import slow

@@ -11,7 +11,8 @@ from pipeline import RunConfig, discover, load_scores, open_run
 from pipeline.core.errors import ConfigError, StorageError
 from pipeline.schedule.control import Watch
 from pipeline.store.place import lock
-from pipeline.store.place.where import ObjectPath, found, place, relative
+from pipeline.store.place.objects import ObjectPath
+from pipeline.store.place.where import found, place, relative
 from pipeline.store.run.log import read_log
 from tests.object_store import KEYS, folder_in
 from tests.processes import wait_to_be_interrupted

@@ -17,7 +17,9 @@ import pytest
 from flows.cli import main
 from pipeline import RunConfig, discover, open_run
 from pipeline.core.errors import RunDirectoryError
-from pipeline.schedule.conduct import conduct, open_pool, prepare
+from pipeline.schedule.conduct import conduct
+from pipeline.schedule.pools import open_pool
+from pipeline.schedule.preparing import prepare
 from pipeline.store.place.lock import LOCK_NAME, read_owner, this_process
 from pipeline.store.run import decisions
 from pipeline.store.run.aggregate import aggregate

@@ -8,7 +8,9 @@ import pytest
 from pipeline.checking import check
 from pipeline.core.errors import ConfigError, PromptError
 from pipeline.schedule import make_plan
-from pipeline.schedule.conduct import conduct, open_pool, resume
+from pipeline.schedule.conduct import conduct
+from pipeline.schedule.pools import open_pool
+from pipeline.schedule.preparing import resume
 from tests.listening import go
 from tests.runs import content, score_files, toy_config
 

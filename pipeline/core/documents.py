@@ -267,7 +267,11 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+    arguments = get_args(annotation)
+    for one_of in (getattr(argument, "known", None) for argument in arguments):  # `plugins.OneOf`
+        if isinstance(one_of, tuple):
+            return list(one_of)
+    return [model for argument in arguments for model in _models_in(argument)]
 
 
 def _shorten(value: Any) -> str:

@@ -5,39 +5,32 @@ item is computed. The run directory is the truth: whatever is killed between two
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
-from pathlib import Path
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ablations import needs_statistics
 from pipeline.config import RunConfig
-from pipeline.core.errors import CircuitsError, ConfigError, ModelError, PromptError, RunDirectoryError
+from pipeline.core.errors import CircuitsError
 from pipeline.core.items import Item
-from pipeline.core.machines import Machine, Need, fits, gpus_here
-from pipeline.schedule import Plan, Recorded, make_plan, recorded_prompts
-from pipeline.schedule.control import Watch
 from pipeline.schedule.drives import run_search, searches
+from pipeline.schedule.pools import open_pool
+from pipeline.schedule.preparing import prepare
 from pipeline.schedule.session import OnEvent, Session, enter, enter_evaluated, ignore
 from pipeline.schedule.telling import telling
-from pipeline.store.place.atomic import give_reserve, set_reserve
-from pipeline.store.place.where import Place, place, remedy
+from pipeline.store.place.atomic import give_reserve
+from pipeline.store.place.where import Place
 from pipeline.store.run import circuits as faithfulness_files
 from pipeline.store.run.aggregate import aggregate as aggregate_run
 from pipeline.store.run.aggregate import aggregate_in_time
 from pipeline.store.run.bootstrap import Bootstrap
 from pipeline.store.run.evaluations import is_found, write_found
 from pipeline.store.run.opened import Run, open_run
-from pipeline.store.run.planned import TornManifestError, recorded_key
-from pipeline.store.run.run_dir import RunDirectory
-from pipeline.tasks import FileTask
-from pipeline.workers.jobs import Opener, Outcome, Pool, failure_kind
+from pipeline.workers.jobs import Outcome, Pool, failure_kind
 
 if TYPE_CHECKING:
     from pipeline.schedule.evaluating import Jobs
     from pipeline.workers.circuit_values import CircuitJob
-    from pipeline.workers.execute import Settings
 
 WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
 ROUNDS = 3  # how often damaged files are computed again before the storage itself is blamed
@@ -54,65 +47,6 @@ def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:  # noq
 
 
 # --- steps -------------------------------------------------------------------------------------------------
-
-
-def prepare(
-    config: RunConfig,
-    run_dir: str | Place | None = None,
-    extend: str | Place | None = None,
-    *,
-    retry_failed: bool = False,
-    recorded: bool = False,
-) -> Session:
-    """Plans the run and takes its directory, new or to be continued.
-
-    `extend` names a run that gets the tasks and methods of `config` which it lacks. `retry_failed` forgets
-    that items had failed for good. `recorded`: prompts of files are those that the run at `run_dir` has recorded.
-    Raises a CircuitsError before anything is computed.
-    """
-    there = place(extend or run_dir or config.output)
-    if extend is not None:
-        with suppress(TornManifestError):
-            RunDirectory.open(extend)  # says what is wrong with it, as to every verb
-        config = RunConfig.load(there / "run.yaml").extended_by(config)
-
-    def planned(config: RunConfig) -> Plan:
-        prompts = recorded_prompts(there, config) if recorded or extend is not None else {}
-        return make_plan(config, recorded=prompts if recorded else _without_file(config, prompts))
-
-    plan = planned(config)
-    path = place(extend or run_dir or plan.path)
-    with ExitStack() as stack:
-        try:
-            hold = stack.enter_context(RunDirectory(path).lock())
-            stack.enter_context(closing(Watch(path, hold.owner)))
-            _mend(path, config)
-            directory = plan.write(path, extend=extend is not None)
-            if (
-                directory.manifest["run_key"] != plan.run_key
-            ):  # extended since: all of it, with today's settings
-                plan = planned(RunConfig.load(path / "run.yaml").extended_by(config))
-                directory = plan.write(path)
-            if retry_failed:
-                directory.clear_failures()
-            session = Session(plan, directory, stack)
-            directory.mark_incomplete()  # until `finish`
-            set_reserve(path)
-        except OSError as error:
-            if failure_kind(error) != "storage":
-                raise
-            raise RunDirectoryError(f"{remedy(path)}, and run again ({error})") from None
-        session._lock = stack.pop_all()  # noqa: SLF001 - the session owns it from here on
-    return session
-
-
-def resume(folder: str | Place, overrides: Sequence[str] = (), *, retry_failed: bool = False) -> Session:
-    """`prepare` for a run from its directory alone, whose manifest may be torn or gone. Needs neither the config's file
-    nor those that the prompts came from."""
-    path = place(folder)
-    with suppress(TornManifestError):
-        open_run(path)
-    return prepare(RunConfig.resumed(path, overrides), path, retry_failed=retry_failed, recorded=True)
 
 
 def waves(session: Session, workers: int) -> Iterator[list[Item]]:
@@ -292,88 +226,6 @@ def discover(
         return open_run(session.path)
 
 
-def open_pool(session: Session, *, local: bool = False) -> Pool:
-    """The workers that the config asks for; with `local` one, in this process."""
-    return start_pool(worker_opener(session), session.plan, local=local)
-
-
-def open_shared_pool(session: Session, *, local: bool = False) -> Pool:
-    """Workers for this and other runs with the same model and cluster; `lend` makes them a run's pool."""
-    from pipeline.workers.shared import shared_opener
-
-    return start_pool(shared_opener(worker_settings(session)), session.plan, local=local)
-
-
-def lend(pool: Pool, session: Session) -> Pool:
-    """A shared pool as this run sees it."""
-    from pipeline.workers.shared import Lent
-
-    return Lent(pool, str(session.path.absolute()))
-
-
-def refuse_what_is_not_here(plan: Plan) -> None:
-    """ConfigError when this machine lacks the GPUs that the workers need: said before anything is started."""
-    cluster, have = plan.config.cluster, gpus_here()
-    if cluster.address != "local" or not cluster.gpus_per_worker or have is None:
-        return
-    workers = 1 if cluster.workers == "auto" else cluster.workers
-    if fits(Machine(cpus=math.inf, gpus=have), Need(gpus=cluster.gpus_per_worker)) < workers:
-        raise ConfigError(
-            f"cluster: {workers} worker{'s' * (workers > 1)} with {cluster.gpus_per_worker:g} GPUs each, and this "
-            f"machine has {have}; "
-            "lower cluster.workers or cluster.gpus_per_worker (0 computes on the CPU), or set cluster.address"
-        )
-
-
-def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:
-    """A pool of workers that open with `opener`, as the plan's config asks for. Imports Ray unless `local`."""
-    if local:
-        from pipeline.workers.local import LocalPool
-
-        return LocalPool(opener)
-    from pipeline.cluster.pool import RayPool
-
-    cluster = plan.config.cluster
-    return RayPool(
-        opener,
-        workers=None if cluster.workers == "auto" else cluster.workers,
-        need=plan.need,
-        address=cluster.address,
-        wait_minutes=cluster.wait_minutes,
-        stragglers=plan.config.failures.stragglers,
-    )
-
-
-def worker_opener(session: Session) -> Opener:
-    """What a worker of the session does first: opens the directory and loads the model that was planned with."""
-    from pipeline.workers.execute import opener
-
-    return opener(worker_settings(session))
-
-
-def worker_settings(session: Session) -> "Settings":
-    """How the workers of a session compute."""
-    return settings_of(session.plan, session.path)
-
-
-def settings_of(plan: Plan, path: Place) -> "Settings":
-    """How the workers of a plan compute whose run lies at `path`."""
-    from pipeline.workers.execute import Settings
-
-    config, model = plan.config, plan.model
-    places = config.model.device_map
-    on_cpu = "cpu" if isinstance(places, str) else places  # a mapping was checked to name no other device
-    is_folder = model.is_local and not config.model.name.startswith("toy:")
-    return Settings(
-        run_path=str(path.absolute()),
-        model_name=str(Path(model.path).absolute()) if is_folder else config.model.name,
-        batch_size=config.cluster.batch_size,
-        threads=config.cluster.threads,
-        device_map=places if config.cluster.gpus_per_worker else on_cpu,
-        max_memory=config.model.max_memory,
-    )
-
-
 # --- details -----------------------------------------------------------------------------------------------
 
 
@@ -381,30 +233,6 @@ def _is_evaluated(session: Session, key: Mapping[str, str]) -> bool:
     """Whether what evaluating gives is there, for these scores and settings."""
     found = is_found(session.path, key, wanted=bool(session.config.evaluate.also))
     return found and faithfulness_files.is_current(session.path, key)
-
-
-def _without_file(config: RunConfig, prompts: Mapping[str, Recorded]) -> dict[str, Recorded]:
-    """Those of the recorded prompts whose file is not there any more."""
-    paths = {id_: task.path for id_, task in config.task_ids.items() if isinstance(task, FileTask)}
-    return {id_: tokens for id_, tokens in prompts.items() if not Path(paths[id_]).exists()}
-
-
-def _mend(path: Place, config: RunConfig) -> None:
-    """Writes the manifest of a run anew that is torn or gone, with all that planning writes, from its config, its
-    prompts and its model. Leaves everything as it is where these make another run."""
-    with suppress(CircuitsError):
-        _ = RunDirectory(path).manifest
-        return
-    key = recorded_key(path)
-    if key is None:
-        return
-    with suppress(ConfigError, PromptError, ModelError):
-        own = RunConfig.load(path / "run.yaml")
-        if own.model.trust_remote_code and not config.model.trust_remote_code:
-            return
-        plan = make_plan(own, recorded=recorded_prompts(path, own))
-        if plan.run_key == key:
-            plan.write(path)
 
 
 def _portions(session: Session, items: list[Item], size: int) -> Iterator[list[Item]]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.store.place.lock import Owner, is_free, read_owner, this_process
-from pipeline.store.place.where import ObjectPath, Place
+from pipeline.store.place.objects import ObjectPath
+from pipeline.store.place.where import Place
 
 CANCEL = ".cancel"
 POLL_SECONDS = 2.0

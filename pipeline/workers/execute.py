@@ -29,7 +29,8 @@ from pipeline.methods.collective import Collective
 from pipeline.methods.work import Work
 from pipeline.metrics import get_metric
 from pipeline.store.run.evaluations import Label, path_of, write_values
-from pipeline.store.run.run_dir import Payload, RunDirectory
+from pipeline.store.run.item_files import Payload
+from pipeline.store.run.run_dir import RunDirectory
 from pipeline.store.run.tables import metrics_table
 from pipeline.workers.circuit_values import CircuitJob, circuits_of, subjects_of, values_of
 from pipeline.workers.filtering import filtered

@@ -23,8 +23,9 @@ from pipeline.engine.patchable import PatchableModel
 from pipeline.methods import Acdc
 from pipeline.models.load import resolve_model
 from pipeline.schedule import make_plan
-from pipeline.schedule.conduct import open_pool, prepare
 from pipeline.schedule.drives import run_search, searches
+from pipeline.schedule.pools import open_pool
+from pipeline.schedule.preparing import prepare
 from pipeline.store.run.opened import open_run
 from tests.benchmarks.measure import cpu_seconds, row
 from tests.benchmarks.models import ioi_like

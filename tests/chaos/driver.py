@@ -14,7 +14,9 @@ from typing import Any
 
 from pipeline import RunConfig
 from pipeline.core.items import Item
-from pipeline.schedule.conduct import conduct, prepare, settle, start_pool, worker_opener
+from pipeline.schedule.conduct import conduct, settle
+from pipeline.schedule.pools import start_pool, worker_opener
+from pipeline.schedule.preparing import prepare
 from pipeline.store.place import atomic
 from pipeline.workers.jobs import Opener
 

@@ -92,12 +92,12 @@ def test_auto_without_room_says_what_to_change(monkeypatch, machine, mend):
 
 
 def test_gpus_that_are_not_here_are_refused_before_anything_is_started(tmp_path, monkeypatch):
-    from pipeline.schedule import conduct
+    from pipeline.schedule import pools
 
     def refused(have, **cluster):
-        monkeypatch.setattr(conduct, "gpus_here", lambda: have)
+        monkeypatch.setattr(pools, "gpus_here", lambda: have)
         try:
-            conduct.refuse_what_is_not_here(make_plan(toy_config(tmp_path, cluster=cluster)))
+            pools.refuse_what_is_not_here(make_plan(toy_config(tmp_path, cluster=cluster)))
         except ConfigError as error:
             return str(error)
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.schedule.conduct import prepare
+from pipeline.schedule.preparing import prepare
 from tests.runs import PAIR, nan_in_the_second, score_files, toy_config
 
 

@@ -416,7 +416,7 @@ def test_what_fails_because_a_command_was_stopped_is_said_as_a_stop(circuits, co
         finally:
             raise ConnectionError("gone first")
 
-    monkeypatch.setattr("pipeline.schedule.conduct.prepare", prepare)
+    monkeypatch.setattr("pipeline.schedule.preparing.prepare", prepare)
     said = circuits("run", config_file(), "--local")
     assert said.code == 130
     assert said.err == "stopped; the same command goes on where it was\n"

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from pipeline import open_run
-from pipeline.schedule.conduct import open_pool
+from pipeline.schedule.pools import open_pool
 from tests.processes import GUARD_SECONDS
 from tests.runs import content
 from tests.slowly import slow

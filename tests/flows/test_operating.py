@@ -15,8 +15,8 @@ from flows.stopping import stoppable
 from pipeline import RunConfig, open_run
 from pipeline.core.errors import RunDirectoryError
 from pipeline.methods import Eap
-from pipeline.schedule.conduct import prepare
 from pipeline.schedule.control import Watch, cancel
+from pipeline.schedule.preparing import prepare
 from pipeline.store.place.lock import locked
 from pipeline.store.run.log import RunLog, read_log
 from tests.processes import GUARD_SECONDS, wait_to_be_interrupted

@@ -14,7 +14,9 @@ from pipeline.core.prompts import bucket_by_length
 from pipeline.core.questions import Measure
 from pipeline.methods import Acdc
 from pipeline.models.tokens import tokenise
-from pipeline.schedule.conduct import conduct, prepare, worker_opener
+from pipeline.schedule.conduct import conduct
+from pipeline.schedule.pools import worker_opener
+from pipeline.schedule.preparing import prepare
 from pipeline.store.run import decisions
 from pipeline.workers import together
 from pipeline.workers.jobs import Failure, Outcome

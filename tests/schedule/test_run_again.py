@@ -9,7 +9,7 @@ import pytest
 from pipeline import load_scores, open_run
 from pipeline.core.errors import ConfigError, RunDirectoryError
 from pipeline.schedule import make_plan
-from pipeline.schedule.conduct import prepare
+from pipeline.schedule.preparing import prepare
 from pipeline.workers.circuit_values import values_of
 from tests.listening import go
 from tests.runs import content, flip_a_byte, score_files, toy_config

@@ -11,7 +11,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
 from pipeline.evaluation import Auroc
 from pipeline.methods import Eap
-from pipeline.schedule.conduct import prepare
+from pipeline.schedule.preparing import prepare
 from pipeline.store.run.run_dir import RunDirectory
 from tests.listening import go
 from tests.runs import toy_config

@@ -20,8 +20,9 @@ from uuid import uuid4
 
 from pipeline.core.documents import parse_json
 from pipeline.store.place import fence
+from pipeline.store.place.objects import ObjectPath
 from pipeline.store.place.seal import sealed_json, without_seal
-from pipeline.store.place.where import BAD, ObjectPath, Place
+from pipeline.store.place.where import BAD, Place
 
 Content: TypeAlias = bytes | str | Callable[[Path], object]
 

@@ -20,6 +20,7 @@ from uuid import uuid4
 from pipeline.store.place import exclusion
 from pipeline.store.place.atomic import read_json, write_unasked
 from pipeline.store.place.exclusion import Lease, Lost, Refused, Rules, Seen, Step
+from pipeline.store.place.objects import ObjectPath
 from pipeline.store.place.owners import (
     NOBODY,
     Owner,
@@ -29,7 +30,6 @@ from pipeline.store.place.owners import (
     process_start,
     taken_over,
 )
-from pipeline.store.place.where import ObjectPath
 
 T = TypeVar("T")
 

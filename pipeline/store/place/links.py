@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 
 from pipeline.core.errors import RunDirectoryError
-from pipeline.store.place.where import ObjectPath, Place
+from pipeline.store.place.objects import ObjectPath
+from pipeline.store.place.where import Place
 
 
 def refuse_ways_out(folder: Place) -> None:

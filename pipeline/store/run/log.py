@@ -19,7 +19,8 @@ from typing import Any
 from pipeline.core.documents import parse_json
 from pipeline.core.errors import RunDirectoryError
 from pipeline.store.place.atomic import write_atomic
-from pipeline.store.place.where import ObjectPath, Place, found
+from pipeline.store.place.objects import ObjectPath
+from pipeline.store.place.where import Place, found
 
 NAME = "log.jsonl"
 MOST_BYTES = 8 * 2**20  # then the older half goes

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.core.errors import ConfigError, StorageError
 from pipeline.store.place.atomic import remove_tree, set_aside, write_atomic
-from pipeline.store.place.where import ObjectPath, each, found, place, relative
+from pipeline.store.place.objects import ObjectPath
+from pipeline.store.place.where import each, found, place, relative
 from pipeline.store.run.files import (
     DamagedFileError,
     read_footer,
@@ -160,7 +161,7 @@ def test_a_store_that_fails_in_the_middle_of_reading_is_no_damage(shelf, monkeyp
     def refuses(self, buffer):
         raise StorageError("slow down")
 
-    monkeypatch.setattr("pipeline.store.place.where._Ranges.readinto", refuses)
+    monkeypatch.setattr("pipeline.store.place.objects._Ranges.readinto", refuses)
     for read in (read_footer, read_parquet):
         with pytest.raises(StorageError, match="slow down"):
             read(shelf / "t.parquet")

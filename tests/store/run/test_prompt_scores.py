@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.core.errors import CircuitsError, RunDirectoryError, ScoreError
 from pipeline.core.items import Item
-from pipeline.store.run import prompt_scores, run_dir
+from pipeline.store.run import item_files, prompt_scores
 from pipeline.store.run.aggregate import aggregate
 from pipeline.store.run.files import DamagedFileError
 from pipeline.store.run.opened import load_scores, open_run
@@ -118,7 +118,7 @@ def test_a_score_file_is_written_after_its_prompts_scores(keeping, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_dir, "write_parquet", fail)
+    monkeypatch.setattr(item_files, "write_parquet", fail)
     with pytest.raises(OSError, match="No space"):
         keeping.commit(ITEM, payload_of(ITEM))
     assert beside(keeping).exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core.items import Item
-from pipeline.store.run import run_dir
+from pipeline.store.run import item_files
 from pipeline.store.run.opened import open_run
 
 
@@ -11,7 +11,7 @@ def test_a_file_that_is_sealed_and_whole_needs_no_look_into_its_footer(complete,
     def parsed(*_):
         raise AssertionError("a footer was parsed")
 
-    monkeypatch.setattr(run_dir, "read_footer", parsed)
+    monkeypatch.setattr(item_files, "read_footer", parsed)
     status = open_run(complete.path).status()
     assert status["done"] == status["items"] == len(complete.items)
 

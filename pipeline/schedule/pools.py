@@ -1,0 +1,100 @@
+"""The workers that a plan asks for: here, on Ray, of one run or lent to many.
+
+Knows what a worker opens with. Does not know what is given to it.
+"""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.machines import Machine, Need, fits, gpus_here
+from pipeline.schedule import Plan
+from pipeline.schedule.session import Session
+from pipeline.store.place.where import Place
+from pipeline.workers.jobs import Opener, Pool
+
+if TYPE_CHECKING:
+    from pipeline.workers.execute import Settings
+
+
+def open_pool(session: Session, *, local: bool = False) -> Pool:
+    """The workers that the config asks for; with `local` one, in this process."""
+    return start_pool(worker_opener(session), session.plan, local=local)
+
+
+def open_shared_pool(session: Session, *, local: bool = False) -> Pool:
+    """Workers for this and other runs with the same model and cluster; `lend` makes them a run's pool."""
+    from pipeline.workers.shared import shared_opener
+
+    return start_pool(shared_opener(worker_settings(session)), session.plan, local=local)
+
+
+def lend(pool: Pool, session: Session) -> Pool:
+    """A shared pool as this run sees it."""
+    from pipeline.workers.shared import Lent
+
+    return Lent(pool, str(session.path.absolute()))
+
+
+def refuse_what_is_not_here(plan: Plan) -> None:
+    """ConfigError when this machine lacks the GPUs that the workers need: said before anything is started."""
+    cluster, have = plan.config.cluster, gpus_here()
+    if cluster.address != "local" or not cluster.gpus_per_worker or have is None:
+        return
+    workers = 1 if cluster.workers == "auto" else cluster.workers
+    if fits(Machine(cpus=math.inf, gpus=have), Need(gpus=cluster.gpus_per_worker)) < workers:
+        raise ConfigError(
+            f"cluster: {workers} worker{'s' * (workers > 1)} with {cluster.gpus_per_worker:g} GPUs each, and this "
+            f"machine has {have}; "
+            "lower cluster.workers or cluster.gpus_per_worker (0 computes on the CPU), or set cluster.address"
+        )
+
+
+def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:
+    """A pool of workers that open with `opener`, as the plan's config asks for. Imports Ray unless `local`."""
+    if local:
+        from pipeline.workers.local import LocalPool
+
+        return LocalPool(opener)
+    from pipeline.cluster.pool import RayPool
+
+    cluster = plan.config.cluster
+    return RayPool(
+        opener,
+        workers=None if cluster.workers == "auto" else cluster.workers,
+        need=plan.need,
+        address=cluster.address,
+        wait_minutes=cluster.wait_minutes,
+        stragglers=plan.config.failures.stragglers,
+    )
+
+
+def worker_opener(session: Session) -> Opener:
+    """What a worker of the session does first: opens the directory and loads the model that was planned with."""
+    from pipeline.workers.execute import opener
+
+    return opener(worker_settings(session))
+
+
+def worker_settings(session: Session) -> "Settings":
+    """How the workers of a session compute."""
+    return settings_of(session.plan, session.path)
+
+
+def settings_of(plan: Plan, path: Place) -> "Settings":
+    """How the workers of a plan compute whose run lies at `path`."""
+    from pipeline.workers.execute import Settings
+
+    config, model = plan.config, plan.model
+    places = config.model.device_map
+    on_cpu = "cpu" if isinstance(places, str) else places  # a mapping was checked to name no other device
+    is_folder = model.is_local and not config.model.name.startswith("toy:")
+    return Settings(
+        run_path=str(path.absolute()),
+        model_name=str(Path(model.path).absolute()) if is_folder else config.model.name,
+        batch_size=config.cluster.batch_size,
+        threads=config.cluster.threads,
+        device_map=places if config.cluster.gpus_per_worker else on_cpu,
+        max_memory=config.model.max_memory,
+    )
