@@ -26,31 +26,9 @@ CHUNK = 512  # pairs whose texts are encoded together
 _SPACES = "▁Ġ "  # how the space before a word shows in a token
 
 
-def tokenise(
-    pairs: Iterable[PromptPair],
-    tokenizer: Any,
-    *,
-    max_length: int | None = None,
-    vocab_size: int | None = None,
-    needs_wrong: bool = False,
-    max_branched: int | None = None,
-) -> list[TokenPair]:
-    """The pairs in tokens, each checked; `prompt_id` is the index in `pairs`.
-
-    Raises PromptError that names the pair for unequal lengths, answers of more than one token, ids outside of
-    the vocabulary, a prompt longer than `max_length`, a missing wrong answer where `needs_wrong`, or a span that
-    is not where it is said to be.
-    """
-    return list(
-        tokenised(
-            pairs,
-            tokenizer,
-            max_length=max_length,
-            vocab_size=vocab_size,
-            needs_wrong=needs_wrong,
-            max_branched=max_branched,
-        )
-    )
+def tokenise(pairs: Iterable[PromptPair], tokenizer: Any, **checks: Any) -> list[TokenPair]:
+    """The list of what `tokenised` yields."""
+    return list(tokenised(pairs, tokenizer, **checks))
 
 
 def tokenised(
@@ -62,7 +40,12 @@ def tokenised(
     needs_wrong: bool = False,
     max_branched: int | None = None,
 ) -> Iterator[TokenPair]:
-    """What `tokenise` returns, pair by pair, in the memory of `CHUNK` pairs."""
+    """The pairs in tokens, each checked; `prompt_id` is the index in `pairs`. In the memory of `CHUNK` pairs.
+
+    Raises PromptError that names the pair for unequal lengths, answers of more than one token, ids outside of
+    the vocabulary, a prompt longer than `max_length`, a missing wrong answer where `needs_wrong`, or a span that
+    is not where it is said to be.
+    """
     numbered, words = enumerate(pairs), None
     while chunk := list(itertools.islice(numbered, CHUNK)):
         if chunk[0][0] == 0 and len(chunk) == CHUNK and any(isinstance(p.clean, str) for _, p in chunk):
