@@ -4,7 +4,6 @@ Knows ids, which part is the run's identity, and what does not go together. Does
 other files; the fields of the sections are in `pipeline.config.sections`.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
@@ -15,6 +14,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.ablations import ABLATIONS, get_ablation
+from pipeline.config.ids import added, contents, parameters, unique_ids
+from pipeline.config.kept import check_kept
 from pipeline.config.sections import (
     Aggregate,
     Cluster,
@@ -26,17 +27,14 @@ from pipeline.config.sections import (
     Store,
 )
 from pipeline.config.shorthands import written_out
-from pipeline.core import plugins
 from pipeline.core.documents import apply_overrides, explain, read_yaml, suggest
 from pipeline.core.errors import ConfigError
-from pipeline.core.items import RESERVED_IDS, digest, is_id
 from pipeline.core.showing import names
 from pipeline.core.text import OneLine
-from pipeline.evaluation import EVALUATIONS
-from pipeline.methods import METHODS, Method, MethodConfig
+from pipeline.methods import Method, MethodConfig
 from pipeline.metrics import METRICS, get_metric
 from pipeline.store.place.where import Place, place
-from pipeline.tasks import TASKS, FileTask, Task, TaskConfig
+from pipeline.tasks import FileTask, Task, TaskConfig
 from pipeline.tasks.base import GeneratedTask
 
 
@@ -167,7 +165,7 @@ class RunConfig(Section):
     @cached_property
     def task_ids(self) -> dict[str, Task]:
         """Every task by its id in this run, with that id written into `as`."""
-        ids = _unique_ids(self.tasks, "tasks")
+        ids = unique_ids(self.tasks, "tasks")
         return {id_: task.model_copy(update={"as_": id_}) for id_, task in zip(ids, self.tasks, strict=True)}
 
     @property
@@ -188,7 +186,7 @@ class RunConfig(Section):
     def method_ids(self) -> dict[str, Method]:
         """Every method by its id in this run, with id, metric and ablation written out."""
         methods = [method for entry in self.methods for method in entry.expanded()]
-        ids = _unique_ids(methods, "methods")
+        ids = unique_ids(methods, "methods")
         return {
             id_: method.resolved(self.metric, self.ablation).model_copy(update={"as_": id_})
             for id_, method in zip(ids, methods, strict=True)
@@ -203,7 +201,7 @@ class RunConfig(Section):
             return (method,)
 
         def rest(id_: str) -> dict[str, Any]:
-            return {key: value for key, value in _parameters(methods[id_]).items() if key != swept}
+            return {key: value for key, value in parameters(methods[id_]).items() if key != swept}
 
         return tuple(id_ for id_ in methods if rest(id_) == rest(method))
 
@@ -220,24 +218,13 @@ class RunConfig(Section):
     @cached_property
     def plugins(self) -> dict[str, dict[str, str]]:
         """What installed packages add to this run, by group and name, with the packages."""
-        used = {
-            plugins.METHODS: [method.name for method in self.methods],
-            plugins.TASKS: [task.name for task in self.tasks],
-            plugins.METRICS: [name for name in self.metrics if name not in METRICS],
-            plugins.ABLATIONS: [name for name in self.ablations if name not in ABLATIONS],
-            plugins.EVALUATIONS: [one.name for one in self.evaluate.also],
-        }
-        known = {
-            plugins.METHODS: {cls.model_fields["name"].default for cls in METHODS},
-            plugins.TASKS: {cls.model_fields["name"].default for cls in TASKS},
-            plugins.EVALUATIONS: {cls.model_fields["name"].default for cls in EVALUATIONS},
-        }
-        found = {
-            group: {name: package for name in names if (package := plugins.added_by(group, name))}
-            for group, names in ((g, {*n} - known.get(g, set())) for g, n in used.items())
-            if names
-        }
-        return {group.partition(".")[2]: names for group, names in found.items() if names}
+        return added(
+            methods=[method.name for method in self.methods],
+            tasks=[task.name for task in self.tasks],
+            metrics=[name for name in self.metrics if name not in METRICS],
+            ablations=[name for name in self.ablations if name not in ABLATIONS],
+            evaluations=[one.name for one in self.evaluate.also],
+        )
 
     @cached_property
     def prompt_scores(self) -> dict[str, str]:
@@ -260,8 +247,8 @@ class RunConfig(Section):
             model["trust_remote_code"] = True
         return {
             "model": model,
-            "tasks": {id_: _contents(task) for id_, task in self.task_ids.items()},
-            "methods": {id_: _parameters(method) for id_, method in self.method_ids.items()},
+            "tasks": {id_: contents(task) for id_, task in self.task_ids.items()},
+            "methods": {id_: parameters(method) for id_, method in self.method_ids.items()},
             "metric": self.metric,
             "ablation": self.ablation,
             "shards": self.shards.model_dump(),
@@ -342,30 +329,8 @@ class RunConfig(Section):
                 resolved.check(self.model.dtype)
             except ConfigError as error:
                 raise ConfigError(f"methods.{index} ({id_}): {error}") from None
-        self._check_prompt_scores()
+        check_kept(self.store.prompt_scores, self.method_ids, self.aggregate, kept=bool(self.prompt_scores))
         return self
-
-    def _check_prompt_scores(self) -> None:
-        """Refuses to keep what a method does not have, and to draw from what is not kept."""
-        methods, wanted = self.method_ids, self.store.prompt_scores
-        for id_ in wanted if isinstance(wanted, tuple) else ():
-            _known("store.prompt_scores", id_, methods, "method")
-            if not methods[id_].scores_prompts:
-                raise ConfigError(
-                    f"store.prompt_scores: {id_} has none: {_without(methods[id_])}; leave it out"
-                )
-        if wanted and not self.prompt_scores:
-            raise ConfigError(
-                "store.prompt_scores: no method here scores edges prompt by prompt; leave it out"
-            )
-        if self.aggregate.bootstrap_top is not None and not self.aggregate.bootstrap:
-            raise ConfigError(
-                "aggregate.bootstrap_top: means something with aggregate.bootstrap alone; set that too"
-            )
-        if self.aggregate.bootstrap and not self.prompt_scores:
-            raise ConfigError(
-                "aggregate.bootstrap: draws from every prompt's scores; set store.prompt_scores: true too"
-            )
 
 
 _DERIVED = [name for name, value in vars(RunConfig).items() if isinstance(value, cached_property)]
@@ -388,52 +353,3 @@ def _exists(key: str, get: Callable[[str], object], name: str | None) -> None:
 def _known(key: str, name: str, known: Mapping[str, Any], what: str = "") -> None:
     if name not in known:
         raise ConfigError(f"{key}: unknown {what or key.rsplit('.', 1)[-1]} {name!r}{suggest(name, known)}")
-
-
-def _without(method: Method) -> str:
-    """Why a method has no scores of single prompts."""
-    if method.decides:
-        return "it decides over all prompts of a shard together"
-    return (
-        "it scores nodes" if method.result.of == "node" else "it has no score of every edge for every prompt"
-    )
-
-
-def _contents(task: Task) -> dict[str, Any]:
-    """What a task asks: its parameters, but for where its prompts lie."""
-    parameters = _parameters(task)
-    if isinstance(task, FileTask):
-        del parameters["path"]
-    return parameters
-
-
-def _parameters(entry: Task | Method) -> dict[str, Any]:
-    """What an entry computes: its parameters without its id."""
-    return {key: value for key, value in entry.model_dump(mode="json").items() if key != "as_"}
-
-
-def _unique_ids(entries: Sequence[Any], section: str) -> list[str]:
-    """An id per entry. Derived ids that clash get four hex digits of their parameters' hash each."""
-    ids = [entry.id for entry in entries]
-    chosen = [entry.as_ for entry in entries]
-    counts = Counter(ids)
-    unique = []
-    for id_, given, entry in zip(ids, chosen, entries, strict=True):
-        clashes = given is None and counts[id_] > 1
-        unique.append(f"{id_[:75]}-{digest(_parameters(entry))[:4]}" if clashes else id_)
-    first: dict[str, int] = {}
-    for index, id_ in enumerate(unique):
-        if not is_id(id_):
-            raise ConfigError(
-                f"{section}.{index}: id {id_[:100]!r} must be up to 80 of a-z 0-9 . _ - and begin with a letter or "
-                "digit; give one, as: ..."
-            )
-        if id_ in RESERVED_IDS:
-            raise ConfigError(
-                f"{section}.{index}: the id {id_!r} is taken by the pipeline; give another, as: ..."
-            )
-        if first.setdefault(id_, index) != index:
-            raise ConfigError(
-                f"{section}.{index}: id {id_!r} is that of {section}.{first[id_]}; remove one, or as: ..."
-            )
-    return unique
