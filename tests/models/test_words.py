@@ -215,7 +215,7 @@ def test_a_word_that_cannot_be_read_is_left_to_who_asks():
 
 
 @pytest.mark.parametrize("kind", ["words", "byte", "bpe legacy", "bpe always collapsed"])
-def test_pairs_beyond_the_first_are_read_and_refused_as_the_first(kind, monkeypatch):
+def test_pairs_of_a_long_file_are_read_and_refused_as_one_alone(kind, monkeypatch):
     monkeypatch.setattr("pipeline.models.tokens.CHUNK", 8)
     whole = made(kind)
     names = ["Mary", "John"]
@@ -225,8 +225,11 @@ def test_pairs_beyond_the_first_are_read_and_refused_as_the_first(kind, monkeypa
     ]
     last = PromptPair("the <s> went  to", "the <s> gave  to", (" Mary",))
     read = tokenise([*pairs, *pairs[:3], last], whole)
-    assert [one.answers for one in read[-4:-1]] == [one.answers for one in read[:3]]
-    assert [one.clean for one in read[-4:-1]] == [one.clean for one in read[:3]]
+    alone = [tokenise([pair], whole)[0] for pair in pairs[:3]]  # a few are left to the tokenizer
+    for some in (read[:3], read[-4:-1]):
+        assert [(one.clean, one.corrupted, one.answers) for one in some] == [
+            (one.clean, one.corrupted, one.answers) for one in alone
+        ]
     assert tokenise([last], whole)[0].clean == read[-1].clean
     for bad in (
         PromptPair("the store", "the store", (" went to",), source="f:9"),
