@@ -11,6 +11,7 @@ from pipeline.evaluation.base import Chosen, Curve, Evaluation, Found, Subject, 
 from pipeline.evaluation.chance import Chance
 from pipeline.evaluation.cpr_cmd import CprCmd
 from pipeline.evaluation.faithfulness import circuit_values, evaluate, faithfulness_of, measured, selections
+from pipeline.evaluation.hypotheses import Hypotheses
 from pipeline.evaluation.minimality import Minimality
 from pipeline.evaluation.necessity import Necessity
 from pipeline.evaluation.stability import Stability
@@ -24,6 +25,7 @@ EVALUATIONS: tuple[type[Evaluation], ...] = (
     Minimality,
     Chance,
     Stability,
+    Hypotheses,
 )
 
 # one of these, or of what an installed package adds
@@ -39,6 +41,7 @@ __all__ = [
     "Evaluation",
     "EvaluationConfig",
     "Found",
+    "Hypotheses",
     "Minimality",
     "Necessity",
     "Stability",

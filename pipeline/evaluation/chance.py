@@ -35,18 +35,8 @@ class Chance(Evaluation):
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
         """The circuit, and random ones by number."""
-        circuit = subject.the_circuit
-        found = {CIRCUIT: circuit}
-        kinds = edge_kinds(circuit.graph)
-        for index in range(self.draws):
-            mask = np.zeros(circuit.graph.n_edges, dtype=bool)
-            rng = np.random.default_rng([self.seed, index])
-            for kind in np.unique(kinds[circuit.mask]):
-                of_kind = np.flatnonzero(kinds == kind)
-                n = int((kinds[circuit.mask] == kind).sum())
-                mask[rng.choice(of_kind, n, replace=False)] = True
-            found[f"random-{index}"] = Circuit(circuit.graph, mask)
-        return found
+        drawn = random_circuits(subject.the_circuit, self.draws, self.seed)
+        return {CIRCUIT: subject.the_circuit} | {f"random-{index}": one for index, one in enumerate(drawn)}
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """Of the circuit its faithfulness with its ends; of the random ones median, p95 and largest; nearer, the share
@@ -72,6 +62,21 @@ class Chance(Evaluation):
             Found("largest", max(known), "random"),
             Found("nearer", nearer, "random"),
         ]
+
+
+def random_circuits(circuit: Circuit, draws: int, seed: int) -> list[Circuit]:
+    """Circuits with as many edges of each kind; the first ones are the same however many are drawn."""
+    kinds = edge_kinds(circuit.graph)
+    of_kind = {int(kind): np.flatnonzero(kinds == kind) for kind in np.unique(kinds[circuit.mask])}
+    counts = {kind: int((kinds[circuit.mask] == kind).sum()) for kind in of_kind}
+    found = []
+    for index in range(draws):
+        rng = np.random.default_rng([seed, index])
+        mask = np.zeros(circuit.graph.n_edges, dtype=bool)
+        for kind, ids in of_kind.items():
+            mask[rng.choice(ids, counts[kind], replace=False)] = True
+        found.append(Circuit(circuit.graph, mask))
+    return found
 
 
 def edge_kinds(graph: Graph) -> Int[np.ndarray, " edge"]:

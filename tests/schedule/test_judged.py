@@ -16,6 +16,7 @@ LOOK = [
     "necessity",
     {"name": "minimality", "edges": 5},
     {"name": "chance", "draws": 8},
+    {"name": "hypotheses", "draws": 4, "permutations": 19},
     {"name": "stability", "resamples": 20, "votes": 40, "p_del": [0.5]},
 ]
 CONFIG = {
@@ -87,6 +88,13 @@ def test_a_planted_circuit_is_sufficient_necessary_and_minimal(run):
     assert kept.n_edges == value(run, "acdc", "sufficiency", "circuit", "n_edges")
 
 
+def test_hypotheses_have_p_values_as_small_as_their_draws_allow(run):
+    assert value(run, "acdc", "hypotheses", "circuit", "sufficiency") == pytest.approx(1 / 5)
+    assert value(run, "acdc", "hypotheses", "complement", "necessity") == pytest.approx(1 / 5)
+    assert 0 < value(run, "acdc", "hypotheses", "complement", "independence") <= 1
+    assert 0 < value(run, "acdc", "hypotheses", "circuit", "equivalence") <= 1
+
+
 def test_stability_is_of_the_prompts_that_gave_the_scores(run):
     assert 0 < value(run, "eap", "stability", "circuit", "jaccard") <= 1
     assert value(run, "eap", "stability", "circuit", "null") < 0.2
@@ -128,7 +136,7 @@ def test_without_prompts_held_out_a_circuit_is_judged_by_its_own_and_that_is_sai
 
     own = {**CONFIG, "tasks": [{"name": "induction", "count": 8}], "methods": [{"name": "eap"}]}
     run = discover(toy_config(tmp_path, **own), local=True, quiet=True)
-    assert set(run.evaluations()["evaluation"]) == set(EVALUATIONS)
+    assert set(run.evaluations()["evaluation"]) == {*EVALUATIONS, "hypotheses"}
     (card,) = essentials(open_run(run.path))["verdicts"]
     answers = {one["question"]: one["answer"] for one in card["judgements"]}
     assert (card["task"], card["prompts"]) == ("induction", "induction")
