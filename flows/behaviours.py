@@ -1,6 +1,7 @@
 """`make behaviours`: which behaviours of the package the language model of `make real` has, as one table.
 
     python -m flows.behaviours [NAME...]     all, or those named; the rows of the others stay as they are
+    python -m flows.behaviours --choose      how settings that were chosen compare with others, on prompts of their own
 
 Knows the list of tasks and where the table lies. Whether the model has one is what `circuits check` says of it. The
 prompts are drawn with another seed than the default, with which the generators' words and sentences were chosen.
@@ -29,22 +30,32 @@ SAID = {
 }
 
 
+# Where settings were tried (`python -m flows.behaviours --choose`): other prompts than those that SEED reports.
+CHOSEN_ON = 2
+CANDIDATES: dict[str, dict[str, Any]] = {
+    f"induction-{length}-{repeated}": {"name": "induction", "length": length, "repeated": repeated}
+    for length, repeated in ((10, 1), (20, 2), (20, 4), (20, 8))
+}
+
 # Beside every generated task as it is by itself: the same questions made easier or harder.
 MORE: dict[str, dict[str, Any]] = {
-    "induction-20-8": {"name": "induction", "length": 20, "repeated": 8},
+    "induction-20-8": CANDIDATES[
+        "induction-20-8"
+    ],  # of the candidates the one said first most often on CHOSEN_ON
     "capital-0": {"name": "capital", "shots": 0},
     "subject_verb-opposite": {"name": "subject_verb", "attractor": "opposite"},
 }
 
 
-def config_of(names: list[str]) -> RunConfig:
-    """The config that tries the behaviours of these names."""
-    asked = MORE | {name: {"name": name} for name in names if name not in MORE}
+def config_of(names: list[str], seed: int = SEED) -> RunConfig:
+    """The config that tries the behaviours of these names, on the prompts of a seed."""
+    known = CANDIDATES | MORE
+    asked = known | {name: {"name": name} for name in names if name not in known}
     return RunConfig.from_mapping(
         {
             "name": "behaviours",
             "model": {"name": str(FOLDER)},
-            "tasks": [asked[name] | {"count": COUNT, "seed": SEED, "as": name} for name in names],
+            "tasks": [asked[name] | {"count": COUNT, "seed": seed, "as": name} for name in names],
             "methods": ["eap"],
             "cluster": {"batch_size": 20},
         }
@@ -100,6 +111,10 @@ def _share(one: dict[str, Any], name: str) -> str:
 
 def main() -> int:
     """Tries the behaviours and writes the table, anew after each; 0 where all could be tried."""
+    if sys.argv[1:] == ["--choose"]:
+        for name, facts in tried(config_of([*CANDIDATES], CHOSEN_ON), None):
+            print(f"{name}: first in {facts['greedy']:.3f} on seed {CHOSEN_ON}", flush=True)
+        return 0
     names = sys.argv[1:] or known()
     tasks = json.loads(FACTS.read_text(encoding="utf-8")) if FACTS.is_file() and sys.argv[1:] else {}
     try:

@@ -36,6 +36,11 @@ FACTS = (
             Washington White_House Washington Space_Needle Seattle Willis_Tower Chicago CN_Tower Toronto
             Burj_Khalifa Dubai Hagia_Sophia Istanbul Blue_Mosque Istanbul Sydney_Opera_House Sydney Prado_Museum
             Madrid Charles_Bridge Prague Notre_Dame Paris Arc_de_Triomphe Paris Trevi_Fountain Rome
+            Westminster_Abbey London London_Eye London Hyde_Park London Trafalgar_Square London
+            Lincoln_Memorial Washington Capitol_Building Washington Fenway_Park Boston
+            Wrigley_Field Chicago Millennium_Park Chicago Bondi_Beach Sydney Spanish_Steps Rome Sistine_Chapel Rome
+            Musée_d'Orsay Paris Moulin_Rouge Paris Reichstag Berlin Checkpoint_Charlie Berlin Bolshoi_Theatre Moscow
+            Temple_of_Heaven Beijing Summer_Palace Beijing Tokyo_Tower Tokyo Imperial_Palace Tokyo
         """),
     ),
     Fact(
@@ -48,7 +53,13 @@ FACTS = (
             Spain Osaka Japan Kyoto Japan Nagoya Japan Mumbai India Chennai India Kolkata India Shanghai China
             Wuhan China Lahore Pakistan Karachi Pakistan Krakow Poland Porto Portugal Istanbul Turkey Montreal
             Canada Toronto Canada Sydney Australia Melbourne Australia Geneva Switzerland Zurich Switzerland
-            Lagos Nigeria Rotterdam Netherlands
+            Lagos Nigeria Rotterdam Netherlands Bordeaux France Toulouse France Strasbourg France Nantes France
+            Turin Italy Bologna Italy Genoa Italy Palermo Italy Stuttgart Germany Dresden Germany Leipzig Germany
+            Bremen Germany Bilbao Spain Malaga Spain Granada Spain Hiroshima Japan Sapporo Japan Fukuoka Japan
+            Bangalore India Hyderabad India Jaipur India Shenzhen China Guangzhou China Nanjing China Faisalabad
+            Pakistan Gdansk Poland Wroclaw Poland Ankara Turkey Izmir Turkey Vancouver Canada Calgary Canada
+            Brisbane Australia Perth Australia Basel Switzerland Lausanne Switzerland Guadalajara Mexico Monterrey
+            Mexico Salvador Brazil Recife Brazil Alexandria Egypt Busan Korea Marrakesh Morocco Casablanca Morocco
         """),
     ),
     Fact(
@@ -60,7 +71,12 @@ FACTS = (
             Xbox_360 Microsoft PlayStation Sony PlayStation_2 Sony Walkman Sony Android_operating_system Google
             Chromebook Google Game_Boy Nintendo Wii Nintendo Mustang Ford Model_T Ford Corvette Chevrolet Camaro
             Chevrolet Prius Toyota Corolla Toyota Civic Honda Accord Honda Galaxy_phone Samsung Pentium Intel
-            Kindle Amazon ThinkPad IBM Photoshop Adobe
+            Kindle Amazon ThinkPad IBM Photoshop Adobe Apple_Watch Apple AirPods Apple Macintosh Apple
+            PlayStation_3 Sony Nintendo_Switch Nintendo GameCube Nintendo Super_Nintendo Nintendo Chrome_browser
+            Google Gmail Google Bronco Ford F-150 Ford Fiesta Ford Camry Toyota Land_Cruiser Toyota Accord_sedan
+            Honda Silverado Chevrolet Galaxy_tablet Samsung Xeon_processor Intel Xbox_One Microsoft Excel
+            Microsoft PowerPoint Microsoft Surface_tablet Microsoft Acrobat Adobe Illustrator Adobe Echo_speaker
+            Amazon Model_S Tesla Cybertruck Tesla
         """),
     ),
     Fact(
@@ -73,7 +89,12 @@ FACTS = (
             baseball Derek_Jeter baseball Barry_Bonds baseball Ted_Williams baseball Roger_Federer tennis
             Rafael_Nadal tennis Serena_Williams tennis Andre_Agassi tennis Tiger_Woods golf Jack_Nicklaus golf
             Phil_Mickelson golf Wayne_Gretzky hockey Sidney_Crosby hockey Lionel_Messi soccer Cristiano_Ronaldo
-            soccer
+            soccer Shaquille_O'Neal basketball Stephen_Curry basketball Kevin_Durant basketball Kareem_Abdul-Jabbar
+            basketball Brett_Favre football Aaron_Rodgers football Drew_Brees football Jerry_Rice football Joe_DiMaggio
+            baseball Mickey_Mantle baseball Willie_Mays baseball Jackie_Robinson baseball Hank_Aaron baseball
+            Venus_Williams tennis Novak_Djokovic tennis Andy_Murray tennis Pete_Sampras tennis Maria_Sharapova tennis
+            Steffi_Graf tennis Arnold_Palmer golf Rory_McIlroy golf Gordie_Howe hockey Bobby_Orr hockey Mario_Lemieux
+            hockey David_Beckham soccer Diego_Maradona soccer Wayne_Rooney soccer
         """),
     ),
 )

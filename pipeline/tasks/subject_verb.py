@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pipeline.tasks.base import listed
 from pipeline.tasks.frames import Filling, FramedTask, Lexicon, Writer, choice
 from pipeline.tasks.relation import table
 
@@ -21,6 +22,10 @@ NOUNS = table("""
     book books picture pictures key keys table tables chair chairs door doors window windows box boxes cup cups
     letter letters song songs game games road roads river rivers town towns school schools church churches
 """)
+# Fit to persons and things, one and many.
+ADJECTIVES = listed(
+    "old new other first last best big small good same next right wrong great only main final young"
+)
 SINGULAR, PLURAL = ("is", "was", "has"), ("are", "were", "have")
 
 
@@ -28,7 +33,8 @@ class SubjectVerb(FramedTask):
     """`count` prompts that end before the verb; answers are the verbs of the subject's number, wrong ones the others'.
 
     `attractor` is the noun between subject and verb: `none`, of the `opposite` number, or of the `same`.
-    Corruption: the subject in the other number. Spans: `subject`, `attractor` and `end`.
+    Without one, an adjective stands before the subject: prompts enough that few come twice.
+    Corruption: the subject in the other number. Spans: `subject`, `attractor` or `adjective`, and `end`.
     """
 
     name: Literal["subject_verb"] = "subject_verb"
@@ -40,8 +46,8 @@ class SubjectVerb(FramedTask):
     def frames(self) -> Sequence[str]:
         if self.attractor == "none":
             return (
-                "Nobody knows where the {noun.subject} {verb.answer}",
-                "Nobody can say how good the {noun.subject} {verb.answer}",
+                "Nobody knows where the {adjective.adjective} {noun.subject} {verb.answer}",
+                "Nobody can say how good the {adjective.adjective} {noun.subject} {verb.answer}",
             )
         return (
             "Nobody knows where the {noun.subject} next to the {noun.attractor} {verb.answer}",
@@ -49,7 +55,8 @@ class SubjectVerb(FramedTask):
         )
 
     def lists(self) -> Mapping[str, Sequence[str]]:
-        return {"noun": [noun for both in NOUNS for noun in both], "verb": (*SINGULAR, *PLURAL)}
+        lists = {"noun": [noun for both in NOUNS for noun in both], "verb": (*SINGULAR, *PLURAL)}
+        return lists | ({"adjective": ADJECTIVES} if self.attractor == "none" else {})
 
     def writer(self, lexicon: Lexicon) -> Writer:
         nouns = [both for both in NOUNS if lexicon.has("noun", *both)]
@@ -64,6 +71,8 @@ class SubjectVerb(FramedTask):
             clean = {"subject": subject[number]}
             if self.attractor != "none":
                 clean["attractor"] = other[between]
+            else:
+                clean["adjective"] = choice(rng, lexicon.words("adjective"))
             right, wrong = (tuple(pair[n] for pair in verbs) for n in (number, 1 - number))
             return Filling(choice(rng, lexicon.frames), clean, {"subject": subject[1 - number]}, right, wrong)
 

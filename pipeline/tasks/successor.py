@@ -16,7 +16,10 @@ from pipeline.tasks.frames import Filling, FramedTask, Lexicon, Writer, choice
 
 DAYS = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 MONTHS = listed("January February March April May June July August September October November December")
-NUMBERS = listed("one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen")
+NUMBERS = listed("""
+    one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty
+""")
 ORDINALS = listed("first second third fourth fifth sixth seventh eighth ninth tenth")
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 SERIES = (DAYS, MONTHS, NUMBERS, ORDINALS, LETTERS)
@@ -44,6 +47,7 @@ class Successor(FramedTask):
         return (
             f"Next in line: {', '.join(items)}, {{item.answer}}",
             f"In order: {', '.join(items)}, {{item.answer}}",
+            f"One after the other: {', '.join(items)}, {{item.answer}}",
         )
 
     def lists(self) -> Mapping[str, Sequence[str]]:
@@ -62,8 +66,12 @@ class Successor(FramedTask):
         if not runs:
             self.too_few(lexicon, "item", self.given + 2, 0, "use given: 1" if self.given > 1 else "")
 
+        shares = np.asarray([len(found) for found in runs]) / sum(map(len, runs))
+
         def draw(rng: np.random.Generator) -> Filling:
-            series = choice(rng, runs)
+            series = runs[
+                int(rng.choice(len(runs), p=shares))
+            ]  # each run as likely: short series give few prompts
             first, other = (series[i] for i in rng.choice(len(series), size=2, replace=False))
             clean, exchanged = ({f"i{i}": word for i, word in enumerate(run[:-1])} for run in (first, other))
             return Filling(choice(rng, lexicon.frames), clean, exchanged, (first[-1],), (other[-1],))
