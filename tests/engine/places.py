@@ -1,8 +1,8 @@
 """Pretended devices: tensors compute on the CPU, but each has a place, and no function may mix two places.
 
 Shows on a machine without GPUs that everything that meets in a computation was moved to one device before.
-Tensors without a place (made by functions that know no device, gradients) agree with all. Indices may stay on
-the CPU, as torch allows.
+What is made from nothing is on the CPU unless a device is named. Tensors without a place (gradients) agree with all.
+Indices may stay on the CPU, as torch allows.
 """
 
 from collections.abc import Iterator
@@ -21,6 +21,29 @@ _DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
 # What is asked of a tensor most often, all by the checks of shapes and types; the answer is no tensor.
 _PLAIN = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "requires_grad", "is_cuda")}
 
+# What makes a tensor from nothing: on the CPU, unless a device is named.
+MADE = {
+    *(
+        torch.tensor,
+        torch.as_tensor,
+        torch.from_numpy,
+        torch.arange,
+        torch.linspace,
+        torch.eye,
+        torch.tril_indices,
+    ),
+    *(
+        torch.zeros,
+        torch.ones,
+        torch.full,
+        torch.empty,
+        torch.rand,
+        torch.randn,
+        torch.randint,
+        torch.triu_indices,
+    ),
+}
+
 
 class Places(TorchFunctionMode):
     """While active, `x.device` and `x.to(device)` tell and change places, and mixing them raises MisplacedError."""
@@ -36,6 +59,9 @@ class Places(TorchFunctionMode):
         if func == _DEVICE:
             return _place(args[0]) or torch.device("cpu")
         target = kwargs.get("device")
+        if func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):  # to the device of another
+            out = func(*args, **kwargs)
+            return _moved(out, place) if (place := _place(args[1])) is not None else out
         if func is Tensor.to:
             target = next((a for a in (*args[1:], target) if isinstance(a, str | torch.device)), None)
             args = (args[0], *(a for a in args[1:] if not isinstance(a, str | torch.device)))
@@ -57,6 +83,8 @@ class Places(TorchFunctionMode):
                 f"{getattr(func, '__name__', func)} of {shapes} on {sorted(map(str, places))}"
             )
         out = func(*args, **kwargs)
+        if target is None and func in MADE:
+            target = "cpu"
         place = torch.device(target) if target is not None else next(iter(places), None)
         if place is not None:
             for tensor in _tensors(out):

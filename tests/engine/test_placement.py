@@ -6,13 +6,24 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
 from pipeline import load_model
-from pipeline.ablations import record
+from pipeline.ablations import collect_statistics, record
 from pipeline.core.errors import ModelError
-from pipeline.engine.edits import Add, Knockout, Mask, Replace, Site, run
+from pipeline.engine import edits
+from pipeline.engine.edits import Add, Mask, Replace, Site, run
 from pipeline.engine.emptied import Emptied
 from pipeline.engine.patchable import PatchableModel, patchable
 from pipeline.evaluation.faithfulness import circuit_values
-from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching, PathPatching
+from pipeline.methods import (
+    Acdc,
+    Attention,
+    Eap,
+    EapIg,
+    EdgePatching,
+    Knockout,
+    LogitLens,
+    NodePatching,
+    PathPatching,
+)
 from pipeline.models.adapters import find_parts
 from pipeline.models.families import family_of
 from pipeline.models.load import graph_of
@@ -22,13 +33,22 @@ from tests.oracles import models
 
 ONE, TWO, THREE = (torch.device(f"cuda:{i}") for i in range(3))
 METHODS = (EdgePatching(), NodePatching(), Eap(), EapIg(steps=2), Acdc(threshold=0.01))
+READ = (
+    LogitLens(),
+    Knockout.model_validate({"from": "start"}),
+    Attention.model_validate({"from": "start"}),
+    NodePatching(positions="from_end", as_="by position"),
+    EdgePatching(positions="start", direction="denoising", as_="at a span"),
+)
 PATHS = (PathPatching(receivers=("m0", "m1")), PathPatching(receivers=("m1", "logits"), reading="ioi"))
 
 
 def batch_for(model):
     generator = torch.Generator().manual_seed(0)
     clean, corrupted = torch.randint(1, models.VOCABULARY, (2, 3, 6), generator=generator)
-    return model.batch_from_ids(clean, corrupted, torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
+    start = {"start": torch.arange(6).expand(3, 6) < 2}
+    answers = (torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
+    return model.batch_from_ids(clean, corrupted, *answers, spans=start)
 
 
 def spread(hf, places):
@@ -55,9 +75,26 @@ def everything(model):
     """What every method gives, circuits of many edges and of few, gradients of shares of edges, and an edited run."""
     batches = [batch_for(model)]
     found = {method.id: method.score(model, batches).score for method in (*METHODS, *PATHS)}
+    found |= {method.id: numbers(method.score(model, batches)) for method in READ}
+    found |= ablated(model, batches)
     kept = np.random.default_rng(0).random((4, model.graph.n_edges)) < [[0.9], [0.5], [0.1], [0.03]]
     found["circuits"] = circuit_values(model, batches, kept)
     return found | {"shares": gradients_of_shares(model, batches[0]), "edited": edited(model, batches[0])}
+
+
+def numbers(result):
+    return result.value if hasattr(result, "value") else result.score
+
+
+def ablated(model, batches):
+    """What zeros and means replace."""
+    found, statistics = {}, collect_statistics(model, batches)
+    half = np.arange(model.graph.n_edges)[None] % 2 > 0
+    for ablation in ("zero", "mean", "mean_positional"):
+        how = {"ablation": ablation, "statistics": statistics}
+        found[f"eap {ablation}"] = Eap().score(model, batches, **how).score
+        found[f"circuits {ablation}"] = circuit_values(model, batches, half, **how)
+    return found
 
 
 def gradients_of_shares(model, batch):
@@ -70,14 +107,15 @@ def gradients_of_shares(model, batch):
 
 
 def edited(model, batch):
-    at, vector = batch.real & (torch.arange(batch.length) > 2), torch.ones(model.config.hidden_size)
-    edits = [
-        Knockout(1, (0,), at, ~at),
+    at = batch.real & (torch.arange(batch.length, device=model.device) > 2)
+    vector = torch.ones(model.config.hidden_size)
+    changes = [
+        edits.Knockout(1, (0,), at, ~at),
         Add(Site("residual", 1), vector, at),
         Add(Site("mlp", 0), vector, at),
     ]
-    edits.append(Replace(Site("z", 1), torch.zeros(()), at, head=1))
-    found = run(model, batch, edits, [Site("logits"), Site("heads", 1), Site("residual", 2)])
+    changes.append(Replace(Site("z", 1), torch.zeros(()), at, head=1))
+    found = run(model, batch, changes, [Site("logits"), Site("heads", 1), Site("residual", 2)])
     return np.concatenate([value.cpu().flatten().numpy() for value in found.values()])
 
 
@@ -108,6 +146,13 @@ def test_a_tensor_left_on_another_device_is_noticed():
         run = model.capture(batch_for(model))
         with pytest.raises(MisplacedError):
             _ = run.layers[0].mid + run.layers[1].mid
+
+
+def test_a_tensor_made_without_a_device_is_on_the_cpu_and_noticed():
+    with Places() as places:
+        real = batch_for(spread(models.build("llama").float(), places)).real
+        with pytest.raises(MisplacedError):
+            _ = real & (torch.arange(6) > 2)
 
 
 @pytest.fixture
