@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from flows import real
-from pipeline import discover, load_model
+from pipeline import RunConfig, discover, load_model
 from pipeline.core.errors import ModelError
 from pipeline.models.load import resolve_model
 from tests import gguf_files
@@ -86,3 +86,11 @@ def test_circuits_are_tried_on_prompts_that_played_no_part_in_finding_them(tmp_p
     assert rows["eap, 100 %"]["held_out"] == pytest.approx(1.0)
     assert rows["acdc"]["held_out"] > 0.9, "the planted circuit, wherever it was found"
     assert rows["acdc"]["held_out"] != rows["acdc"]["found"]
+
+
+@pytest.mark.parametrize(
+    "name", ["circuits-ioi", "circuits-induction", "edges", "looks-ioi", "looks-induction"]
+)
+def test_configs_of_the_page_of_results_mean_something(root, name):
+    config = RunConfig.load(root / "results" / "reference" / "smollm2" / f"{name}.yaml")
+    assert config.name == f"smollm2-{name.removeprefix('circuits-')}"
