@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.store.place import found
+from pipeline.store.place.where import found
 from pipeline.verify import verify
 from tests.processes import busy_workers, wait_for
 from tests.runs import items_of, toy_mapping
