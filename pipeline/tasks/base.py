@@ -153,21 +153,6 @@ class GeneratedTask(Task):
         key = f"{seed}/{self.seed}/{self.name}/{index}".encode()
         return np.random.default_rng(np.frombuffer(hashlib.sha256(key).digest(), dtype=np.uint32))
 
-    def others(self, tokenizer: Any, seed: int, count: int) -> list[PromptPair]:
-        """`count` prompts of which none is this task's and none comes twice, drawn with the seeds that follow: what a
-        circuit is tried on that was found on these. PromptError where the lists do not give so many."""
-        taken, found = {pair.clean for pair in self.pairs(tokenizer, seed)}, dict[Any, PromptPair]()
-        for step in range(1, 11):
-            further = self.model_copy(update={"seed": (self.seed + step) % 2**63, "count": count})
-            for pair in further.pairs(tokenizer, seed):
-                if pair.clean not in taken:
-                    found.setdefault(pair.clean, pair)
-            if len(found) >= count:
-                return list(found.values())[:count]
-        raise PromptError(
-            f"task {self.id}: its words give {len(found)} further prompts and {count} are asked for"
-        )
-
     def need(self, tokenizer: Any) -> None:
         """Raises `PromptError` when there is no tokenizer to write text for."""
         if tokenizer is None:

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from flows import real
-from pipeline import RunConfig, discover, load_model
+from pipeline import RunConfig, discover
 from pipeline.core.errors import ModelError
 from pipeline.models.load import resolve_model
 from tests import gguf_files
@@ -64,7 +64,8 @@ def test_without_a_package_index_one_line_says_what_to_set(monkeypatch, tmp_path
 
 
 def test_the_best_circuit_ends_as_a_picture_and_its_heads_in_words(tmp_path, capsys):
-    config = toy_config(tmp_path, evaluate={"edge_fractions": [0.05, 0.1, 0.5]})
+    look = {"edge_fractions": [0.05, 0.1, 0.5], "also": ["sufficiency"]}
+    config = toy_config(tmp_path, tasks=[{"name": "induction", "count": 12, "held_out": 6}], evaluate=look)
     run = discover(config, local=True, quiet=True)
     capsys.readouterr()
     real.conclude(run)
@@ -72,20 +73,23 @@ def test_the_best_circuit_ends_as_a_picture_and_its_heads_in_words(tmp_path, cap
     assert "the best circuit is that of" in said
     assert "looks from last at b" in said
     assert "as an induction head does" in said
-    assert "on the 12 prompts of the search, and on 32 held out of it" in said
+    assert "on the 12 prompts of the search, and on 6 held out of it" in said
+    assert "sufficient" in said
     assert (tmp_path / f"{run.path.name}.svg").read_text().startswith("<svg")
 
 
-def test_circuits_are_tried_on_prompts_that_played_no_part_in_finding_them(tmp_path, monkeypatch):
-    run = discover(toy_config(tmp_path, evaluate={"edge_fractions": [0.1, 1.0]}), local=True, quiet=True)
-    model = load_model("toy:planted")
-    monkeypatch.setattr(real, "HELD_OUT", 8)
-    rows = {row["circuit"]: row for row in real.held_out(run, model, "induction")}
-    curve = run.faithfulness().set_index("edge_fraction")["faithfulness"]
-    assert rows["eap, 10 %"]["found"] == pytest.approx(curve[0.1], abs=1e-4)
-    assert rows["eap, 100 %"]["held_out"] == pytest.approx(1.0)
-    assert rows["acdc"]["held_out"] > 0.9, "the planted circuit, wherever it was found"
-    assert rows["acdc"]["held_out"] != rows["acdc"]["found"]
+def test_circuits_are_tried_on_prompts_that_played_no_part_in_finding_them(tmp_path):
+    held = {"tasks": [{"name": "induction", "count": 12, "held_out": 6}]}
+    run = discover(
+        toy_config(tmp_path, **held, evaluate={"edge_fractions": [0.1, 1.0]}), local=True, quiet=True
+    )
+    title, *lines = real.curves(run, "induction")
+    assert "on the 12 prompts of the search, and on 6 held out of it" in title
+    rows = {line[:20].strip(): line.split()[-2:] for line in lines}
+    curve = run.faithfulness().set_index(["task", "method", "edge_fraction"])["faithfulness"]
+    assert rows["eap, 10 %"] == [f"{curve[task, 'eap', 0.1]:.3f}" for task in run.tasks]
+    assert rows["eap, 100 %"] == ["1.000", "1.000"]
+    assert float(rows["acdc"][1]) > 0.9, "the planted circuit, wherever it was found"
 
 
 @pytest.mark.parametrize(

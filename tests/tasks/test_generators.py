@@ -30,13 +30,6 @@ def ids(tokenizer, text):
     return tokenizer(text)["input_ids"]
 
 
-class Narrow(GreaterThan):
-    """A task of few prompts."""
-
-    def pairs(self, tokenizer, seed):
-        return super().pairs(tokenizer, 0)[:3]
-
-
 def variants():
     """Every task with every value of its corruption."""
     for task in GENERATED:
@@ -284,17 +277,3 @@ def test_a_task_without_a_wish_for_the_beginning_is_written_as_ever():
         asked = task.model_copy(update={"bos": "add"})
         assert asked.model_dump(mode="json") == {**task.model_dump(mode="json"), "bos": "add"}
         assert type(task)(**asked.model_dump(mode="json", by_alias=True)) == asked
-
-
-def test_other_prompts_are_none_of_the_tasks_own_and_none_twice(word_level):
-    for task in (Ioi(count=20), Induction(count=20), GreaterThan(count=20, seed=2**63 - 1)):
-        own = {pair.clean for pair in task.pairs(word_level, 0)}
-        others = [pair.clean for pair in task.others(word_level, 0, 20)]
-        assert len(set(others)) == 20
-        assert not own & set(others)
-        assert others == [pair.clean for pair in task.others(word_level, 0, 20)]
-
-
-def test_words_that_give_no_more_prompts_are_told_of(word_level):
-    with pytest.raises(PromptError, match=r"its words give \d+ further prompts and 100 are asked for"):
-        Narrow(count=3).others(word_level, 0, 100)
