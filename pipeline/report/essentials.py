@@ -121,8 +121,9 @@ def rows_of(curve: pd.DataFrame, task: str, method: str) -> pd.DataFrame:
 def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[Circuit, dict[str, Any]]:
     """The circuit to show for one task and method, and what to say of it.
 
-    The kept set of a method that decides; else the smallest evaluated selection whose faithfulness is within 0.15 of
-    1; else the nearest to 1; else a twentieth of the edges. The whole graph is never chosen.
+    The kept set of a method that decides; else the one that evaluations have judged; else the smallest evaluated
+    selection whose faithfulness is within 0.15 of 1; else the nearest to 1; else a twentieth of the edges. The whole
+    graph is never chosen.
     `frame` is the aggregate, `curve` the rows of `run.faithfulness()` for this task and method.
     """
     graph = run.graph
@@ -139,10 +140,13 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
     parts = rows[rows["n_edges"] < graph.n_edges]  # the whole graph is always at 1, and no find
     away = (parts["faithfulness"].astype(float) - 1).abs()
     near = parts[away <= NEAR + 1e-9]  # 1 - 0.85 is more than 0.15
-    row = _first(near) or _first(parts.loc[away.dropna().sort_values(kind="stable").index])
+    judged = parts[parts["n_edges"] == _judged_size(run, curve)]
+    row = _first(judged) or _first(near) or _first(parts.loc[away.dropna().sort_values(kind="stable").index])
     n_edges = int(row["n_edges"]) if row else max(1, graph.n_edges // 20)
     why = f"the strongest {n_edges:,} of {graph.n_edges:,} edges ({percent(n_edges / graph.n_edges)})"
-    if len(near):
+    if len(judged):
+        why += ", the circuit that is judged"
+    elif len(near):
         why += f", the smallest evaluated circuit with a faithfulness within {NEAR} of 1"
     elif row:
         why += f", the nearest to 1: no evaluated circuit but the whole graph has a faithfulness within {NEAR} of it"
@@ -152,6 +156,12 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
     rank = run.config.get("evaluate", {}).get("rank", "absolute")
     circuit = Circuit.from_scores(ranked, top=n_edges, rank=rank)
     return circuit, _about(circuit, row, why)
+
+
+def _judged_size(run: Run, curve: pd.DataFrame) -> float | None:
+    """How many edges the circuit has that evaluations have judged, of the task and method of these rows."""
+    of = {(card["task"], card["method"]): card["n_edges"] for card in _verdicts(run)} if len(curve) else {}
+    return of.get(tuple(curve.iloc[0][["task", "method"]])) if of else None
 
 
 def decides(frame: pd.DataFrame) -> bool:

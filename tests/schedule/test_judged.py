@@ -131,6 +131,14 @@ def test_a_run_that_ends_while_it_judges_goes_on_with_what_is_left(run, tmp_path
     assert resumed.evaluations().equals(run.evaluations())
 
 
+def test_the_circuit_that_is_shown_is_the_one_that_is_judged(run):
+    from pipeline.report.essentials import essentials
+
+    facts = essentials(run)
+    shown = {row["method"]: row["circuit"]["n_edges"] for row in facts["results"]}
+    assert {card["method"]: card["n_edges"] for card in facts["verdicts"]} == shown
+
+
 def test_without_prompts_held_out_a_circuit_is_judged_by_its_own_and_that_is_said(tmp_path):
     from pipeline.report.essentials import essentials
 
