@@ -58,11 +58,11 @@ def _have_ray_read(variables: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    _tell_ray()
+    tell_ray()
 
 
-def _tell_ray() -> None:
-    """Has Ray read again what it reads only once."""
+def tell_ray() -> None:
+    """Has Ray read again what it reads only once: a process that had a Ray of its own knows another token."""
     import ray._raylet as core
     from ray._private import ray_constants
 

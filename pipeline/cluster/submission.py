@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.cluster.private import tell_ray
 from pipeline.core.errors import ConfigError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -47,6 +48,7 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         from ray.job_submission import JobSubmissionClient
 
+        tell_ray()
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
             logging.getLogger(name).setLevel(logging.ERROR)
         with _explained(self.address):

@@ -118,8 +118,8 @@ def _jobs(
 def choose(
     path: Place, config: RunConfig, jobs: Jobs, there: set[CircuitJob]
 ) -> dict[str, dict[str, Chosen]]:
-    """The circuit of every method that is to be judged, by task: the smallest whose faithfulness is within the bars,
-    with all of its interval or else by itself, on the prompts that its scores come from, else the one nearest to 1;
+    """The circuit of every method that is to be judged, by task: the smallest whose faithfulness is within the bars
+    on the prompts that its scores come from, else the one nearest to 1;
     the kept set of a method that decides. Neither the empty circuit nor the whole graph is chosen. Tasks that lack a
     shard of faithfulness have none."""
     found: dict[str, dict[str, Chosen]] = {}
@@ -151,13 +151,8 @@ def _chosen(config: RunConfig, subject: Subject, shards: Sequence[ByPrompt]) -> 
         if 0 < circuit.n_edges < subject.scores.graph.n_edges
     ]
     low, high = config.evaluate.bars.sufficient
-
-    def within(*ends: float | None) -> bool:
-        return all(end is not None and low <= end <= high for end in ends)
-
-    sure = [one for one in known if within(one.discovery.low, one.discovery.high)]
-    near = [one for one in known if within(one.discovery.value)]
-    return next(iter([*sure, *near]), min(known, key=away, default=None))
+    near = [one for one in known if one.discovery.value is not None and low <= one.discovery.value <= high]
+    return near[0] if near else min(known, key=away, default=None)
 
 
 def values_there(path: Place, jobs: Jobs) -> set[CircuitJob]:

@@ -13,7 +13,7 @@ from pipeline.cluster.private import CLOSED, TOKEN, TOKEN_PATH, private
 @pytest.fixture(autouse=True)
 def unread(monkeypatch):
     """Ray itself is not told: other tests of this process have one that runs."""
-    monkeypatch.setattr(module, "_tell_ray", lambda: None)
+    monkeypatch.setattr(module, "tell_ray", lambda: None)
 
 
 def test_the_token_is_new_each_time_and_its_owners_alone_from_the_first_moment(monkeypatch):

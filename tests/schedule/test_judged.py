@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 
 from pipeline import discover, evaluate, load_model, open_run
-from pipeline.evaluation import circuit_values
-from pipeline.evaluation.ratio import faithfulness_over
 from pipeline.evaluation.verdict import EVALUATIONS
 from pipeline.workers.circuit_values import values_of
 from tests.runs import content, toy_config
@@ -51,15 +49,9 @@ def test_no_method_sees_the_prompts_that_are_held_out(run):
 
 def test_the_chosen_circuit_has_on_held_out_prompts_what_the_public_function_finds(run):
     curve = run.faithfulness().query("task == 'induction' and method == 'eap'")
+    near = curve[(curve["faithfulness"] - 1).abs() <= 0.15]
+    chosen = run.circuit("eap", "induction", top=int(near["n_edges"].min()))
     model = load_model("toy:planted")
-    sure = []
-    for n_edges in sorted(curve["n_edges"])[:-1]:  # the whole graph is no find
-        circuit = run.circuit("eap", "induction", top=int(n_edges))
-        values = circuit_values(model, [model.batch(run.prompts("induction"))], circuit.mask[None])
-        found = faithfulness_over(*values)
-        if n_edges and found.low is not None and found.low >= 0.85 and found.high <= 1.15:
-            sure.append(circuit)
-    chosen = sure[0]
     batch = model.batch(run.prompts("induction-held-out"))
     alone = evaluate(chosen, model, [batch])
     assert value(run, "eap", "sufficiency", "circuit", "n_edges") == chosen.n_edges
