@@ -20,7 +20,9 @@ if not Path("/proc/self/stat").exists():
 @pytest.mark.parametrize(
     ("method", "folder"),
     [
-        pytest.param({"name": "logit_lens", "as": "lens"}, "readings", id="logit lens"),
+        pytest.param(
+            {"name": "logit_lens", "as": "lens"}, "readings", id="logit lens", marks=pytest.mark.long
+        ),
         pytest.param({"name": "knockout", "from": ["a", "b"], "as": "lens"}, "knockouts", id="knockout"),
     ],
 )

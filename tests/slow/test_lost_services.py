@@ -45,7 +45,13 @@ def env(tmp_path):
     return {**os.environ, "PREFECT_HOME": str(tmp_path / "home" / "prefect"), "HOME": str(tmp_path / "home")}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.long),
+    ],
+)
 def test_a_run_completes_without_prefects_server(config, tmp_path, drive, env, number):
     run = tmp_path / "run"
     driver = under_way(drive, config, run, env)
@@ -80,7 +86,7 @@ def test_a_run_completes_whose_flow_run_is_deleted(config, tmp_path, drive, env)
     assert "unexpected" not in err
 
 
-@pytest.mark.parametrize("part", ["raylet/raylet", "gcs/gcs_server"])
+@pytest.mark.parametrize("part", ["raylet/raylet", pytest.param("gcs/gcs_server", marks=pytest.mark.long)])
 def test_who_loses_ray_is_told_so_in_one_line_and_goes_on_by_the_same_command(
     config, tmp_path, drive, env, part
 ):
