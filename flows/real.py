@@ -162,7 +162,9 @@ def curves(run: Run, task: str) -> Iterator[str]:
         if task in by_task.index:
             name = method if math.isnan(share) else f"{method}, {share * 100:g} %"
             values = " ".join(_number(by_task["faithfulness"].get(id_)) for id_ in columns)
-            yield f"  {name:<18} {by_task['n_edges'][task]:>6,} edges  {values}"
+            metric = by_task["metric"][task]
+            by = "" if metric == run.config["metric"] else f"  by {metric}, which it decides by"
+            yield f"  {name:<18} {by_task['n_edges'][task]:>6,} edges  {values}{by}"
 
 
 def _number(value: float | None) -> str:

@@ -85,11 +85,12 @@ def test_circuits_are_tried_on_prompts_that_played_no_part_in_finding_them(tmp_p
     )
     title, *lines = real.curves(run, "induction")
     assert "on the 12 prompts of the search, and on 6 held out of it" in title
-    rows = {line[:20].strip(): line.split()[-2:] for line in lines}
+    rows = {line[:20].strip(): line.split("edges")[1].split()[:2] for line in lines}
     curve = run.faithfulness().set_index(["task", "method", "edge_fraction"])["faithfulness"]
     assert rows["eap, 10 %"] == [f"{curve[task, 'eap', 0.1]:.3f}" for task in run.tasks]
     assert rows["eap, 100 %"] == ["1.000", "1.000"]
     assert float(rows["acdc"][1]) > 0.9, "the planted circuit, wherever it was found"
+    assert [line for line in lines if line.endswith("by kl_divergence, which it decides by")] == lines[-1:]
 
 
 @pytest.mark.parametrize(
