@@ -16,7 +16,7 @@ number or no interval. Bars after the field's standards of 2025-26 (StressKit's 
 changeable in a config (`evaluate.bars`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -131,13 +131,12 @@ def cards(
     rows: Sequence[Mapping[str, Any]],
     sources: Mapping[str, str],
     bars: Bars | None = None,
-    known: Callable[[str], bool] = lambda _: True,
 ) -> list[dict[str, Any]]:
-    """A card per method and task whose prompts have judged: task, method, held_out, n_edges, judgements. `sources` says
-    which task each was judged for; `known`, whether a method is still there."""
+    """A card per method and task whose prompts have judged: task, method, prompts, n_edges, judgements. `sources` says
+    which task each was judged for."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["evaluation"] in EVALUATIONS and known(row["method"]):
+        if row["evaluation"] in EVALUATIONS:
             found.setdefault((row["task"], row["method"]), []).append(row)
     made = []
     for (task, method), some in found.items():
