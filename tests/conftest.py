@@ -113,8 +113,13 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """Ray on this machine, started once; the pools of the tests use it and leave it running."""
+    """Ray on this machine, started once; the pools of the tests use it and leave it running.
+
+    It asks nobody for a token: a test that has this process read another one would end what listens to it.
+    """
     import ray
+
+    from pipeline.cluster.private import tell_ray
 
     # GPUs are declared, not there: Ray only counts them and says which ones an actor sees
     asked = {"num_cpus": 4, "num_gpus": 4, "include_dashboard": False, "log_to_driver": False}
@@ -133,7 +138,10 @@ def ray_session() -> Iterator[None]:
             ray.shutdown()
         return ray.is_initialized()
 
-    wait_for(started)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        tell_ray()
+        wait_for(started)
     yield
     ray.shutdown()
 

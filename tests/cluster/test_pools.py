@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster.private import tell_ray
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.machines import Need
 from pipeline.workers.local import LocalPool
@@ -156,6 +157,13 @@ def test_a_model_that_cannot_be_used_is_not_loaded_again(ray_pool, tmp_path):
     with pytest.raises(ModelError, match="not finite"):
         list(pool.run([Deed("j")]))
     assert len(read(tmp_path, "opened")) == 1
+
+
+def test_the_ray_of_the_tests_goes_on_where_another_token_is_read(ray_pool, opener, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
+    tell_ray()
+    assert [outcome.failure for outcome in ray_pool(opener, workers=1).run([Deed("look")])] == [None]
 
 
 def test_more_than_the_machine_has_is_refused_instead_of_waited_for(ray_pool, opener):
