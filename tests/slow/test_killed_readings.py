@@ -1,4 +1,4 @@
-"""Killed while layers are read or attention is cut: what had landed stays, the rest is computed once."""
+"""Killed while layers are read, attention is cut or prompts are tried: what landed stays, the rest is computed once."""
 
 from pathlib import Path
 
@@ -17,20 +17,24 @@ if not Path("/proc/self/stat").exists():
     pytest.skip("finds workers in /proc", allow_module_level=True)
 
 
+LENS = {"methods": [{"name": "logit_lens", "as": "lens"}]}
+KNOCKOUT = {"methods": [{"name": "knockout", "from": ["a", "b"], "as": "lens"}]}
+CORRECT = {"tasks": [{"name": "induction", "count": 1024, "filter": "correct"}], "methods": ["eap"]}
+SHARDS = [f"shard-{shard:05d}.parquet" for shard in range(16)]
+
+
 @pytest.mark.parametrize(
-    ("method", "folder"),
+    ("asked", "folder", "kind", "merged"),
     [
-        pytest.param(
-            {"name": "logit_lens", "as": "lens"}, "readings", id="logit lens", marks=pytest.mark.long
-        ),
-        pytest.param({"name": "knockout", "from": ["a", "b"], "as": "lens"}, "knockouts", id="knockout"),
+        pytest.param(LENS, "readings", "lens", "merged_readings", id="logit lens", marks=pytest.mark.long),
+        pytest.param(KNOCKOUT, "knockouts", "lens", "merged_knockouts", id="knockout"),
+        pytest.param(CORRECT, "filtered", "filtered", "aggregate", id="prompts that are right"),
     ],
 )
-def test_what_a_method_of_layers_had_read_when_its_driver_was_killed_is_kept(method, folder, tmp_path, drive):
+def test_what_had_landed_when_the_driver_was_killed_is_kept(asked, folder, kind, merged, tmp_path, drive):
     mapping = toy_mapping(
         tmp_path / "results",
-        tasks=[{"name": "induction", "count": 1024}],
-        methods=[method],
+        **{"tasks": [{"name": "induction", "count": 1024}]} | asked,
         shards={"prompts": 64},
         cluster={"workers": 2},
     )
@@ -51,10 +55,9 @@ def test_what_a_method_of_layers_had_read_when_its_driver_was_killed_is_kept(met
 
     code, err = drive("run", config, "--run-dir", run).finish()
     assert code == 0, err
-    computed = [name for name in items_of(err) if "/lens/" in name]
-    shards = [f"shard-{shard:05d}.parquet" for shard in range(16)]
-    left = [f"induction/lens/{shard}" for shard, name in enumerate(shards) if name not in before]
+    computed = [name.partition("/")[2] for name in items_of(err) if f"/{kind}/" in name]
+    left = [f"{kind}/{shard}" for shard, name in enumerate(SHARDS) if name not in before]
     assert sorted(computed) == sorted(left), "once each"
     assert {name: landed()[name] for name in before} == before
     assert verify(run).damaged == ()
-    assert_like_undisturbed(config, run, tmp_path / "undisturbed", f"merged_{folder}", "prompts.parquet")
+    assert_like_undisturbed(config, run, tmp_path / "undisturbed", merged, "prompts.parquet")
