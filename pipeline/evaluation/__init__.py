@@ -12,6 +12,7 @@ from pipeline.evaluation.chance import Chance
 from pipeline.evaluation.cpr_cmd import CprCmd
 from pipeline.evaluation.faithfulness import circuit_values, evaluate, faithfulness_of, measured, selections
 from pipeline.evaluation.hypotheses import Hypotheses
+from pipeline.evaluation.learning_curve import LearningCurve
 from pipeline.evaluation.minimality import Minimality
 from pipeline.evaluation.necessity import Necessity
 from pipeline.evaluation.stability import Stability
@@ -26,6 +27,7 @@ EVALUATIONS: tuple[type[Evaluation], ...] = (
     Chance,
     Stability,
     Hypotheses,
+    LearningCurve,
 )
 
 # one of these, or of what an installed package adds
@@ -42,6 +44,7 @@ __all__ = [
     "EvaluationConfig",
     "Found",
     "Hypotheses",
+    "LearningCurve",
     "Minimality",
     "Necessity",
     "Stability",

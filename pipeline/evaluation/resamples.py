@@ -3,9 +3,9 @@
 Knows arrays of scores and rules of selection. Does not know tasks, files or models.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import floor, log
+from math import ceil, exp, floor, log
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,10 @@ from pipeline.core.scores import EdgeScores, Moments
 from pipeline.core.selection import SPREAD, select
 
 _AT_ONCE = 64  # samples whose means are held together
+_FEWEST_POINTS, _FURTHEST = (
+    3,
+    8,
+)  # a line through fewer says nothing; nor does one so many times beyond what was seen
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,49 @@ def jaccards(
     sizes = circuits.sum(axis=1).astype(np.float64)
     either = sizes[:, None] + sizes[None] - common
     return np.divide(common, either, out=np.ones_like(common), where=either > 0), sizes
+
+
+def halves(
+    graph: Graph,
+    scores: Float[np.ndarray, "prompt edge"],
+    n: int,
+    size: int,
+    rule: str,
+    draws: int,
+    seed: int,
+) -> Float[np.ndarray, " draw"]:
+    """The Jaccard overlap of the circuits of two disjoint sets of n prompts, of as many pairs of sets as are drawn."""
+    rng = np.random.default_rng([seed, n])
+    orders = [rng.permutation(len(scores)) for _ in range(draws)]
+    weights = np.zeros((2 * draws, len(scores)), dtype=np.int64)
+    for draw, order in enumerate(orders):
+        weights[2 * draw, order[:n]] = weights[2 * draw + 1, order[n : 2 * n]] = 1
+    scores = np.asarray(scores, dtype=np.float64)
+    circuits = (select(one, size, rule) for one in _weighted(graph, scores, weights, rule))
+    return np.asarray([jaccards(np.stack([one, next(circuits)]))[0][0, 1] for one in circuits])
+
+
+def prompts_for(overlap: Sequence[tuple[int, float]], bar: float) -> float | None:
+    """From how many prompts on the overlap is at least `bar`, by (prompts, overlap) of rising numbers of prompts.
+
+    Where it is seen: a line in log n between the last below and the next. Where it is not: what 1 - overlap = a n^-b,
+    fitted in logs, says; None of fewer than three numbers, of an overlap that does not rise, and beyond eight times
+    what was seen. Circuits differ where scores lie within their error of the last one's, so that b is near 1/2.
+    """
+    below = [place for place, (_, one) in enumerate(overlap) if one < bar]
+    if not overlap or not below:
+        return float(overlap[0][0]) if overlap else None
+    if below[-1] + 1 < len(overlap):
+        (n, low), (after, high) = overlap[below[-1] : below[-1] + 2]
+        return float(ceil(n * (after / n) ** ((bar - low) / (high - low)) - 1e-9))
+    if len(overlap) < _FEWEST_POINTS:
+        return None
+    lacks = np.log([max(1 - one, 1e-9) for _, one in overlap])
+    slope, level = np.polyfit(np.log([n for n, _ in overlap]), lacks, 1)
+    most = log(_FURTHEST * overlap[-1][0])
+    if slope >= 0 or (reached := (log(1 - bar) - level) / slope) > most:
+        return None
+    return float(ceil(exp(max(reached, log(overlap[-1][0])))))
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,16 @@ class Series:
 # --- axes ------------------------------------------------------------------------------------------------
 
 
-def grid(axes: Axes, title: str, strong: Sequence[float] = (), *, is_lowest: bool = True) -> Markup:
-    """Grid, ticks and titles; `strong` values have a darker line. Edges are named below the lowest chart alone."""
+def grid(
+    axes: Axes,
+    title: str,
+    strong: Sequence[float] = (),
+    *,
+    is_lowest: bool = True,
+    along: str = "edges kept",
+) -> Markup:
+    """Grid, ticks and titles; `strong` values have a darker line. What is counted `along` the axis is named below the
+    lowest chart alone."""
     parts = []
     low, high = axes.limits
     for value in log_ticks(low, high, whole=False) if axes.is_log else linear_ticks(low, high):
@@ -114,7 +122,7 @@ def grid(axes: Axes, title: str, strong: Sequence[float] = (), *, is_lowest: boo
     parts.append(line(LEFT, bottom, LEFT + WIDE, bottom, "strong"))
     if is_lowest:
         share = f" and share of {axes.total:,}" if axes.total else ""
-        parts.append(text(LEFT + WIDE / 2, bottom + 48, f"edges kept{share}, log scale", "small", "middle"))
+        parts.append(text(LEFT + WIDE / 2, bottom + 48, f"{along}{share}, log scale", "small", "middle"))
     turned = f"translate(16 {axes.top + axes.high / 2:.0f}) rotate(-90)"
     parts.append(tag("text", title, class_="small", text_anchor="middle", transform=turned))
     return tag("g", *parts)

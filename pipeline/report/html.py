@@ -19,6 +19,7 @@ from pipeline.report.circuit_figure import circuit_svg, strongest_part
 from pipeline.report.essentials import by_edge, choose_circuit, essentials, faithfulness, rows_of, scores
 from pipeline.report.faithfulness_figure import faithfulness_svg
 from pipeline.report.interval_figure import interval_svg
+from pipeline.report.learning_figure import learning_svg
 from pipeline.report.overlap_figure import overlap_svg
 from pipeline.report.panels import panel_of, with_score
 from pipeline.report.pareto_figure import pareto_svg, sweeps_of
@@ -106,6 +107,7 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
             for row in facts["evaluations"]
             if row["task"] == task and row["evaluation"] not in OF_A_VERDICT
         ],
+        "learning": learning_svg([row for row in facts["evaluations"] if row["task"] == task]),
         "overlap": next((_overlap(found) for found in facts["overlap"] if found["task"] == task), None),
         "most_boxes": most,
     }

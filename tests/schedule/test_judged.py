@@ -16,6 +16,7 @@ LOOK = [
     {"name": "chance", "draws": 8},
     {"name": "hypotheses", "draws": 4, "permutations": 19},
     {"name": "stability", "resamples": 20, "votes": 40, "p_del": [0.5]},
+    {"name": "learning_curve", "draws": 4},
 ]
 CONFIG = {
     "tasks": [{"name": "induction", "count": 8, "held_out": 8}],
@@ -93,6 +94,14 @@ def test_stability_is_of_the_prompts_that_gave_the_scores(run):
     assert value(run, "eap", "stability", "deletion-0.5", "certified") >= 1
 
 
+def test_the_learning_curve_is_of_the_prompts_that_gave_the_scores(run):
+    overlap = value(run, "eap", "learning_curve", "prompts-4", "jaccard")  # 8 prompts: two sets of 4
+    enough = value(run, "eap", "learning_curve", "circuit", "enough")
+    assert 0 < overlap <= 1
+    assert enough == 4 if overlap >= 0.8 else np.isnan(enough)
+    assert np.isnan(value(run, "acdc", "learning_curve", "circuit", "null"))
+
+
 def test_a_run_that_ends_while_it_judges_goes_on_with_what_is_left(run, tmp_path, monkeypatch):
     seen = []
 
@@ -136,7 +145,7 @@ def test_without_prompts_held_out_a_circuit_is_judged_by_its_own_and_that_is_sai
 
     own = {**CONFIG, "tasks": [{"name": "induction", "count": 8}], "methods": [{"name": "eap"}]}
     run = discover(toy_config(tmp_path, **own), local=True, quiet=True)
-    assert set(run.evaluations()["evaluation"]) == {*EVALUATIONS, "hypotheses"}
+    assert set(run.evaluations()["evaluation"]) == {*EVALUATIONS, "hypotheses", "learning_curve"}
     (card,) = essentials(open_run(run.path))["verdicts"]
     answers = {one["question"]: one["answer"] for one in card["judgements"]}
     assert (card["task"], card["prompts"]) == ("induction", "induction")
