@@ -1,6 +1,6 @@
-"""The verb that sets circuits beside each other: compare.
+"""The verbs that look at circuits twice: beside each other (compare), and edge by edge (edges).
 
-Knows options and words. Does not know how alike two circuits are.
+Knows options and words. Does not know how alike two circuits are, nor how sure an edge is.
 """
 
 import json
@@ -34,6 +34,54 @@ def compare(
         print(json.dumps(rows, indent=1))
     else:
         _print(rows)
+
+
+@app.command()
+def edges(
+    run: Annotated[str, typer.Argument(help="run directory, or its s3:// address", show_default=False)],
+    task: Annotated[str | None, typer.Option("--task", help="the task, where there are several")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="the method, where there are several")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, help="edges of the circuit; without it, the one that is shown"),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=0, help="how many of the strongest edges; 0: all")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="data as JSON on stdout")] = False,
+) -> None:
+    """Say how sure each edge is: p, q (false discoveries), how often resamples of the prompts include it."""
+    from pipeline.report.essentials import plain
+    from pipeline.report.sure import sure_edges
+    from pipeline.store.run.opened import open_run
+
+    opened = open_run(run)
+    method, task = opened.choose(method, task)
+    found = sure_edges(opened, task, method, top=top)
+    shown = plain(found.head(rows) if rows else found)
+    if as_json:
+        print(json.dumps(shown, indent=1))
+    else:
+        _print_edges(
+            shown, f"{method} on {task}: {int(found['in_circuit'].sum()):,} edges in the circuit", found
+        )
+
+
+def _print_edges(rows: list[dict[str, Any]], words: str, found: Any) -> None:
+    from flows.writing import number, say, share, show, table_of
+
+    table = table_of("edge", "#score", "#p", "#q", "in", "#included", "certified")
+    for row in rows:
+        inside = "yes" if row["in_circuit"] else ""
+        sure = {True: "in", False: "out"}.get(row["certified"], "")
+        numbers = (number(row[name]) for name in ("score", "p", "q"))
+        table.add_row(row["edge"], *numbers, inside, share(row["inclusion"]), sure)
+    show(table)
+    say(words)
+    if found["q"].notna().any():
+        say(f"{int((found['q'] <= 0.05).sum()):,} edges have q at most .05 (Benjamini and Hochberg)")
+    if found["inclusion"].isna().all():
+        say("included, certified: need store: {prompt_scores: true}, and a method that scores every prompt")
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ METHODS = [
     {"name": "acdc", "threshold": 0.01, "scope": "shard", "as": "by-shard"},
     {"name": "node_patching"},
 ]
+KEPT = {"prompt_scores": ["eap"]}
 
 
 def rows(right):
@@ -47,7 +48,7 @@ RIGHT = (True, False, False, False, True, True, True)  # the second of the shard
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    return go(config_of(tmp_path_factory.mktemp("filtered"), RIGHT))[0]
+    return go(config_of(tmp_path_factory.mktemp("filtered"), RIGHT, store=KEPT))[0]
 
 
 @pytest.fixture
@@ -84,12 +85,18 @@ def test_scores_and_circuits_are_those_of_the_prompts_that_are_kept(original, tm
     np.testing.assert_allclose(found[some]["metric_full"], expected[kept]["metric_full"], atol=1e-6)
 
 
+def test_the_scores_of_single_prompts_are_those_of_all_that_are_kept(run):
+    found = run.rows_of_prompts("eap", "mine")
+    assert found.shape == (4, run.graph.n_edges)
+    np.testing.assert_allclose(found.mean(axis=0), run.scores("eap")["score"], rtol=0, atol=1e-6)
+
+
 def test_whatever_is_lost_comes_back_to_the_last_byte(run, tmp_path):
     before, kept = content(run.path / "aggregate"), run.filtered("mine")
     manifest = (run.path / "manifest.json").read_bytes()
     for path in (*score_files(run.path)[::2], *sorted((run.path / "filtered").rglob("*.parquet"))[1::2]):
         path.unlink()
-    again, _ = go(config_of(tmp_path, RIGHT), run_dir=run.path)
+    again, _ = go(config_of(tmp_path, RIGHT, store=KEPT), run_dir=run.path)
     assert content(again.path / "aggregate") == before
     assert again.filtered("mine").equals(kept)
     assert (again.path / "manifest.json").read_bytes() == manifest

@@ -1,10 +1,11 @@
-"""P-values of what is claimed of a circuit (Shi et al. 2024, arXiv 2410.13032). Knows arrays; not circuits or files.
+"""P-values of what is claimed of a circuit (Shi et al. 2024, arXiv 2410.13032), and of edges one by one. Knows arrays;
+not circuits or files.
 
 Each is valid: if the null hypothesis is true, p is at most a in at most a share a of all draws.
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 def equivalence(
@@ -49,6 +50,33 @@ def independence(
 def exceeds(value: float, drawn: Float[np.ndarray, " draw"]) -> float:
     """Null: the value comes from where the draws come from: (1 + draws at least as large) / (1 + draws)."""
     return (1 + int((drawn >= value).sum())) / (1 + len(drawn))
+
+
+def no_effect(
+    mean: Float[np.ndarray, " edge"], sem: Float[np.ndarray, " edge"], n: Int[np.ndarray, " edge"]
+) -> Float[np.ndarray, " edge"]:
+    """Null: the mean over all prompts is zero: Student's t test of each edge, two-sided.
+
+    NaN below two prompts and where nothing was measured. Without spread a mean of zero has 1, any other 0.
+    """
+    from scipy.stats import t
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.where((mean == 0) & (sem == 0), 0.0, np.abs(mean) / sem)
+        return np.asarray(np.where(n > 1, 2 * t.sf(away, n - 1.0), np.nan))
+
+
+def discoveries(p: Float[np.ndarray, " edge"]) -> Float[np.ndarray, " edge"]:
+    """Benjamini and Hochberg's q (1995): among the edges of q at most a, a share a at most is expected to be false.
+
+    The bound holds for independent tests and for those that depend positively; NaN where p is, which is no test.
+    """
+    from scipy.stats import false_discovery_control
+
+    known, q = ~np.isnan(p), np.full(len(p), np.nan)
+    if known.any():
+        q[known] = false_discovery_control(p[known])
+    return q
 
 
 def _kernel(values: Float[np.ndarray, " prompt"]) -> Float[np.ndarray, "prompt other"]:

@@ -13,12 +13,12 @@ import numpy as np
 
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
-from pipeline.core.errors import CircuitsError, ScoreError
+from pipeline.core.errors import ScoreError
 from pipeline.core.items import EVALUATIONS, Item
 from pipeline.evaluation import Chosen, Subject, circuit_values, selections
 from pipeline.store.place.where import Place
 from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt, Label
-from pipeline.store.run.opened import Run, open_run
+from pipeline.store.run.opened import open_run
 
 if TYPE_CHECKING:
     from pipeline.ablations import Statistics
@@ -77,7 +77,7 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
             config.evaluate.rank,
             run.truth(scored),
             run.true_nodes(scored),
-            rows_of_prompts=partial(_rows_of_prompts, run, scored, method),
+            rows_of_prompts=partial(run.rows_of_prompts, method, scored),
         )
         for method in of.methods
     ]
@@ -93,15 +93,6 @@ def circuit_at(subject: Subject, fraction: float | None) -> Circuit:
     """The circuit of a share of the edges; the kept set where it is None."""
     fractions = () if fraction is None else (fraction,)
     return selections(fractions, subject.scores, rank=subject.rank)[0][1]
-
-
-def _rows_of_prompts(run: Run, task: str, method: str) -> np.ndarray | None:
-    """Every prompt's scores, as they are kept; None unless those of all prompts are."""
-    try:
-        frame = run.prompt_scores(method, task)
-    except CircuitsError:  # it has none, or none were kept
-        return None
-    return frame.to_numpy() if len(frame) == len(run.prompts(task)) else None
 
 
 def circuits_of(subject: Subject, config: RunConfig, evaluation: str) -> dict[str, Circuit]:

@@ -7,7 +7,7 @@ from scipy.stats import binom
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.evaluation.chance import edge_kinds, random_circuits
-from pipeline.evaluation.significance import equivalence, exceeds, independence
+from pipeline.evaluation.significance import discoveries, equivalence, exceeds, independence, no_effect
 
 LEVELS = (0.01, 0.05, 0.1)
 
@@ -46,6 +46,43 @@ def test_a_draw_among_draws_has_a_uniform_p_value():
     ranks = np.arange(20.0)
     p = [exceeds(value, np.delete(ranks, int(value))) for value in ranks]
     assert sorted(p) == pytest.approx(np.arange(1, 21) / 20)
+
+
+def test_a_mean_is_tested_by_student_s_t():
+    # quantiles of Student's t: 4.302652730 of 2 degrees and 2.262157163 of 9 leave 5 % outside
+    mean, sem = np.asarray([4.302652730, -2.262157163, 0.0, 1.0, 0.0, 3.0]), np.asarray([1, 1, 1, 0, 0, 0.0])
+    p = no_effect(mean, sem, np.asarray([3, 10, 5, 5, 5, 1]))
+    assert p[:2] == pytest.approx(0.05, abs=1e-9)
+    assert p[2:5].tolist() == [1, 0, 1]
+    assert np.isnan(p[5])  # one prompt has no spread
+
+
+def test_q_is_the_least_rate_at_which_benjamini_and_hochberg_reject():
+    rng = np.random.default_rng(0)
+    p = np.concatenate([rng.random(30), rng.random(10) * 1e-3, [np.nan]])
+    q = discoveries(p)
+    assert np.isnan(q[-1])
+    known = p[:-1]
+    for rate in (0.001, 0.01, 0.05, 0.2, 0.7):
+        ranked = np.sort(known)
+        right = np.flatnonzero(ranked <= rate * np.arange(1, 41) / 40)
+        rejected = known <= ranked[right[-1]] if len(right) else np.zeros(40, dtype=bool)
+        assert ((q[:-1] <= rate) == rejected).all()
+    assert np.isnan(discoveries(np.full(3, np.nan))).all()
+
+
+def test_few_of_what_is_discovered_is_false():
+    """Of 400 edges 40 have an effect; over 200 draws the false share is at most the rate that was asked for."""
+    rng, false = np.random.default_rng(1), []
+    effect = np.where(np.arange(400) < 40, 1.5, 0.0)
+    for _ in range(200):
+        rows = rng.normal(effect, 1.0, size=(12, 400))
+        found = discoveries(
+            no_effect(rows.mean(axis=0), rows.std(axis=0, ddof=1) / np.sqrt(12), np.full(400, 12))
+        )
+        chosen = found <= 0.1
+        false.append(chosen[40:].sum() / max(1, chosen.sum()))
+    assert np.mean(false) < 0.1
 
 
 def test_random_circuits_have_the_size_and_kinds_of_the_circuit():

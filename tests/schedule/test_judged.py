@@ -1,11 +1,15 @@
 """A chosen circuit is judged by prompts that did not choose it: which are run, what is found, what a killed run
 keeps."""
 
+import json
+
 import numpy as np
 import pytest
 
 from pipeline import discover, evaluate, load_model, open_run
+from pipeline.evaluation.resamples import bootstrap
 from pipeline.evaluation.verdict import EVALUATIONS
+from pipeline.report.sure import COLUMNS, sure_edges
 from pipeline.workers.circuit_values import values_of
 from tests.runs import content, toy_config
 
@@ -92,6 +96,38 @@ def test_stability_is_of_the_prompts_that_gave_the_scores(run):
     assert 0 < value(run, "eap", "stability", "circuit", "jaccard") <= 1
     assert value(run, "eap", "stability", "circuit", "null") < 0.2
     assert value(run, "eap", "stability", "deletion-0.5", "certified") >= 1
+
+
+def test_every_edge_says_how_sure_it_is(run):
+    found = (
+        sure_edges(run, "induction", "eap", top=30, resamples=25, votes=200).set_index("edge_id").sort_index()
+    )
+    rows = run.prompt_scores("eap", "induction").to_numpy(dtype=np.float64)
+    drawn = bootstrap(run.graph, rows, 30, "absolute", 25, 0)
+    assert found["inclusion"].tolist() == drawn.mean(axis=0).tolist()
+    assert found["in_circuit"].sum() == 30
+    certain = found["certified"].fillna(value=False).to_numpy(dtype=bool)
+    assert (found["inclusion"][certain] > 0.5).all()
+    merged = run.scores("eap", "induction").set_index("edge_id").sort_index()
+    # the interval of 95 % leaves out zero just where p is below .05
+    outside = (merged["ci_low"] > 0) | (merged["ci_high"] < 0)
+    assert ((found["p"] < 0.05) == outside.to_numpy()).all()
+    assert (found["q"] >= found["p"]).all()
+    decided = sure_edges(run, "induction", "acdc")
+    assert decided[["p", "q", "inclusion", "certified"]].isna().all(axis=None)
+    assert decided["in_circuit"].sum() == run.circuit("acdc", "induction").n_edges
+
+
+def test_the_edges_of_a_run_are_said_on_the_command_line(run, capsys):
+    from flows.cli import main
+
+    assert (
+        main(["edges", str(run.path), "--task", "induction", "--method", "eap", "--rows", "3", "--json"]) == 0
+    )
+    rows = json.loads(capsys.readouterr().out)
+    assert [set(row) for row in rows] == [set(COLUMNS)] * 3
+    assert main(["edges", str(run.path), "--task", "induction", "--method", "acdc", "--rows", "3"]) == 0
+    assert "need store: {prompt_scores: true}" in capsys.readouterr().out
 
 
 def test_the_learning_curve_is_of_the_prompts_that_gave_the_scores(run):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.documents import parse_json, parse_mapping, suggest
@@ -208,14 +208,23 @@ class Run:
 
         Raises RunDirectoryError when none were kept, CircuitsError for a method that has none.
         """
-        method_id, task_id = self._choose(method, task)
+        method_id, task_id = self.choose(method, task)
         if not self.manifest["methods"][method_id].get("scores_prompts", True):
             raise CircuitsError(f"{method_id} has no scores of single prompts; choose another method")
         return prompt_score_frame(self.directory, method_id, task_id)
 
+    def rows_of_prompts(self, method: str, task: str) -> Float[np.ndarray, "prompt edge"] | None:
+        """Every prompt's scores by edge id; None where the method has none or not those of all prompts that are
+        measured are kept."""
+        try:
+            frame = self.prompt_scores(method, task)
+        except CircuitsError:
+            return None
+        return frame.to_numpy() if len(frame) == len(self.directory.used_prompts(task)) else None
+
     def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
         """The merged scores of one method and task, which may be left out where there is one."""
-        method_id, task_id = self._choose(method, task)
+        method_id, task_id = self.choose(method, task)
         table = read_merged(self.directory, self.merged_path(method_id, task_id), EDGE_SCORES)
         spans = table["span"].unique().to_pylist()
         if len(spans) > 1:
@@ -306,7 +315,8 @@ class Run:
         names = ["task", "method", "other", "n_edges", "other_edges", "common", "either", "jaccard"]
         return pd.DataFrame(rows, columns=names)
 
-    def _choose(self, method: str | None, task: str | None) -> tuple[str, str]:
+    def choose(self, method: str | None, task: str | None) -> tuple[str, str]:
+        """A method that scores edges, and a task; each may be left out where there is one. CircuitsError."""
         edge_methods = tuple(m for m in self.methods if self.type_of(m) == EDGE_SCORES)
         if method is not None and self.type_of(method) != EDGE_SCORES:
             raise CircuitsError(

@@ -81,4 +81,4 @@ def read(path: Place) -> tuple[Int[np.ndarray, " prompt"], Float[np.ndarray, "pr
     table = read_parquet(path)
     flat = table["scores"].combine_chunks().flatten()
     values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    return table["prompt_id"].to_numpy(), values.reshape(len(table), -1)
+    return table["prompt_id"].to_numpy(), values.reshape(len(table), table["scores"].type.list_size)
