@@ -44,6 +44,8 @@ class Format(StrEnum):
 
     mib = "mib"
     csv = "csv"
+    graphml = "graphml"
+    dot = "dot"
 
 
 def _print_version(asked: bool) -> None:
@@ -151,6 +153,36 @@ def resume(
     _conduct(session, local, quiet, as_json)
 
 
+@app.command(name="import")
+def import_(
+    file: Annotated[
+        str, typer.Argument(help=".json of EAP-IG or MIB, or .csv: a row per edge", show_default=False)
+    ],
+    config: ConfigFile,
+    set_: Overrides = [],  # noqa: B006
+    circuit: Annotated[
+        bool, typer.Option("--circuit", help="judge the set of edges that it marks, not sizes by its scores")
+    ] = False,
+    alone: Annotated[bool, typer.Option("--alone", help="without the methods of the config")] = False,
+    run_dir: RunDir = None,
+    extend: Extend = None,
+    local: Local = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge what somebody else found by a config's model, tasks and evaluations, beside the config's methods."""
+    from flows.prompt_bar import reading
+    from pipeline.config import RunConfig
+    from pipeline.schedule.preparing import prepare
+
+    if run_dir is not None and extend is not None:
+        raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
+    with reading(quiet=quiet):
+        judging = RunConfig.load(config, set_).with_file(file, circuit=circuit, alone=alone)
+        session = prepare(judging, run_dir, extend)
+    _conduct(session, local, quiet, as_json)
+
+
 @app.command()
 def status(folder: RunFolder, as_json: AsJson = False) -> None:
     """Say what is done, what is missing, and who is at work."""
@@ -207,7 +239,9 @@ def report(folder: RunFolder, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     folder: RunFolder,
-    format_: Annotated[Format, typer.Option("--format", help="mib: for EAP-IG and the MIB leaderboard")],
+    format_: Annotated[
+        Format, typer.Option("--format", help="mib: EAP-IG and the MIB leaderboard; dot: graphviz")
+    ],
     out: Annotated[str | None, typer.Option("--out", help="folder; default: export/ in the run")] = None,
     task: TaskId = None,
     method: MethodId = None,

@@ -49,8 +49,9 @@ def contents(task: Task) -> dict[str, Any]:
 
 
 def parameters(entry: Task | Method) -> dict[str, Any]:
-    """What an entry computes: its parameters without its id."""
-    return {key: value for key, value in entry.model_dump(mode="json").items() if key != "as_"}
+    """What an entry computes: its parameters without its id, and without where its files lie."""
+    without = {"as_"} | (entry.elsewhere if isinstance(entry, Method) else set())
+    return {key: value for key, value in entry.model_dump(mode="json").items() if key not in without}
 
 
 def added(**used: Sequence[str]) -> dict[str, dict[str, str]]:

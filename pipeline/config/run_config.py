@@ -147,7 +147,9 @@ class RunConfig(Section):
             else task
             for task in self.tasks
         )
-        return self.model_copy(update={"model": self.model.model_copy(update={"name": name}), "tasks": tasks})
+        methods = tuple(method.anchored() for method in self.methods)
+        model = self.model.model_copy(update={"name": name})
+        return self.model_copy(update={"model": model, "tasks": tasks, "methods": methods})
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -254,6 +256,17 @@ class RunConfig(Section):
             "shards": self.shards.model_dump(),
             "seed": self.seed,
         }
+
+    def with_file(self, path: str, *, circuit: bool, alone: bool) -> "RunConfig":
+        """This config with one more method, the scores or the circuit in a file; `alone`: in place of all others, of
+        whose prompts nothing is kept then."""
+        mapping = self.to_mapping()
+        entry = {"name": "file", "path": path, "circuit": circuit}
+        mapping["methods"] = [entry] if alone else [*mapping["methods"], entry]
+        if alone:
+            mapping["store"]["prompt_scores"] = False
+            mapping["aggregate"] = {}
+        return RunConfig.from_mapping(mapping, where=path)
 
     def extended_by(self, other: "RunConfig") -> "RunConfig":
         """This config with the tasks and methods of `other` that it lacks.

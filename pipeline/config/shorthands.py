@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pipeline.ablations import ABLATIONS
 from pipeline.config.sections import ModelSection, Store
+from pipeline.core.foreign import SUFFIXES as FOUND
 from pipeline.core.spelling import meant
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
@@ -24,7 +25,7 @@ def written_out(mapping: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(config.get("model"), str):
         config["model"] = {"name": config["model"]}
     _entries(config, "tasks", _task)
-    _entries(config, "methods", lambda word: {"name": word})
+    _entries(config, "methods", _method)
     _names(config, "tasks", [cls.model_fields["name"].default for cls in TASKS])
     _names(config, "methods", [cls.model_fields["name"].default for cls in METHODS])
     _spell(config, "metric", METRICS)
@@ -40,6 +41,13 @@ def written_out(mapping: Mapping[str, Any]) -> dict[str, Any]:
 def _task(word: str) -> dict[str, Any]:
     """A task by its name, or a file of prompts by its path."""
     if PurePosixPath(word).suffix.lower() in SUFFIXES:
+        return {"name": "file", "path": word}
+    return {"name": word}
+
+
+def _method(word: str) -> dict[str, Any]:
+    """A method by its name, or a file of what somebody else found by its path."""
+    if PurePosixPath(word).suffix.lower() in FOUND:
         return {"name": "file", "path": word}
     return {"name": word}
 

@@ -6,17 +6,21 @@ Knows graphs and scores. Does not know how faithful a circuit is (`pipeline.eval
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
 from pipeline.core.errors import CircuitsError
+from pipeline.core.foreign import mib_json, to_networkx
 from pipeline.core.graph import Edge, Graph
 from pipeline.core.scores import EdgeScores, rank_order
 from pipeline.core.selection import select
 from pipeline.core.showing import page
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,29 +130,9 @@ class Circuit:
         return bool(has_out[fed.start : fed.stop].any())
 
     def to_mib_json(self) -> dict[str, Any]:
-        """The circuit as EAP-IG and the MIB leaderboard read it (`Graph.from_json`); strict JSON.
+        """The circuit as EAP-IG and the MIB leaderboard read it (`foreign.mib_json`)."""
+        return mib_json(self.graph, self.mask, self.score)
 
-        All edges are listed with score and membership; a score that was not measured is written as 0.0. Only
-        the un-grouped graph has their names: `kv: kv_head` is refused. Node scores are not written, because
-        in that format an unscored node must be a bare NaN.
-        """
-        graph = self.graph
-        if graph.kv != "query_head":
-            raise CircuitsError(
-                "MIB files have a <k> and a <v> per query head: run with model.kv: query_head"
-            )
-        score = np.zeros(graph.n_edges) if self.score is None else np.nan_to_num(self.score, nan=0.0)
-        in_graph = set(graph.edge_senders[self.mask].tolist())
-        nodes = {node.name: {"in_graph": i in in_graph} for i, node in enumerate(graph.senders)}
-        nodes["logits"] = {"in_graph": True}
-        edges = {
-            name: {"score": float(score[i]), "in_graph": bool(self.mask[i])}
-            for i, name in enumerate(graph.edge_names)
-        }
-        cfg = {
-            "n_layers": graph.n_layers,
-            "n_heads": graph.n_heads,
-            "parallel_attn_mlp": graph.parallel,
-            "d_model": graph.d_model,
-        }
-        return {"cfg": cfg, "nodes": nodes, "edges": edges}
+    def to_networkx(self) -> "nx.MultiDiGraph":
+        """The circuit as a graph of networkx (`foreign.to_networkx`)."""
+        return to_networkx(self.graph, self.mask, self.score)

@@ -116,11 +116,11 @@ def _refuse_too_many(value: Any, where: str) -> None:
             pending.extend(current)
 
 
-def parse_json(text: str) -> Any:
-    """The value of JSON text. ValueError for whatever is none, NaN and infinities, whole numbers of more digits than
-    Python reads, a key given twice, and what is nested too deeply to be read."""
+def parse_json(text: str, *, nan: bool = False) -> Any:
+    """The value of JSON text. ValueError for whatever is none, NaN and infinities (unless `nan` admits them), whole
+    numbers of more digits than Python reads, a key given twice, and what is nested too deeply to be read."""
     try:
-        return _JSON.decode(text)
+        return (_JSON_WITH_NAN if nan else _JSON).decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError:
@@ -145,6 +145,7 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_no_key_twice)
+_JSON_WITH_NAN = json.JSONDecoder(object_pairs_hook=_no_key_twice)
 
 
 def apply_overrides(mapping: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pipeline.methods.base import Cost, Method
 from pipeline.methods.eap import Eap
 from pipeline.methods.eap_ig import EapIg
 from pipeline.methods.edge_patching import EdgePatching
+from pipeline.methods.file import FileScores
 from pipeline.methods.knockout import Knockout
 from pipeline.methods.logit_lens import LogitLens
 from pipeline.methods.node_patching import NodePatching
@@ -25,6 +26,7 @@ METHODS: tuple[type[Method], ...] = (
     LogitLens,
     Knockout,
     Attention,
+    FileScores,
 )
 
 # one of these, or of what an installed package adds
@@ -38,6 +40,7 @@ __all__ = [
     "Eap",
     "EapIg",
     "EdgePatching",
+    "FileScores",
     "Knockout",
     "LogitLens",
     "Method",

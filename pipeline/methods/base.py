@@ -101,6 +101,7 @@ class Method(Entry):
     scores_prompts: ClassVar[bool] = False  # whether it has a score of every edge for every prompt
     reads_sequences: ClassVar[bool] = True  # whether it measures answers of several tokens
     default_metric: ClassVar[str | None] = None  # None: the config's
+    elsewhere: ClassVar[frozenset[str]] = frozenset()  # parameters that say where something lies
     decides: ClassVar[bool] = (
         False  # whether it keeps a set of edges, the one circuit at which it is evaluated
     )
@@ -161,6 +162,10 @@ class Method(Entry):
             "ablation": written and spelt(written, ABLATIONS),
         }
         return self.model_copy(update=values)
+
+    def anchored(self: M) -> M:
+        """The same wherever the process is: with absolute paths."""
+        return self
 
     def check(self, dtype: str) -> None:
         """Raises ConfigError when this method, resolved, means nothing with its metric, its ablation, or in a model of

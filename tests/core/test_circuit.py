@@ -158,14 +158,6 @@ def test_the_leaderboard_file_holds_all_edges_with_score_and_membership():
     assert in_graph == {name.split("->")[0] for name in circuit.edge_names} | {"logits"}
 
 
-@pytest.mark.parametrize("n_kv_heads", [2, 4])
-def test_the_leaderboard_has_no_names_for_grouped_ports(n_kv_heads):
-    graph = Graph(1, 4, n_kv_heads, kv="kv_head")
-
-    with pytest.raises(CircuitsError, match="query_head"):
-        Circuit(graph, np.ones(graph.n_edges, dtype=bool)).to_mib_json()
-
-
 def test_rows_and_columns_of_the_graph_are_those_of_the_leaderboards_score_matrix():
     """Their tensors have a row per sender and a column per receiver: layer by layer q, k, v, then the MLP."""
     graph = Graph(3, 2, 2)

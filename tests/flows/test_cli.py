@@ -276,6 +276,23 @@ def test_export_writes_files_for_others(circuits, run, tmp_path):
     assert len(Path(path).read_text().splitlines()) == 6
 
 
+def test_a_circuit_of_somebody_else_is_judged_beside_ours(circuits, config_file, tmp_path):
+    listed = tmp_path / "theirs.csv"
+    listed.write_text("edge,score\ninput->logits,0.5\n")
+    config = config_file(
+        tasks=[{"name": "induction", "count": 2}], methods=["eap"], evaluate={"edge_fractions": [0.5]}
+    )
+    said = circuits("import", listed, config, "--local", "--quiet", "--json")
+    assert (said.code, said.data["complete"]) == (0, True)
+    run = pipeline.open_run(said.data["path"])
+    assert run.methods == ("eap", "file-theirs")
+    assert run.edge_scores("file-theirs", "induction").score[run.graph.edge_id("input->logits")] == 0.5
+    listed.write_text("edge,score\ninput->m9,0.5\n")
+    said = circuits("import", listed, config, "--alone", "--local")
+    assert said.code == 2
+    assert said.err.startswith(f"error: methods (file-theirs): {listed}: no receiver 'm9' in this graph")
+
+
 def test_list_names_what_a_config_may_name(circuits):
     data = circuits("list", "--json").data
     assert {"eap", "eap_ig", "acdc", "edge_patching", "node_patching"} <= {m["name"] for m in data["methods"]}

@@ -1,22 +1,26 @@
 """Scores and circuits in other people's formats.
 
-Knows the files of EAP-IG and of the MIB leaderboard, and CSV. Does not know how scores are computed.
+Knows which files there are and where they lie; `core.foreign` knows what is in them. Does not know how scores are
+computed.
 """
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.documents import suggest
 from pipeline.core.errors import CircuitsError
+from pipeline.core.foreign import dot, graphml
 from pipeline.store.place.atomic import write_atomic
 from pipeline.store.place.where import Place, place
 from pipeline.store.run.opened import Run
 
-FORMATS = ("mib", "csv")
+FORMATS = ("mib", "csv", "graphml", "dot")
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,18 @@ def export(
 
     `csv`: `{task}/{method}.csv` with the columns of `load_scores`, the first `top` rows by rank. `mib`: the
     layout of the leaderboard, `{method}/{task}_{model}/importances.json`; in the circuit are the `top` edges,
-    else those that the method kept, else none.
+    else those that the method kept, else none. `graphml` and `dot`: `{task}/{method}.graphml` and `.dot`, the circuit
+    alone, which they need.
     """
     if file_format not in FORMATS:
         raise CircuitsError(f"format {file_format!r} is unknown{suggest(file_format, FORMATS)}")
-    tasks = run.tasks if task is None else (task,)
+    asked = run.manifest["identity"]["tasks"]
+    found_on = tuple(one for one in run.tasks if asked[one].get("held_out_of") is None)
+    tasks = found_on if task is None else (task,)
     methods = run.methods if method is None else (method,)
-    if file_format == "mib":
+    if file_format != "csv":
         methods = tuple(m for m in methods if method is not None or run.level(m) == "edge")
-    write = _write_csv if file_format == "csv" else _write_mib
+    write = _WRITE[file_format]
     paths = tuple(write(run, place(folder), t, m, top) for t in tasks for m in methods)
     return Exported(paths, _notes(run, methods) if file_format == "mib" else ())
 
@@ -59,6 +66,24 @@ def _write_csv(run: Run, folder: Place, task: str, method: str, top: int | None)
         frame = frame.nsmallest(top, "rank")
     path = folder / task / f"{method}.csv"
     write_atomic(path, frame.to_csv(index=False))
+    return path
+
+
+def _write_graphml(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
+    return _write_graph(run, folder / task / f"{method}.graphml", task, method, top, graphml)
+
+
+def _write_dot(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
+    return _write_graph(run, folder / task / f"{method}.dot", task, method, top, dot)
+
+
+def _write_graph(
+    run: Run, path: Place, task: str, method: str, top: int | None, as_text: Callable[[Any], str]
+) -> Place:
+    scores = run.edge_scores(method, task)
+    if top is None and scores.kept is None:
+        raise CircuitsError(f"{method} ranks edges and keeps none: say how many the graph has, --top 50")
+    write_atomic(path, as_text(Circuit.from_scores(scores, top=top).to_networkx()))
     return path
 
 
@@ -73,6 +98,9 @@ def _write_mib(run: Run, folder: Place, task: str, method: str, top: int | None)
     return path
 
 
+_WRITE = {"csv": _write_csv, "mib": _write_mib, "graphml": _write_graphml, "dot": _write_dot}
+
+
 def _model_name(run: Run) -> str:
     """The last part of the model's name in the characters that a folder may have."""
     last = str(run.manifest["model"]["name"]).rstrip("/").rpartition("/")[2]
@@ -81,7 +109,13 @@ def _model_name(run: Run) -> str:
 
 def _notes(run: Run, methods: tuple[str, ...]) -> tuple[str, ...]:
     """Where the numbers differ from those that EAP-IG would write."""
-    notes = ["scores are positive where the edge helps; EAP-IG has the same sign with loss=True"]
+    grouped = run.graph.kv == "kv_head" and run.graph.n_kv_heads < run.graph.n_heads
+    notes = (
+        ["a <k> or <v> of a key-value head is there those of its query heads, in equal shares"]
+        if grouped
+        else []
+    )
+    notes += ["scores are positive where the edge helps; EAP-IG has the same sign with loss=True"]
     parameters = [run.manifest["methods"][method]["parameters"] for method in methods]
     if ablations := sorted({p["ablation"] for p in parameters} - {"corrupted"}):
         notes.append(
