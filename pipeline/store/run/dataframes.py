@@ -113,10 +113,15 @@ def checked(directory: RunDirectory, read: Callable[[Place], T], path: Place) ->
     try:
         return read(path)
     except FileNotFoundError:
-        name = relative(path, directory.path)
+        name, resume = relative(path, directory.path), f"`circuits resume {directory.path}`"
+        if directory.is_marked_complete:
+            raise RunDirectoryError(
+                f"{directory.path}: is complete and has no {name}: its config asks for none, or the file was taken "
+                f"away ({resume} brings it back)"
+            ) from None
         raise RunDirectoryError(
             f"{directory.path}: has no {name} yet; `circuits status {directory.path}` says what is missing and "
-            f"`circuits resume {directory.path}` computes it"
+            f"{resume} computes it"
         ) from None
     except DamagedFileError as error:
         raise RunDirectoryError(

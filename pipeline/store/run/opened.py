@@ -178,6 +178,8 @@ class Run:
         tasks = self.tasks if task is None else (_one(task, self.tasks, "task"),)
         wanted = EDGE_SCORES if method is None else self.type_of(method)
         methods = [m for m in self.methods if m == method or (method is None and self.type_of(m) == wanted)]
+        if not methods:
+            raise self._nothing_of_edges()
         sources: Sources = []
         for task_id in tasks:
             for method_id in methods:
@@ -315,6 +317,10 @@ class Run:
         names = ["task", "method", "other", "n_edges", "other_edges", "common", "either", "jaccard"]
         return pd.DataFrame(rows, columns=names)
 
+    def _nothing_of_edges(self) -> CircuitsError:
+        has = ", ".join(f"{method} ({self.level(method)}s)" for method in self.methods)
+        return CircuitsError(f"no method of this run scores edges: it has {has}; read one with scores(method=...)")
+
     def choose(self, method: str | None, task: str | None) -> tuple[str, str]:
         """A method that scores edges, and a task; each may be left out where there is one. CircuitsError."""
         edge_methods = tuple(m for m in self.methods if self.type_of(m) == EDGE_SCORES)
@@ -323,6 +329,8 @@ class Run:
                 f"{method} scores {self.level(method)}s, not edges; read them with scores(method={method!r})"
             )
         if method is None:
+            if not edge_methods:
+                raise self._nothing_of_edges()
             if len(edge_methods) != 1:
                 raise CircuitsError(f"name a method; this run has: {', '.join(edge_methods)}")
             method = edge_methods[0]
