@@ -319,7 +319,9 @@ class Run:
 
     def _nothing_of_edges(self) -> CircuitsError:
         has = ", ".join(f"{method} ({self.level(method)}s)" for method in self.methods)
-        return CircuitsError(f"no method of this run scores edges: it has {has}; read one with scores(method=...)")
+        return CircuitsError(
+            f"no method of this run scores edges: it has {has}; read one with scores(method=...)"
+        )
 
     def choose(self, method: str | None, task: str | None) -> tuple[str, str]:
         """A method that scores edges, and a task; each may be left out where there is one. CircuitsError."""

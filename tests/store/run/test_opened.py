@@ -99,13 +99,22 @@ def test_unknown_and_ambiguous_names_say_what_there_is(finished):
 
 def test_a_run_that_scores_no_edges_says_what_it_has(finished, monkeypatch):
     monkeypatch.setattr(type(finished), "methods", ("patch",))
-    for read in (finished.scores, finished.edge_scores, finished.prompt_scores, lambda: finished.circuit(top=2)):
-        with pytest.raises(CircuitsError, match=r"scores edges: it has patch \(nodes\); read one with scores"):
+    for read in (
+        finished.scores,
+        finished.edge_scores,
+        finished.prompt_scores,
+        lambda: finished.circuit(top=2),
+    ):
+        with pytest.raises(
+            CircuitsError, match=r"scores edges: it has patch \(nodes\); read one with scores"
+        ):
             read()
 
 
 def test_what_a_complete_run_was_not_asked_for_is_not_called_missing(finished):
-    with pytest.raises(RunDirectoryError, match=r"is complete and has no evaluations.parquet: its config asks for"):
+    with pytest.raises(
+        RunDirectoryError, match=r"is complete and has no evaluations.parquet: its config asks for"
+    ):
         finished.evaluations()
 
 
