@@ -21,6 +21,9 @@ from pipeline.engine.batch import Batch
 # reduced in float64 at once on a CPU: few enough to stay in its cache.
 _LOGITS_AT_ONCE = 2**24
 _REDUCED_AT_ONCE = 2**18
+# Tokens whose logits are made and reduced at once where they are needed for nothing else: the logits of all rows of
+# a block stay in the cache, and those of the whole vocabulary are never there.
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Unembedding:
         ids = ids.clamp(min=0)
         logits = torch.einsum("...bd,bad->...ba", hidden, self.weight[ids])
         return self._finish(logits if self.bias is None else logits + self.bias[ids])
+
+    def block(self, hidden: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row token"]:
+        """Logits of some tokens that follow each other."""
+        bias = None if self.bias is None else self.bias[tokens]
+        return self._finish(torch.nn.functional.linear(hidden, self.weight[tokens], bias))
 
     def _finish(self, logits: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
         if self.scale != 1.0:
@@ -152,12 +160,39 @@ class Answers:
         if self.reference is None:
             raise ValueError("a divergence needs the clean run as reference")
         reference = self.reference
+        if self._may_stream:
+            log_normaliser, expected = self._streamed(reference)
+            return reference.negative_entropy - expected + log_normaliser
 
         def divergence(logits: Float[Tensor, "variant prompt vocab"]) -> Float[Tensor, "variant prompt"]:
             expected = torch.einsum("abv,bv->ab", logits, reference.probs)
             return reference.negative_entropy - expected + logits.logsumexp(-1)
 
         return self._reduced(divergence)
+
+    @property
+    def _may_stream(self) -> bool:
+        """Whether nobody else wants the logits: neither another reduction nor a gradient."""
+        wanted = "_logits" in self.__dict__ or (torch.is_grad_enabled() and self.hidden.requires_grad)
+        return self.hidden.device.type == "cpu" and not wanted
+
+    def _streamed(
+        self, reference: Reference
+    ) -> tuple[Float[Tensor, "*variant prompt"], Float[Tensor, "*variant prompt"]]:
+        """logsumexp(logits) and p . logits, a block of the vocabulary at a time."""
+        hidden, probs = self.hidden.flatten(0, -2), reference.probs
+        shape, n_prompts = self.hidden.shape[:-1], len(probs)
+        top = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float64)
+        mass, expected = torch.zeros_like(top), top.new_zeros(len(hidden) // n_prompts, n_prompts)
+        for start in range(0, probs.shape[-1], _BLOCK):
+            tokens = slice(start, start + _BLOCK)
+            logits = self.unembedding.block(hidden, tokens)
+            wide = logits.double()
+            expected += torch.einsum("abv,bv->ab", wide.view(-1, n_prompts, wide.shape[-1]), probs[:, tokens])
+            above = torch.maximum(top, logits.amax(-1, keepdim=True).double())
+            mass = mass * (top - above).exp() + (wide - above).exp_().sum(-1, keepdim=True)
+            top = above
+        return (top + mass.log()).view(shape), expected.view(shape)
 
 
 @dataclass(frozen=True)
