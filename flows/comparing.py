@@ -10,6 +10,8 @@ import typer
 
 app = typer.Typer()
 
+_WORDS = {"absolute": "largest by size"}  # what a rule is called where its name alone says little
+
 
 @app.command()
 def compare(
@@ -97,7 +99,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
             f"{count(row['n_measured'])} edges"
         )
         table = table_of("circuit", "#edges", "#and", "#common", "#jaccard", "#by chance", "#p")
-        sets = [("largest by size", one) for one in row["overlaps"]]
+        sets = [(_WORDS.get(one["rank"], one["rank"]), one) for one in row["overlaps"]]
         for name, one in [*sets, ("kept", row["kept"])] if row["kept"] else sets:
             sizes = (one["n_edges"], one["other_edges"], one["common"])
             table.add_row(name, *map(count, sizes), *(number(one[key]) for key in ("jaccard", "null", "p")))

@@ -26,9 +26,11 @@ def pareto_facts(run: Run, task: str | None, method: str | None) -> Facts:
 
 def print_pareto(facts: Facts) -> None:
     """A row per circuit, those on the Pareto front marked, and how alike the kept ones are."""
+    rule = ("rule",) if any(row.get("rank") for row in facts["pareto"]) else ()
     columns = (
         "task",
         "method",
+        *rule,
         "#threshold",
         "#share",
         "#edges",
@@ -44,7 +46,8 @@ def print_pareto(facts: Facts) -> None:
         measured = [row["metric"], number(row["metric_circuit"]), number(row["faithfulness"])]
         part = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
         sizes = [number(row["threshold"]), part, count(row["n_edges"])]
-        table.add_row(row["task"], row["method"], *sizes, *measured, "*" if row["best"] else "")
+        by = [row["rank"] or "" for _ in rule]
+        table.add_row(row["task"], row["method"], *by, *sizes, *measured, "*" if row["best"] else "")
     show(table)
     say(
         "* on the Pareto front: of fewer edges, no circuit of that task and metric is as near to the whole model"

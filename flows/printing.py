@@ -250,9 +250,10 @@ def print_show(facts: Facts) -> None:
     others = [row for row in facts["evaluations"] if row["evaluation"] not in OF_A_VERDICT]
     if others:
         say("")
-        table = table_of("task", "method", "evaluation", "circuit", "quantity", "#value")
+        columns = ("task", "method", *_rule(others), "evaluation", "circuit", "quantity")
+        table = table_of(*columns, "#value")
         for row in others:
-            words = (row["task"], row["method"], row["evaluation"], row["circuit"] or "", row["quantity"])
+            words = (row[_KEYS.get(column, column)] or "" for column in columns)
             table.add_row(*words, number(row["value"]))
         show(table)
     for name in facts["not_evaluated"]:
@@ -266,7 +267,8 @@ def print_verdict(card: Facts) -> None:
     """The questions that make a circuit one, with what is known of each."""
     say("")
     size = "" if card["n_edges"] is None else f" of {card['n_edges']:,.0f} edges"
-    say(f"{card['method']} on {card['task']}, the circuit{size}, judged by {card['prompts']}:")
+    rule = f" by {card['rank']}, the best of its rules" if card["rank"] else ""
+    say(f"{card['method']} on {card['task']}, the circuit{size}{rule}, judged by {card['prompts']}:")
     table = table_of("question", "answer", "#value", "95 % interval", "yes if")
     for row in card["judgements"]:
         ends = f"{number(row['low'])} to {number(row['high'])}" if row["low"] is not None else ""
@@ -276,9 +278,11 @@ def print_verdict(card: Facts) -> None:
 
 def print_faithfulness(rows: list[Facts]) -> None:
     """A row per circuit."""
+    rule = _rule(rows)
     table = table_of(
         "task",
         "method",
+        *rule,
         "#share",
         "#edges",
         "#without dangling",
@@ -294,8 +298,17 @@ def print_faithfulness(rows: list[Facts]) -> None:
             number(row[key]) for key in ("metric_full", "metric_empty", "metric_circuit", "faithfulness")
         ]
         sizes = [count(row["n_edges"]), count(row["n_edges_pruned"])]
-        table.add_row(row["task"], row["method"], share, *sizes, row["metric"], *values)
+        by = [row["rank"] or "" for _ in rule]
+        table.add_row(row["task"], row["method"], *by, share, *sizes, row["metric"], *values)
     show(table)
+
+
+_KEYS = {"rule": "rank"}  # where a column is called otherwise than what it shows
+
+
+def _rule(rows: list[Facts]) -> tuple[str, ...]:
+    """The column of the rule, where several are compared."""
+    return ("rule",) if any(row.get("rank") for row in rows) else ()
 
 
 def print_export(facts: Facts) -> None:

@@ -5,10 +5,11 @@ Knows one section at a time. Does not know how they fit together (`pipeline.conf
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from pipeline.core.documents import suggest
 from pipeline.core.entries import Entry
 from pipeline.core.items import digest
 from pipeline.core.selection import Rank
@@ -108,13 +109,31 @@ class Evaluate(Section):
     edge_fractions: tuple[Fraction, ...] = Field(
         default=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), max_length=1000
     )
-    rank: Rank = "absolute"
+    rank: Rank | tuple[Rank, ...] = Field(
+        default="absolute",
+        description="by which rule edges are selected, or several rules to compare; then the circuit that is judged is "
+        "the best of theirs on the prompts that the scores come from",
+    )
     also: tuple[EvaluationConfig, ...] = Field(
         default=(),
         max_length=100,
         description="what is looked at beside faithfulness: auroc, cpr_cmd, verdict ...",
     )
     bars: Bars = Bars()
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _each_rule_once(cls, value: Any) -> Any:
+        """One rule alone is no list, so that what it gives is what it was."""
+        several = value if isinstance(value, list | tuple) else (value,)
+        if not several:
+            raise ValueError("name a rule, or several")
+        known = get_args(Rank)
+        if unknown := [one for one in several if one not in known]:
+            raise ValueError(f"there is no rule {unknown[0]!r}{suggest(str(unknown[0]), known)}")
+        if twice := [one for place, one in enumerate(several) if one in several[:place]]:
+            raise ValueError(f"{twice[0]} is there twice")
+        return several[0] if len(several) == 1 else tuple(several)
 
     @field_validator("also", mode="before")
     @classmethod
@@ -138,6 +157,15 @@ class Evaluate(Section):
         if twice := [name for name in names if names.count(name) > 1 or name == "faithfulness"]:
             raise ValueError(f"{twice[0]} is there already: every evaluation is looked at once")
         return also
+
+    @property
+    def ranks(self) -> tuple[Rank, ...]:
+        """The rules, in their order."""
+        return self.rank if isinstance(self.rank, tuple) else (self.rank,)
+
+    def by(self, rank: Rank) -> "Evaluate":
+        """The section with this rule alone."""
+        return self.model_copy(update={"rank": rank})
 
     @property
     def key(self) -> str:

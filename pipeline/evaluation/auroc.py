@@ -10,7 +10,7 @@ a node is worth its strongest edge to whoever reads it, kept where one of these 
 its kind alone (MLPs are no part of a claim about heads).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
 
 class Auroc(Evaluation):
     """Area under the curve of true against false edges of the known circuit, ranked by the size of their scores."""
+
+    by_rank: ClassVar[bool] = False
 
     name: Literal["auroc"] = "auroc"
 

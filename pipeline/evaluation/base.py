@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
+from pipeline.core.selection import Rank
 from pipeline.evaluation.ratio import Ratio
 
 Rows = Float[np.ndarray, "prompt edge"]
@@ -33,11 +34,12 @@ def _no_rows() -> Rows | None:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The circuit that is judged: which share of the edges it is (None of a kept set), and how faithful on the prompts
-    that chose it."""
+    """The circuit that is judged: which share of the edges it is and by which rule (both None of a kept set), and how
+    faithful on the prompts that chose it."""
 
     circuit: Circuit
     fraction: float | None
+    rank: Rank | None = None
     discovery: Ratio = field(default_factory=lambda: Ratio(None))
 
 
@@ -53,7 +55,7 @@ class Subject:
     scores: EdgeScores
     metric: str
     ablation: str
-    rank: str = "absolute"
+    rank: Rank = "absolute"
     truth: Bool[np.ndarray, " edge"] | None = None
     true_nodes: Bool[np.ndarray, " sender"] | None = None
     chosen: Chosen | None = None
@@ -102,6 +104,9 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     of_chosen: ClassVar[bool] = False
+    by_rank: ClassVar[bool] = (
+        True  # whether what it finds depends on the rule; else it is asked once, not by each
+    )
 
     name: str
 

@@ -132,8 +132,8 @@ def cards(
     sources: Mapping[str, str],
     bars: Bars | None = None,
 ) -> list[dict[str, Any]]:
-    """A card per method and task whose prompts have judged: task, method, prompts, n_edges, judgements. `sources` says
-    which task each was judged for."""
+    """A card per method and task whose prompts have judged: task, method, prompts, n_edges, rank, judgements. `sources`
+    says which task each was judged for; `rank` is the rule that has won, None where there was one alone."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["evaluation"] in EVALUATIONS:
@@ -147,6 +147,7 @@ def cards(
                 "method": method,
                 "prompts": task,
                 "n_edges": numbers.get(("sufficiency", "circuit", "n_edges")),
+                "rank": next((row["rank"] for row in some if row.get("rank") is not None), None),
                 "judgements": [one.to_dict() for one in verdict(numbers, bars, held_out=source != task)],
             }
         )

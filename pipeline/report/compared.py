@@ -31,9 +31,9 @@ def compared(
     """A row per pair of (task, method): of both runs, or of one run with itself.
 
     `spearman` is the rank correlation of scores that both have, `spearman_size` that of their sizes (None below three
-    edges or without spread); `overlaps` has a row per size of the circuit, `kept` one of what both have decided, else
-    None: n_edges, other_edges, common, jaccard, `null`, the Jaccard of random sets of these sizes, and `p`, how likely
-    such sets have as much in common. CircuitsError for graphs of different shapes.
+    edges or without spread); `overlaps` has a row per rule of the first run, its `rank`, and size, `kept` one of what
+    both have decided, else None: n_edges, other_edges, common, jaccard, `null`, the Jaccard of random sets of these
+    sizes, and `p`, how likely such sets have as much in common. CircuitsError for graphs of different shapes.
     """
     if other is not None and one.graph != other.graph:
         raise CircuitsError(
@@ -50,13 +50,16 @@ def compared(
                 one.edge_scores(first[1], first[0]),
                 (other or one).edge_scores(second[1], second[0]),
                 fractions,
+                one.ranks,
             ),
         }
         for first, second in pairs
     ]
 
 
-def alike(one: EdgeScores, other: EdgeScores, fractions: Sequence[float]) -> dict[str, Any]:
+def alike(
+    one: EdgeScores, other: EdgeScores, fractions: Sequence[float], ranks: Sequence[str] = ("absolute",)
+) -> dict[str, Any]:
     """Scores of one graph beside each other; see `compared`."""
     both = ~np.isnan(one.score) & ~np.isnan(other.score)
     sizes = [n for n in dict.fromkeys(int(share * one.graph.n_edges) for share in fractions) if n]
@@ -64,7 +67,11 @@ def alike(one: EdgeScores, other: EdgeScores, fractions: Sequence[float]) -> dic
         "n_measured": int(both.sum()),
         "spearman": _spearman(one.score[both], other.score[both]),
         "spearman_size": _spearman(np.abs(one.score[both]), np.abs(other.score[both])),
-        "overlaps": [shared(select(one, n), select(other, n)) for n in sizes],
+        "overlaps": [
+            {"rank": rank, **shared(select(one, n, rank), select(other, n, rank))}
+            for rank in ranks
+            for n in sizes
+        ],
         "kept": None if one.kept is None or other.kept is None else shared(one.kept, other.kept),
     }
 

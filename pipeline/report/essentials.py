@@ -21,7 +21,7 @@ from pipeline.report.overlaps import overlaps
 from pipeline.report.panels import panel_of, with_score
 from pipeline.report.svg import number, percent
 from pipeline.store.run import evaluations
-from pipeline.store.run.circuits import FILE, SCHEMA
+from pipeline.store.run.circuits import FILE, SCHEMA, without_rank
 from pipeline.store.run.files import read_footer
 from pipeline.store.run.opened import Run
 from pipeline.store.run.status import not_evaluated
@@ -84,6 +84,7 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
         "results": results,
         "faithfulness": plain(curve),
         "verdicts": _verdicts(run),
+        "ranks": list(run.ranks),
         "evaluations": plain(run.evaluations()) if (run.path / evaluations.FILE).exists() else [],
         "overlap": overlaps(run),
     }
@@ -109,7 +110,7 @@ def scores(run: Run, task: str, method: str) -> pd.DataFrame | None:
 def faithfulness(run: Run) -> pd.DataFrame:
     """`run.faithfulness()`, or no rows where nothing was evaluated yet."""
     if not (run.path / FILE).exists():
-        return SCHEMA.empty_table().to_pandas()
+        return without_rank(SCHEMA.empty_table()).to_pandas()
     return run.faithfulness()
 
 
@@ -140,10 +141,14 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
     parts = rows[rows["n_edges"] < graph.n_edges]  # the whole graph is always at 1, and no find
     away = (parts["faithfulness"].astype(float) - 1).abs()
     near = parts[away <= NEAR + 1e-9]  # 1 - 0.85 is more than 0.15
-    judged = parts[parts["n_edges"] == _judged_size(run, curve)]
+    size, rule = _judged(run, curve)
+    judged = parts[(parts["n_edges"] == size) & (_rank(parts) == (rule or ""))]
     row = _first(judged) or _first(near) or _first(parts.loc[away.dropna().sort_values(kind="stable").index])
     n_edges = int(row["n_edges"]) if row else max(1, graph.n_edges // 20)
+    rank = (row or {}).get("rank") or run.ranks[0]
     why = f"the strongest {n_edges:,} of {graph.n_edges:,} edges ({percent(n_edges / graph.n_edges)})"
+    if len(run.ranks) > 1:
+        why += f", selected by {rank}"
     if len(judged):
         why += ", the circuit that is judged"
     elif len(near):
@@ -153,15 +158,21 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
     n = np.nan_to_num(by_edge(frame, "n_prompts", graph)).astype(np.int64)
     population = np.sqrt(np.maximum(n - 1, 0) / np.maximum(n, 1))  # the file's std is the sample's
     ranked = EdgeScores(graph, score, by_edge(frame, "score_std", graph) * population, n)
-    rank = run.config.get("evaluate", {}).get("rank", "absolute")
     circuit = Circuit.from_scores(ranked, top=n_edges, rank=rank)
     return circuit, _about(circuit, row, why)
 
 
-def _judged_size(run: Run, curve: pd.DataFrame) -> float | None:
-    """How many edges the circuit has that evaluations have judged, of the task and method of these rows."""
-    of = {(card["task"], card["method"]): card["n_edges"] for card in _verdicts(run)} if len(curve) else {}
-    return of.get(tuple(curve.iloc[0][["task", "method"]])) if of else None
+def _judged(run: Run, curve: pd.DataFrame) -> tuple[float | None, str | None]:
+    """How many edges the circuit has that evaluations have judged, and which of several rules has selected it, of the
+    task and method of these rows."""
+    cards_ = _verdicts(run) if len(curve) else []
+    of = {(card["task"], card["method"]): (card["n_edges"], card["rank"]) for card in cards_}
+    return of.get(tuple(curve.iloc[0][["task", "method"]]), (None, None)) if of else (None, None)
+
+
+def _rank(curve: pd.DataFrame) -> pd.Series:
+    """The rule of every row; nothing where there is one alone."""
+    return curve["rank"].fillna("") if "rank" in curve else pd.Series("", index=curve.index)
 
 
 def decides(frame: pd.DataFrame) -> bool:
@@ -179,6 +190,7 @@ def _about(circuit: Circuit, row: Mapping[str, Any] | None, why: str) -> dict[st
         "n_edges": circuit.n_edges,
         "n_edges_pruned": pruned,
         "edge_fraction": _value(row["edge_fraction"]) if row else None,
+        "rank": _value(row.get("rank")) if row else None,
         "faithfulness": value,
         "words": words,
     }

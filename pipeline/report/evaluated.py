@@ -47,7 +47,8 @@ def words_of(row: dict[str, object]) -> str:
     n_edges, left = int(row["n_edges"]), int(row["n_edges_pruned"])  # type: ignore[call-overload]
     pruned = "" if left == n_edges else f", {left:,} without dangling nodes"
     value = number(float(row["faithfulness"]))  # type: ignore[arg-type]
-    return f"{row['method']}: {n_edges:,} edges{pruned}; faithfulness {value}"
+    rule = f" by {row['rank']}" if row.get("rank") else ""
+    return f"{row['method']}{rule}: {n_edges:,} edges{pruned}; faithfulness {value}"
 
 
 def chart_figure(

@@ -39,10 +39,11 @@ def sure_edges(
     if frame is None:
         raise CircuitsError(f"{run.path}: no scores of {method} on {task} yet; circuits resume {run.path}")
     merged = run.edge_scores(method, task)
-    rank = rank or str(run.config.get("evaluate", {}).get("rank", "absolute"))
     if top is None or merged.kept is not None:
-        circuit, _ = choose_circuit(run, frame, rows_of(faithfulness(run), task, method))
+        circuit, about = choose_circuit(run, frame, rows_of(faithfulness(run), task, method))
+        rank = about["rank"] or run.ranks[0]
     else:
+        rank = rank or run.ranks[0]
         circuit = run.circuit(method, task, top=top, rank=rank)
     n = np.asarray(merged.n_prompts)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -7,6 +7,7 @@ item is computed. The run directory is the truth: whatever is killed between two
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ablations import needs_statistics
@@ -119,19 +120,21 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
 
 def _run_circuits(session: Session, jobs: "Jobs", pool: Pool, on_event: OnEvent) -> "set[CircuitJob]":
     """Runs what is not there yet, and returns all that is there then. A full disk ends it."""
-    from pipeline.schedule.evaluating import values_there
+    from pipeline.schedule.evaluating import missing_files
 
-    there = values_there(session.path, jobs)
-    missing = [] if session.is_full else [job for some in jobs.values() for job in some if job not in there]
+    every = [job for some in jobs.values() for job in some]
+    lacks = {job: files for job in every if (files := missing_files(session.path, job))}
+    there = set(every) - lacks.keys()
+    missing = {} if session.is_full else {replace(job, files=files): job for job, files in lacks.items()}
     tried = {job: session.tried.get(job.item, 0) for job in missing}
     attempts = 1 + session.config.failures.retries
-    with closing(pool.run(missing, attempts=attempts, tried=tried)) as outcomes:
+    with closing(pool.run([*missing], attempts=attempts, tried=tried)) as outcomes:
         for outcome in outcomes:
             enter_evaluated(session, outcome.job.item, outcome, on_event)
             if session.is_full:
                 break
             if outcome.failure is None:
-                there.add(outcome.job)
+                there.add(missing[outcome.job])
     return there
 
 

@@ -19,13 +19,14 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.items import EVALUATIONS, Item, canonical_json
 from pipeline.core.results import EDGE_SCORES
+from pipeline.core.selection import Rank
 from pipeline.evaluation import Chosen, Curve, Evaluation, Subject, Values, measured, selections
 from pipeline.evaluation.ratio import faithfulness_over
 from pipeline.store.place.where import Place
 from pipeline.store.run import evaluations
 from pipeline.store.run.circuits import Evaluated, scores_digest
 from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt
-from pipeline.workers.circuit_values import CircuitJob, Judging, label_of, subjects_of
+from pipeline.workers.circuit_values import CircuitJob, Judging, RuleFile, label_of, subjects_of
 from pipeline.workers.jobs import Failure
 
 Jobs = dict[Judging, list[CircuitJob]]
@@ -56,8 +57,9 @@ def circuit_jobs(
         methods = tuple(method for method in config.method_ids if method in scored)
         if methods:
             of = Judging(task, source, methods)
-            keys = {FAITHFULNESS: _alone(config).key} | _keys(config, graph, methods, wanted)
-            if jobs := _jobs(path, of, tasks, done, keys):
+            sections = {FAITHFULNESS: _alone(config)} | _sections(config, graph, methods, wanted)
+            files = {name: _by_rule(config, methods, sections[name]) for name in sections}
+            if jobs := _jobs(path, of, tasks, done, files):
                 found[of] = jobs
     return found
 
@@ -74,10 +76,14 @@ def chosen_jobs(
     wanted = [one for one in config.evaluate.also if one.of_chosen]
     found: Jobs = {}
     for source, circuits in chosen.items():
-        methods, fractions = tuple(circuits), tuple(one.fraction for one in circuits.values())
+        methods, of_each = tuple(circuits), tuple((one.fraction, one.rank) for one in circuits.values())
+        ranks = {rank for _, rank in of_each if rank is not None}
+        first = min(ranks, key=config.evaluate.ranks.index, default=config.evaluate.ranks[0])
+        sections = _sections(config, graph, methods, wanted)
+        files = {name: (RuleFile(first, methods, one.by(first).key),) for name, one in sections.items()}
         for task in config.judges_of(source):
-            of = Judging(task, source, methods, fractions)
-            found[of] = _jobs(path, of, tasks, done, _keys(config, graph, methods, wanted))
+            of = Judging(task, source, methods, of_each)
+            found[of] = _jobs(path, of, tasks, done, files)
     return found
 
 
@@ -86,40 +92,64 @@ def _alone(config: RunConfig) -> Evaluate:
     return config.evaluate.model_copy(update={"also": ()})
 
 
-def _keys(
+def _sections(
     config: RunConfig, graph: Graph, methods: Sequence[str], wanted: Sequence[Evaluation]
-) -> dict[str, str]:
-    """A digest of the parameters of each evaluation that wants circuits of some of these methods."""
+) -> dict[str, Evaluate]:
+    """Each evaluation that wants circuits of some of these methods, as a section of its own."""
     decide = {config.method_ids[method].decides for method in methods}
     return {
-        one.name: _alone(config).model_copy(update={"also": (one,)}).key
+        one.name: _alone(config).model_copy(update={"also": (one,)})
         for one in wanted
         if any(one.n_circuits(graph, decides=decides) for decides in decide)
     }
 
 
+def _by_rule(config: RunConfig, methods: tuple[str, ...], section: Evaluate) -> tuple[RuleFile, ...]:
+    """The files of an evaluation: a rule's does not depend on the other rules. What a method has decided itself no rule
+    changes: it is in the first."""
+    first, *others = config.evaluate.ranks
+    ranking = tuple(method for method in methods if not config.method_ids[method].decides)
+    once = not ranking or any(not one.by_rank for one in section.also)
+    return (
+        RuleFile(first, methods, section.by(first).key),
+        *(RuleFile(rank, ranking, section.by(rank).key, is_first=False) for rank in ([] if once else others)),
+    )
+
+
 def _jobs(
-    path: Place, of: Judging, tasks: Mapping[str, Any], done: set[Item], keys: Mapping[str, str]
+    path: Place,
+    of: Judging,
+    tasks: Mapping[str, Any],
+    done: set[Item],
+    files: Mapping[str, tuple[RuleFile, ...]],
 ) -> list[CircuitJob]:
     """A job per shard and evaluation."""
     shards = sorted({item.shard for item in done if item.kind == "baseline" and item.task == of.task})
-    facts = {"task": tasks[of.task], "scores": scores_digest(path, of.scored), "methods": list(of.methods)}
+    facts: dict[str, Any] = {"task": tasks[of.task], "scores": scores_digest(path, of.scored)}
     if of.scored != of.task:
         facts["scored"] = tasks[of.scored]
     if of.chosen is not None:
-        facts["chosen"] = list(of.chosen)
+        facts["chosen"] = [fraction for fraction, _ in of.chosen]
+        ranks = [rank for _, rank in of.chosen]
+        if len({rank for rank in ranks if rank is not None}) > 1:
+            facts["ranks"] = ranks  # of one alone the section says it
+
+    def keyed(file: RuleFile) -> RuleFile:
+        every = {**facts, "methods": list(file.methods), "evaluate": file.key}
+        return replace(file, key=canonical_json(every))
+
     return [
-        CircuitJob(of, shard, name, canonical_json({**facts, "evaluate": key}))
+        CircuitJob(of, shard, name, tuple(map(keyed, some)))
         for shard in shards
-        for name, key in keys.items()
+        for name, some in files.items()
     ]
 
 
 def choose(
     path: Place, config: RunConfig, jobs: Jobs, there: set[CircuitJob]
 ) -> dict[str, dict[str, Chosen]]:
-    """The circuit of every method that is to be judged, by task: the smallest whose faithfulness is within the bars
-    on the prompts that its scores come from, else the one nearest to 1;
+    """The circuit of every method that is to be judged, by task: by all rules the smallest whose faithfulness is within
+    the bars on the prompts that its scores come from, of equal ones the nearest to 1; else the one nearest to 1;
     the kept set of a method that decides. Neither the empty circuit nor the whole graph is chosen. Tasks that lack a
     shard of faithfulness have none."""
     found: dict[str, dict[str, Chosen]] = {}
@@ -128,37 +158,94 @@ def choose(
     for of, every in jobs.items():
         own = [job for job in every if job.evaluation == FAITHFULNESS]
         if of.task == of.scored and there.issuperset(own):
-            every_shard = (evaluations.read_values(evaluations.path_of(path, job.item)) for job in own)
-            shards = [shard for shard in every_shard if shard]
-            for subject in subjects_of(path, config, of) if shards else ():
-                if (one := _chosen(config, subject, shards)) is not None:
-                    found.setdefault(of.task, {})[subject.method] = one
+            values = _read(path, own)
+            known: dict[str, list[Chosen]] = {}
+            for subject in subjects_of(path, config, of) if values else ():
+                for one in _by_rules(config, subject):
+                    candidates = _candidates(config, one, _shards(values, FAITHFULNESS, one))
+                    known.setdefault(one.method, []).extend(candidates)
+            best = {method: _best(config, some) for method, some in known.items()}
+            if there_are := {method: one for method, one in best.items() if one is not None}:
+                found[of.task] = there_are
     return found
 
 
-def _chosen(config: RunConfig, subject: Subject, shards: Sequence[ByPrompt]) -> Chosen | None:
+def _candidates(config: RunConfig, subject: Subject, shards: Sequence[ByPrompt]) -> list[Chosen]:
+    """The circuits of one method by one rule, the smallest first, with their faithfulness."""
+
     def values(label: str) -> Any:
         return _over_prompts(shards, subject.method, FAITHFULNESS, label)
+
+    full, empty = values(FULL), values(EMPTY)
+    tops = selections(config.evaluate.edge_fractions, subject.scores, rank=subject.rank)
+    return [
+        Chosen(
+            circuit,
+            fraction,
+            None if fraction is None else subject.rank,
+            faithfulness_over(full, empty, values(label_of(fraction))),
+        )
+        for fraction, circuit in sorted(tops, key=lambda one: one[1].n_edges)
+        if 0 < circuit.n_edges < subject.scores.graph.n_edges
+    ]
+
+
+def _best(config: RunConfig, known: Sequence[Chosen]) -> Chosen | None:
+    """The one to judge, of equal ones the first."""
+    low, high = config.evaluate.bars.sufficient
 
     def away(one: Chosen) -> float:
         return math.inf if one.discovery.value is None else abs(1 - one.discovery.value)
 
-    full, empty = values(FULL), values(EMPTY)
-    tops = selections(config.evaluate.edge_fractions, subject.scores, rank=subject.rank)
-    known = [
-        Chosen(circuit, fraction, faithfulness_over(full, empty, values(label_of(fraction))))
-        for fraction, circuit in sorted(tops, key=lambda one: one[1].n_edges)
-        if 0 < circuit.n_edges < subject.scores.graph.n_edges
-    ]
-    low, high = config.evaluate.bars.sufficient
     near = [one for one in known if one.discovery.value is not None and low <= one.discovery.value <= high]
-    return near[0] if near else min(known, key=away, default=None)
+    smallest = min((one.circuit.n_edges for one in near), default=None)
+    return min(
+        (one for one in near if one.circuit.n_edges == smallest) if near else known, key=away, default=None
+    )
 
 
-def values_there(path: Place, jobs: Jobs) -> set[CircuitJob]:
-    """The jobs whose values are there and good."""
-    every = (job for some in jobs.values() for job in some)
-    return {job for job in every if evaluations.has_values(evaluations.path_of(path, job.item), job.key)}
+def missing_files(path: Place, job: CircuitJob) -> tuple[RuleFile, ...]:
+    """The files of a job that are not there, or not good."""
+    return tuple(
+        file for file in job.files if not evaluations.has_values(file.path(path, job.item), file.key)
+    )
+
+
+def _read(path: Place, jobs: Sequence[CircuitJob]) -> dict[str, dict[RuleFile, list[ByPrompt]]]:
+    """What the files of these jobs hold, by evaluation and file, without shards whose prompts a filter leaves out."""
+    values: dict[str, dict[RuleFile, list[ByPrompt]]] = {}
+    for job in jobs:
+        for file in job.files:
+            if shard := evaluations.read_values(file.path(path, job.item)):
+                values.setdefault(job.evaluation, {}).setdefault(file, []).append(shard)
+    return values
+
+
+def _shards(
+    values: Mapping[str, Mapping[RuleFile, list[ByPrompt]]], evaluation: str, subject: Subject
+) -> list[ByPrompt]:
+    """Those that hold the circuits of this method by this rule; a chosen circuit has one file whatever its rule."""
+    return next(
+        (
+            shards
+            for file, shards in values.get(evaluation, {}).items()
+            if subject.method in file.methods and (subject.chosen is not None or file.rank == subject.rank)
+        ),
+        [],
+    )
+
+
+def _by_rules(config: RunConfig, subject: Subject) -> list[Subject]:
+    """The subject by every rule; by one where it is of a chosen circuit, or of what a method has decided."""
+    if subject.chosen is not None or subject.scores.kept is not None:
+        return [subject]
+    return [replace(subject, rank=rank) for rank in config.evaluate.ranks]
+
+
+def _rank_of(config: RunConfig, subject: Subject) -> Rank | None:
+    """The rule as a row says it: only of what is ranked, where there are several."""
+    several = len(config.evaluate.ranks) > 1
+    return subject.rank if several and subject.scores.kept is None else None
 
 
 def judge(
@@ -175,23 +262,24 @@ def judge(
         missing = [job for job in every if job not in there]
         judged.missing += [job.item for job in missing]
         lacking = {job.evaluation for job in missing}
-        values: dict[str, list[ByPrompt]] = {}
-        for job in every:
-            if job.evaluation not in lacking:
-                shard = evaluations.read_values(evaluations.path_of(path, job.item))
-                if shard:  # a filter may have kept no prompt of one
-                    values.setdefault(job.evaluation, []).append(shard)
+        values = _read(path, [job for job in every if job.evaluation not in lacking])
         if every and not values and not lacking:
             continue
         for subject in subjects_of(path, config, of):
-            judging, curve = subject, list[tuple[float, float | None]]()
-            if of.chosen is not None:
-                judging = replace(subject, chosen=chosen[of.scored][subject.method])
-            elif FAITHFULNESS in values:
-                curve = _faithfulness(config, subject, values[FAITHFULNESS], judged)
-            for evaluation in config.evaluate.also:
-                if evaluation.of_chosen == (of.chosen is not None) and evaluation.name not in lacking:
-                    _find(evaluation, judging, values.get(evaluation.name, []), curve, judged)
+            for place, one in enumerate(_by_rules(config, subject)):
+                judging, curve = one, list[tuple[float, float | None]]()
+                if of.chosen is not None:
+                    judging = replace(one, chosen=chosen[of.scored][one.method])
+                elif shards := _shards(values, FAITHFULNESS, one):
+                    curve = _faithfulness(config, one, shards, judged)
+                for evaluation in config.evaluate.also:
+                    asked = evaluation.of_chosen == (of.chosen is not None) and evaluation.name not in lacking
+                    if asked and (evaluation.by_rank or place == 0):
+                        rows = _find(
+                            evaluation, judging, _shards(values, evaluation.name, one), curve, judged
+                        )
+                        rank = _rank_of(config, one) if evaluation.by_rank else None
+                        judged.found += [{**row, "rank": rank} for row in rows]
     judged.missing += [item for item in judged.failures if item not in judged.missing]
     return judged
 
@@ -217,6 +305,7 @@ def _faithfulness(
             method=method,
             edge_fraction=fraction,
             **measured(circuit, subject.metric, full, empty, mean),
+            rank=_rank_of(config, subject),
         )
         judged.rows.append((row, circuit))
         if fraction is not None:
@@ -226,8 +315,8 @@ def _faithfulness(
 
 def _find(
     evaluation: Evaluation, subject: Subject, shards: Sequence[ByPrompt], curve: Curve, judged: Judged
-) -> None:
-    """Adds what an evaluation finds in one method, or why it finds nothing."""
+) -> list[dict[str, Any]]:
+    """What an evaluation finds in one method; why it finds nothing is entered."""
     name, method = evaluation.name, subject.method
     labels = [label for of, _, label in (shards[0] if shards else ()) if of == method]
     ran = {label: _over_prompts(shards, method, name, label) for label in labels}
@@ -243,5 +332,5 @@ def _find(
         failure = Failure.of(error)
         named = replace(failure, message=f"{method}: {failure.message}")
         judged.failures.setdefault(Item(EVALUATIONS, subject.task, name, 0), named)
-    else:
-        judged.found += rows
+        return []
+    return rows

@@ -39,9 +39,18 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
     below = sum(fraction < 1 for fraction in fractions)
     judging = {task for source in plan.config.discovering for task in plan.config.judges_of(source)}
     of_chosen = {one.name for one in plan.config.evaluate.also if one.of_chosen}
-    wanted = {FAITHFULNESS: [(1, 1) if method.decides else (len(fractions), below) for method in methods]}
+    rules = len(plan.config.evaluate.ranks)
+    wanted = {
+        FAITHFULNESS: [
+            (1, 1) if method.decides else (len(fractions) * rules, below * rules) for method in methods
+        ]
+    }
     for one in plan.config.evaluate.also:
-        counts = [one.n_circuits(plan.graph, decides=method.decides) for method in methods]
+        times = rules if one.by_rank and not one.of_chosen else 1
+        counts = [
+            one.n_circuits(plan.graph, decides=method.decides) * (1 if method.decides else times)
+            for method in methods
+        ]
         wanted[one.name] = [(count, count) for count in counts]
     return {
         (task, name): Cost(

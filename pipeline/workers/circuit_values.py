@@ -15,9 +15,10 @@ from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
 from pipeline.core.items import EVALUATIONS, Item
+from pipeline.core.selection import Rank
 from pipeline.evaluation import Chosen, Subject, circuit_values, selections
 from pipeline.store.place.where import Place
-from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt, Label
+from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt, Label, path_of
 from pipeline.store.run.opened import open_run
 
 if TYPE_CHECKING:
@@ -29,23 +30,38 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Judging:
     """Whose circuits are judged by whose prompts: those of these methods, found on the task `scored`, by those of
-    `task`. `chosen` is the share of the edges of each method's circuit, where that one is judged and not all sizes."""
+    `task`. `chosen` is the share of the edges of each method's circuit and its rule, where that one is judged and not
+    all sizes."""
 
     task: str
     scored: str
     methods: tuple[str, ...]
-    chosen: tuple[float | None, ...] | None = None
+    chosen: tuple[tuple[float | None, Rank | None], ...] | None = None
+
+
+@dataclass(frozen=True)
+class RuleFile:
+    """The circuits by one rule, of these methods. `is_first`: the file lies where that of a rule alone would."""
+
+    rank: Rank
+    methods: tuple[str, ...]
+    key: str
+    is_first: bool = True
+
+    def path(self, folder: Place, item: Item) -> Place:
+        """Where it lies."""
+        return path_of(folder, item, None if self.is_first else self.rank)
 
 
 @dataclass(frozen=True)
 class CircuitJob:
-    """The metric of every circuit that one evaluation wants on one shard: a file. `key` is of all that it depends
-    on."""
+    """The metric of every circuit that one evaluation wants on one shard, by each of these rules: a file per rule, with
+    the key of all that it depends on. They share the recorded runs."""
 
     of: Judging
     shard: int
     evaluation: str
-    key: str
+    files: tuple["RuleFile", ...]
 
     @property
     def task(self) -> str:
@@ -54,7 +70,7 @@ class CircuitJob:
 
     @property
     def item(self) -> Item:
-        """What it is called, and where its file and the records of its failures lie."""
+        """What it is called, and where its files and the records of its failures lie."""
         return Item(EVALUATIONS, self.of.task, self.evaluation, self.shard)
 
     @property
@@ -63,8 +79,8 @@ class CircuitJob:
 
 
 def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
-    """What is judged: the merged scores of the methods. Those without a metric or an ablation of their own are judged
-    under the config's."""
+    """What is judged: the merged scores of the methods, by the first rule or the one that has chosen the circuit. Those
+    without a metric or an ablation of their own are judged under the config's."""
     run = open_run(path)
     known, scored = config.method_ids, of.scored
     subjects = [
@@ -74,7 +90,7 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
             run.edge_scores(method, scored),
             known[method].metric or config.metric,
             known[method].ablation or config.ablation,
-            config.evaluate.rank,
+            config.evaluate.ranks[0],
             run.truth(scored),
             run.true_nodes(scored),
             rows_of_prompts=partial(run.rows_of_prompts, method, scored),
@@ -84,15 +100,25 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
     if of.chosen is None:
         return subjects
     return [
-        replace(one, chosen=Chosen(circuit_at(one, fraction), fraction))
-        for one, fraction in zip(subjects, of.chosen, strict=True)
+        chosen_at(replace(one, rank=rank or one.rank), fraction)
+        for one, (fraction, rank) in zip(subjects, of.chosen, strict=True)
     ]
 
 
-def circuit_at(subject: Subject, fraction: float | None) -> Circuit:
-    """The circuit of a share of the edges; the kept set where it is None."""
+def chosen_at(subject: Subject, fraction: float | None) -> Subject:
+    """The subject with its circuit of a share of the edges; the kept set where it is None."""
     fractions = () if fraction is None else (fraction,)
-    return selections(fractions, subject.scores, rank=subject.rank)[0][1]
+    circuit = selections(fractions, subject.scores, rank=subject.rank)[0][1]
+    return replace(subject, chosen=Chosen(circuit, fraction, None if fraction is None else subject.rank))
+
+
+def by_rule(subjects: Sequence[Subject], file: RuleFile) -> list[Subject]:
+    """The subjects whose circuits the file holds, by its rule; a chosen circuit keeps its own."""
+    return [
+        one if one.chosen is not None else replace(one, rank=file.rank)
+        for one in subjects
+        if one.method in file.methods
+    ]
 
 
 def circuits_of(subject: Subject, config: RunConfig, evaluation: str) -> dict[str, Circuit]:
@@ -113,6 +139,28 @@ def circuits_of(subject: Subject, config: RunConfig, evaluation: str) -> dict[st
 def label_of(fraction: float | None) -> str:
     """Names a circuit within its method: the nominal share of edges, or `kept`."""
     return "kept" if fraction is None else f"{fraction!r}"
+
+
+def together(circuits: Mapping[RuleFile, Mapping[Label, Circuit]]) -> dict[Label, Circuit]:
+    """The circuits of all files in one mapping: what is recorded for one is there for all, and equal ones run once."""
+    return {
+        _of_file(file, label): circuit for file, own in circuits.items() for label, circuit in own.items()
+    }
+
+
+def apart(circuits: Mapping[RuleFile, Mapping[Label, Circuit]], values: ByPrompt) -> dict[RuleFile, ByPrompt]:
+    """What was found of all circuits of `together`, by file and under their own labels."""
+    found: dict[RuleFile, ByPrompt] = {}
+    for file, own in circuits.items():
+        labels = {_of_file(file, label): label for label in own}
+        labels |= {(*label[:2], end): (*label[:2], end) for label in own for end in (FULL, EMPTY)}
+        found[file] = {labels[label]: one for label, one in values.items() if label in labels}
+    return found
+
+
+def _of_file(file: RuleFile, label: Label) -> Label:
+    method, evaluation, circuit = label
+    return method, evaluation, f"{file.rank}/{circuit}"
 
 
 def values_of(

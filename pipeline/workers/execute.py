@@ -28,11 +28,20 @@ from pipeline.evaluation import Subject
 from pipeline.methods.collective import Collective
 from pipeline.methods.work import Work
 from pipeline.metrics import get_metric
-from pipeline.store.run.evaluations import Label, path_of, write_values
+from pipeline.store.run.evaluations import Label, write_values
 from pipeline.store.run.item_files import Payload
 from pipeline.store.run.run_dir import RunDirectory
 from pipeline.store.run.tables import metrics_table
-from pipeline.workers.circuit_values import CircuitJob, circuits_of, subjects_of, values_of
+from pipeline.workers.circuit_values import (
+    CircuitJob,
+    RuleFile,
+    apart,
+    by_rule,
+    circuits_of,
+    subjects_of,
+    together,
+    values_of,
+)
 from pipeline.workers.filtering import filtered
 from pipeline.workers.jobs import Opener, process_peak_memory
 from pipeline.workers.together import Consult, Enlist, Parts
@@ -81,7 +90,7 @@ class Replica:
         self.model = model
         self.batch_size = batch_size
         self._batches: tuple[tuple[str, int], list[Batch]] | None = None
-        self._judged: tuple[CircuitJob, list[Subject], dict[Label, Circuit]] | None = None
+        self._judged: tuple[CircuitJob, list[Subject], dict[RuleFile, dict[Label, Circuit]]] | None = None
         self._together: tuple[tuple[str, int], dict[str, Result]] | None = None
         self._parts = Parts()
 
@@ -144,22 +153,27 @@ class Replica:
         return self._batched(task, self.directory.prompts(task, shard))
 
     def _evaluate(self, job: CircuitJob) -> None:
-        """Commits the job's values; the circuits of its evaluation are kept while jobs differ in the shard only."""
+        """Commits the job's values, a file per rule; the circuits of its evaluation are kept while jobs differ in the
+        shard only."""
         key = replace(job, shard=0)
         if self._judged is None or self._judged[0] != key:
             subjects = subjects_of(self.directory.path, self.config, job.of)
             circuits = {
-                (subject.method, job.evaluation, label): circuit
-                for subject in subjects
-                for label, circuit in circuits_of(subject, self.config, job.evaluation).items()
+                file: {
+                    (subject.method, job.evaluation, label): circuit
+                    for subject in by_rule(subjects, file)
+                    for label, circuit in circuits_of(subject, self.config, job.evaluation).items()
+                }
+                for file in job.files
             }
             self._judged = (key, subjects, circuits)
         _, subjects, circuits = self._judged
         batches, statistics = self.batches(job.of.task, job.shard), self.directory.statistics(job.of.task)
-        values = values_of(job.name, circuits, subjects, self.model, batches, statistics)
         ids = sorted(prompt_id for batch in batches for prompt_id in batch.prompt_ids)
+        values = values_of(job.name, together(circuits), subjects, self.model, batches, statistics)
         self.directory.require()
-        write_values(path_of(self.directory.path, job.item), ids, values, job.key)
+        for file, own in apart(circuits, values).items():
+            write_values(file.path(self.directory.path, job.item), ids, own, file.key)
 
     def _collate(self, task: str, shard: int | None) -> "list[Batch]":
         return self._batched(task, self.directory.used_prompts(task, shard))

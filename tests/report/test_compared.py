@@ -27,7 +27,9 @@ def test_scores_in_one_order_are_correlated_whatever_their_sizes():
     one, other = scores(1, 2, 3, 4, 5, 6, 7, -8), scores(1, 4, 9, 16, 25, 36, 49, -64)
     found = alike(one, other, (0.25,))
     assert found["spearman"] == pytest.approx(1)
-    assert found["overlaps"] == [shared(*(np.asarray([False] * 6 + [True] * 2),) * 2)]
+    (overlap,) = found["overlaps"]
+    assert overlap.pop("rank") == "absolute"
+    assert overlap == shared(*(np.asarray([False] * 6 + [True] * 2),) * 2)
     assert alike(one, scores(*([1] * 8)), (0.25,))["spearman"] is None  # no spread, no rank
     assert found["kept"] is None
 

@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         pa.field("metric_empty", pa.float64(), nullable=False),
         pa.field("metric_circuit", pa.float64(), nullable=False),
         pa.field("faithfulness", pa.float64()),  # null where full and empty do not differ
+        pa.field("rank", pa.string()),  # the rule, where a run compares several; else there is no such column
     ]
 )
 
@@ -51,11 +52,18 @@ class Evaluated:
     metric_empty: float
     metric_circuit: float
     faithfulness: float | None
+    rank: str | None = None
 
     @property
     def label(self) -> str:
-        """Names the circuit within its method: the nominal share of edges, or `kept`."""
-        return "kept" if self.edge_fraction is None else f"{self.edge_fraction:g}"
+        """Names the circuit within its method: the nominal share of edges, or `kept`; and the rule, where it is one of
+        several."""
+        share = "kept" if self.edge_fraction is None else f"{self.edge_fraction:g}"
+        return share if self.rank is None else f"{self.rank}-{share}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row, without a rule where there is one alone."""
+        return {key: value for key, value in asdict(self).items() if key != "rank" or value is not None}
 
 
 def is_current(folder: Place, key: Mapping[str, Any]) -> bool:
@@ -74,7 +82,7 @@ def circuit_rows(folder: Place) -> dict[Place, dict[str, Any]]:
     """The files of circuits that belong to the table, and its row for each. Raises DamagedFileError,
     FileNotFoundError."""
     rows = [Evaluated(**row) for row in read_parquet(folder / FILE, SCHEMA).to_pylist()]
-    return {_path_of(folder, row): asdict(row) for row in rows if row.n_edges_pruned <= MOST_EDGES}
+    return {_path_of(folder, row): row.to_dict() for row in rows if row.n_edges_pruned <= MOST_EDGES}
 
 
 def check_circuit(path: Place, row: Mapping[str, Any]) -> None:
@@ -115,12 +123,17 @@ def write(folder: Place, rows: Sequence[tuple[Evaluated, Circuit]], key: Mapping
     for row, circuit in rows:
         if circuit.pruned.n_edges <= MOST_EDGES:
             path = _path_of(folder, row)
-            write_json(path, {**asdict(row), "edges": _edges(circuit.pruned)})
+            write_json(path, {**row.to_dict(), "edges": _edges(circuit.pruned)})
             written.add(path)
     for path in set(found(folder / FOLDER, "*.json")) - written:
         remove(path)
     table = pa.Table.from_pylist([asdict(row) for row, _ in rows], schema=SCHEMA)
-    write_parquet(folder / FILE, table, key)
+    write_parquet(folder / FILE, without_rank(table), key)
+
+
+def without_rank(table: pa.Table) -> pa.Table:
+    """The table as it is written: where no row has a rule of several, none has the column."""
+    return table.drop_columns("rank") if table["rank"].null_count == len(table) else table
 
 
 def _edges(circuit: Circuit) -> list[dict[str, Any]]:

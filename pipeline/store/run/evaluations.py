@@ -17,6 +17,7 @@ from jaxtyping import Float
 from pipeline.core.items import EVALUATIONS, Item
 from pipeline.store.place.atomic import remove
 from pipeline.store.place.where import Place, found
+from pipeline.store.run.circuits import without_rank
 from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet, write_parquet
 
 FOLDER = EVALUATIONS
@@ -45,6 +46,9 @@ FOUND = pa.schema(
         pa.field("circuit", pa.string()),  # null: a number of the method, not of one circuit
         pa.field("quantity", pa.string(), nullable=False),
         pa.field("value", pa.float64()),  # null: it cannot be known
+        pa.field(
+            "rank", pa.string()
+        ),  # by which rule, where a run compares several; else there is no such column
     ]
 )
 
@@ -52,10 +56,11 @@ Label = tuple[str, str, str]  # method, evaluation, circuit
 ByPrompt = dict[Label, Float[np.ndarray, " prompt"]]
 
 
-def path_of(folder: Place, item: Item) -> Place:
-    """Where the values of an evaluation's shard lie."""
+def path_of(folder: Place, item: Item, rank: str | None = None) -> Place:
+    """Where the values of an evaluation's shard lie; `rank` is the rule, where it is not the first."""
     task = folder / FOLDER / f"task={item.task}"
     within = task if item.method == FAITHFULNESS else task / f"evaluation={item.method}"
+    within = within if rank is None else within / f"rank={rank}"
     return within / f"shard-{item.shard:05d}.parquet"
 
 
@@ -97,7 +102,8 @@ def read_values(path: Place) -> ByPrompt:
 def write_found(folder: Place, rows: Sequence[Mapping[str, Any]], key: Mapping[str, Any]) -> None:
     """Writes what evaluations have found; without any there is no file."""
     if rows:
-        write_parquet(folder / FILE, pa.Table.from_pylist([dict(row) for row in rows], schema=FOUND), key)
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=FOUND)
+        write_parquet(folder / FILE, without_rank(table), key)
     else:
         remove(folder / FILE)
 

@@ -19,11 +19,12 @@ from pipeline.core.graph import Graph
 from pipeline.core.prompts import TokenPair
 from pipeline.core.results import EDGE_SCORES, ResultType
 from pipeline.core.scores import EdgeScores
+from pipeline.core.selection import RULES
 from pipeline.core.showing import page
 from pipeline.store.place.where import Place
 from pipeline.store.run import evaluations, sweeps
 from pipeline.store.run.aggregate import merged_path
-from pipeline.store.run.circuits import FILE, SCHEMA
+from pipeline.store.run.circuits import FILE, SCHEMA, without_rank
 from pipeline.store.run.dataframes import Sources, frame_of, prompt_score_frame, read_merged, read_table
 from pipeline.store.run.files import DamagedFileError, read_footer
 from pipeline.store.run.rows import floats
@@ -256,10 +257,20 @@ class Run:
         """The `top` edges, those above `threshold`, or what a method that decides has kept."""
         return Circuit.from_scores(self.edge_scores(method, task), top=top, threshold=threshold, rank=rank)
 
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        """The rules by which circuits of its sizes are selected. RunDirectoryError where run.yaml names none."""
+        said = self.config.get("evaluate", {}).get("rank", "absolute")
+        ranks = tuple(said) if isinstance(said, list) else (said,)
+        if not ranks or not all(isinstance(rank, str) and rank in RULES for rank in ranks):
+            raise RunDirectoryError(f"{self.path / 'run.yaml'}: evaluate.rank names no rules: {said!r}")
+        return ranks
+
     def faithfulness(self) -> pd.DataFrame:
-        """What was evaluated: a row per task, method and size of the circuit."""
+        """What was evaluated: a row per task, method and size of the circuit, and where several rules are compared per
+        rule, which is in the column `rank`."""
         path = self.path / FILE
-        frame = read_table(self.directory, path, SCHEMA).to_pandas()
+        frame = without_rank(read_table(self.directory, path, SCHEMA)).to_pandas()
         sizes = frame[["n_edges", "n_edges_pruned"]]
         known = frame["task"].isin(self.tasks) & frame["method"].isin(self.methods)
         if not (known.all() and sizes.ge(0).all(axis=None) and sizes.le(self.graph.n_edges).all(axis=None)):
@@ -269,8 +280,10 @@ class Run:
         return frame
 
     def evaluations(self) -> pd.DataFrame:
-        """What else was found: a row per task, method, evaluation, quantity, and circuit where it is of one."""
-        frame = read_table(self.directory, self.path / evaluations.FILE, evaluations.FOUND).to_pandas()
+        """What else was found: a row per task, method, evaluation, quantity, and circuit where it is of one; `rank` is
+        the rule that the number is of, where several are compared."""
+        table = read_table(self.directory, self.path / evaluations.FILE, evaluations.FOUND)
+        frame = without_rank(table).to_pandas()
         if not (frame["task"].isin(self.tasks) & frame["method"].isin(self.methods)).all():
             raise RunDirectoryError(
                 f"{self.path / evaluations.FILE}: is of another run; `circuits resume {self.path}` evaluates anew"

@@ -83,7 +83,8 @@ def _word(key: str, value: Any) -> str:
 
 def pareto(evaluated: pd.DataFrame, methods: Methods) -> pd.DataFrame:
     """Every evaluated circuit with what it took and what it does: the rows of `Run.faithfulness()` with the method's
-    `family`, `threshold` and `ablation`, by task, metric, family and number of edges.
+    `family`, `threshold` and `ablation`, by task, metric, family and number of edges. Each of several rules has its
+    own families.
 
     `best`: nearer to the whole model (faithfulness 1) than no edge at all, and than every circuit of fewer edges for
     the same task, metric and ablation; of as many edges, none is nearer.
@@ -94,9 +95,12 @@ def pareto(evaluated: pd.DataFrame, methods: Methods) -> pd.DataFrame:
         threshold=of_method(thresholds(methods)).astype(float),
         ablation=of_method({id_: entry["parameters"].get("ablation") for id_, entry in methods.items()}),
     )
+    if "rank" in frame:  # a curve per rule
+        frame["family"] = frame["family"].str.cat(frame["rank"], sep=" ").fillna(frame["family"])
     frame = frame.assign(best=_front(frame))
     columns = ["task", "method", "family", "threshold", "edge_fraction", "n_edges", "n_edges_pruned"]
     columns += ["metric", "ablation", "metric_full", "metric_empty", "metric_circuit", "faithfulness", "best"]
+    columns += [name for name in ("rank",) if name in frame]
     tasks = {task: place for place, task in enumerate(dict.fromkeys(frame["task"]))}
     by = ["task", "metric", "ablation", "family", "n_edges", "threshold"]
     order = frame.assign(task=frame["task"].map(tasks)).sort_values(by, kind="stable").index

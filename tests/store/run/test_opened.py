@@ -227,3 +227,10 @@ def test_an_unknown_format_and_nodes_in_mib_are_refused(finished, tmp_path):
         export(finished, "mbi", tmp_path)
     with pytest.raises(CircuitsError, match="scores nodes"):
         export(finished, "mib", tmp_path, method="patch")
+
+
+@pytest.mark.parametrize("rank", [5, ["absolute", "sined"], [], {"a": 1}])
+def test_a_run_that_names_no_rules_is_one_line(finished, rank):
+    finished.__dict__["config"] = {"evaluate": {"rank": rank}}
+    with pytest.raises(RunDirectoryError, match=r"run.yaml: evaluate.rank names no rules"):
+        _ = finished.ranks
