@@ -109,7 +109,7 @@ def _steps(
             conduct(session, pool(), both, step)
     if not session.is_complete:
         raise IncompleteRunError(
-            f"{len(session.missing)} of {len(session.plan.items)} items are missing"
+            f"{len(session.missing)} of {len(session.items)} items are missing"
             f"{', evaluations too' * bool(session.not_evaluated)}; "
             f"next: circuits failures {session.path}"
         )

@@ -13,6 +13,7 @@ from pipeline.core.machines import fits, reasons, this_machine
 from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
 from pipeline.schedule import Plan, evaluation_table, work_table
 from pipeline.schedule.session import Session
+from pipeline.schedule.until import first_shards
 from pipeline.store.place.where import place
 from pipeline.store.run.opened import Run
 from pipeline.store.run.run_dir import RunDirectory
@@ -41,9 +42,19 @@ def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
         "graph": plan.graph.describe(),
         "note": plan.model.note,
         "check": planned_facts(plan),
+        "until": _begins(plan),
         "rows": work_table(plan),
         "evaluation": evaluation,
     }
+
+
+def _begins(plan: Plan) -> str:
+    """Of how many prompts a run with `until` begins; of another, nothing."""
+    if plan.config.until is None:
+        return ""
+    tokens = {task: plan.tokens[task] for task in plan.config.discovering}
+    counts = {task: one.of_shard(first_shards(plan, task) - 1).stop for task, one in tokens.items()}
+    return ", ".join(f"{n:,} of {len(tokens[task]):,} prompts of {task}" for task, n in counts.items())
 
 
 def _sum(parts: list[Facts]) -> Facts:
@@ -81,6 +92,8 @@ def print_plan(facts: Facts) -> None:
         say(
             f"filter: correct leaves out what the model gets wrong of {', '.join(filtered)}: all counts are the most"
         )
+    if facts["until"]:
+        say(f"until circuits are stable: all counts are the most; begins with {facts['until']}")
     print_planned(facts["check"])
     say(f"graph: {facts['graph']}")
     if facts["note"]:
@@ -117,7 +130,7 @@ def run_facts(session: Session, already: bool) -> Facts:
         "run": session.path.name,
         "path": str(session.path),
         "complete": session.is_complete and session.stopped is None,
-        "items": len(session.plan.items),
+        "items": len(session.items),
         "done": len(session.done),
         "failed": len(session.failed),
         "missing": [item.name for item in session.missing],
@@ -215,6 +228,8 @@ def print_show(facts: Facts) -> None:
         f"metric {facts['metric']}, ablation {facts['ablation']}, "
         + ("complete" if facts["complete"] else "INCOMPLETE")
     )
+    for words in facts["until"]:
+        say(words)
     for task, found in facts["filtered"].items():
         say(
             f"{task}: {count(found['kept'])} of {count(found['of'])} prompts are kept, which the model gets right; the "

@@ -24,6 +24,8 @@ from pipeline.store.run import circuits, decisions, evaluations, failures, promp
 from pipeline.store.run.aggregate import merged_path
 from pipeline.store.run.content import table_digest
 from pipeline.store.run.files import DamagedFileError, check_seal, read_footer, read_parquet
+from pipeline.store.run.limits import FILE as LIMITS
+from pipeline.store.run.limits import read_limits
 from pipeline.store.run.log import damaged_lines
 from pipeline.store.run.planned import TornManifestError
 from pipeline.store.run.prompts_file import read_prompts
@@ -111,7 +113,7 @@ _MISSING = "missing"
 
 def _places(run: RunDirectory) -> set[Place]:
     """Where items lie, or may lie in a moment: somebody may be compacting the run."""
-    own = {run.path / item.path for item in run.items}
+    own = {run.path / item.path for item in run.item_keys}
     return own | {
         run.packs.path_of(run.path / item.path, item.shard) for item in run.items if item.kind != "statistics"
     }
@@ -162,6 +164,7 @@ def _plan_checks(run: RunDirectory) -> Iterator[_Check]:
     yield _Check(run.path / "plan.json", partial(_plan, run), next_step=again)
     yield _Check(run.path / "run.yaml", partial(_config, run), next_step=again)
     yield _Check(run.path / SUCCESS, partial(_success, run))
+    yield _Check(run.path / LIMITS, lambda: read_limits(run.path), next_step=again)
     tables = {"graph.parquet": graph_table, "nodes.parquet": nodes_table}
     for name, table in tables.items():
         yield _Check(run.path / name, partial(_made_from_graph, run, run.path / name, table), must_be=True)

@@ -1,14 +1,17 @@
-"""Which scores of single prompts a config may keep, and draw from.
+"""Which scores of single prompts a config may keep, and draw and decide from.
 
 Knows methods and the sections that speak of them. Does not know files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from pipeline.config.sections import Aggregate
+from pipeline.ablations import needs_statistics
+from pipeline.config.sections import Aggregate, Shards, Until
 from pipeline.core.documents import suggest
 from pipeline.core.errors import ConfigError
 from pipeline.methods import Method
+from pipeline.tasks import Task
+from pipeline.tasks.base import GeneratedTask
 
 
 def check_kept(
@@ -30,6 +33,37 @@ def check_kept(
         raise ConfigError(
             "aggregate.bootstrap: draws from every prompt's scores; set store.prompt_scores: true too"
         )
+
+
+def check_until(
+    until: Until,
+    shards: Shards,
+    tasks: Mapping[str, Task],
+    methods: Mapping[str, Method],
+    kept: Collection[str],
+) -> None:
+    """Refuses what cannot be decided shard after shard. ConfigError."""
+    if not any(id_ in kept and not method.decides for id_, method in methods.items()):
+        raise ConfigError("until: is decided by every prompt's scores; set store.prompt_scores: true too")
+    if not shards.in_order:
+        raise ConfigError("until: adds prompts in order; leave by_length, stratify and minutes out of shards")
+    for id_, method in methods.items():
+        if method.pooled:
+            raise ConfigError(
+                f"until: {id_} decides over all prompts of a task, which are not known before; run it afterwards, or "
+                "by shard where it can (scope: shard)"
+            )
+        if method.ablation is not None and needs_statistics(method.ablation):
+            raise ConfigError(
+                f"until: {method.ablation} of {id_} is a mean over all prompts of a task, which are not known before; "
+                "use another ablation"
+            )
+    for id_, task in tasks.items():
+        if isinstance(task, GeneratedTask) and task.count > until.max_prompts:
+            raise ConfigError(
+                f"until: max_prompts is {until.max_prompts:,}, and {id_} begins with {task.count:,}; give it fewer "
+                "(count), or allow more"
+            )
 
 
 def _without(method: Method) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.ablations import ABLATIONS, get_ablation
 from pipeline.config.ids import added, contents, parameters, unique_ids
-from pipeline.config.kept import check_kept
+from pipeline.config.kept import check_kept, check_until
 from pipeline.config.sections import (
     Aggregate,
     Cluster,
@@ -25,6 +25,7 @@ from pipeline.config.sections import (
     Section,
     Shards,
     Store,
+    Until,
 )
 from pipeline.config.shorthands import written_out
 from pipeline.core.documents import apply_overrides, explain, read_yaml, suggest
@@ -57,6 +58,10 @@ class RunConfig(Section):
     shards: Shards = Shards()
     seed: int = Field(default=0, ge=0, lt=2**63)
     store: Store = Store()
+    until: Until | None = Field(
+        default=None,
+        description="{stability: 0.8, max_prompts: 256}: shards are added until circuits are so stable",
+    )
     aggregate: Aggregate = Aggregate()
     evaluate: Evaluate = Evaluate()
     cluster: Cluster = Cluster()
@@ -117,6 +122,8 @@ class RunConfig(Section):
         mapping = self.model_dump(mode="json", by_alias=True)
         if mapping["model"]["gguf"] is None:
             del mapping["model"]["gguf"]
+        if mapping["until"] is None:
+            del mapping["until"]
         for entry in (*mapping["tasks"], *mapping["methods"]):
             for key in ("as", "metric", "ablation", "thresholds"):
                 if entry.get(key, "") is None:
@@ -174,6 +181,18 @@ class RunConfig(Section):
     def discovering(self) -> dict[str, Task]:
         """The tasks that methods are run on, by id: those whose prompts are not held out."""
         return {id_: task for id_, task in self.task_ids.items() if task.held_out_of is None}
+
+    def at_most(self, id_: str) -> Task:
+        """A task with all prompts that it may get: those of `until`, unless they only judge."""
+        task = self.task_ids[id_]
+        if self.until is None or id_ not in self.discovering:
+            return task
+        most = self.until.max_prompts
+        if isinstance(task, GeneratedTask):
+            return task.model_copy(update={"count": most})
+        if isinstance(task, FileTask):
+            return task.model_copy(update={"limit": min(most, task.limit or most)})
+        return task
 
     def source_of(self, task: str) -> str:
         """The task whose circuits are judged by a task's prompts: itself, or the one that it is held out of."""
@@ -342,6 +361,8 @@ class RunConfig(Section):
                 resolved.check(self.model.dtype)
             except ConfigError as error:
                 raise ConfigError(f"methods.{index} ({id_}): {error}") from None
+        if self.until is not None:
+            check_until(self.until, self.shards, self.discovering, self.method_ids, self.prompt_scores)
         check_kept(self.store.prompt_scores, self.method_ids, self.aggregate, kept=bool(self.prompt_scores))
         return self
 

@@ -218,6 +218,18 @@ class Store(Section):
         return (value,) if isinstance(value, str) else value
 
 
+class Until(Section):
+    """When a run has prompts enough: shards are added to its tasks until their circuits are stable."""
+
+    stability: float = Field(
+        gt=0, lt=1, description="mean Jaccard overlap of circuits of resampled prompts, such as .8"
+    )
+    max_prompts: int = Field(ge=2, le=1_000_000, description="of a task, whatever the overlap then is")
+    fraction: Fraction = Field(default=0.01, description="share of the edges that these circuits have")
+    resamples: int = Field(default=100, ge=2, le=10_000)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
 class Cluster(Section):
     """Who computes: changes the time, not the scores."""
 

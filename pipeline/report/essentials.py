@@ -23,6 +23,7 @@ from pipeline.report.svg import number, percent
 from pipeline.store.run import evaluations
 from pipeline.store.run.circuits import FILE, SCHEMA, without_rank
 from pipeline.store.run.files import read_footer
+from pipeline.store.run.limits import in_words, read_limits
 from pipeline.store.run.opened import Run
 from pipeline.store.run.status import not_evaluated
 
@@ -53,6 +54,7 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     missing = [item.name for item in run.directory.items if item.name not in there]
     lacks = not_evaluated(run.directory)
     curve = faithfulness(run)
+    asked, limits = read_limits(run.path)
     results = []
     for task in identity["tasks"]:
         for method in methods:
@@ -79,6 +81,7 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
         "missing": missing,
         "not_evaluated": lacks,
         "n_items": len(run.directory.items),
+        "until": [f"{task}: {in_words(one, asked)}" for task, one in limits.items()],
         "tasks": [_task(task, run.prompts(task)) for task in identity["tasks"]],
         "methods": methods,
         "results": results,

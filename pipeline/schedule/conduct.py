@@ -19,6 +19,7 @@ from pipeline.schedule.pools import open_pool
 from pipeline.schedule.preparing import prepare
 from pipeline.schedule.session import OnEvent, Session, enter, enter_evaluated, ignore
 from pipeline.schedule.telling import telling
+from pipeline.schedule.until import grow
 from pipeline.store.place.atomic import give_reserve
 from pipeline.store.place.where import Place
 from pipeline.store.run import circuits as faithfulness_files
@@ -50,9 +51,16 @@ def plainly(title: str, function: Callable[..., Any], *args: Any) -> Any:  # noq
 # --- steps -------------------------------------------------------------------------------------------------
 
 
-def waves(session: Session, workers: int) -> Iterator[list[Item]]:
-    """Pending items in portions. Which prompts are kept comes first, and then statistics: ablations by a mean wait for
-    them."""
+def waves(session: Session, workers: int, on_event: OnEvent = ignore) -> Iterator[list[Item]]:
+    """Pending items in portions, and those of the prompts that `until` adds when these are done."""
+    while True:
+        yield from _waves(session, workers)
+        if not grow(session, on_event):
+            return
+
+
+def _waves(session: Session, workers: int) -> Iterator[list[Item]]:
+    """Which prompts are kept comes first, and then statistics: ablations by a mean wait for them."""
     for kind in ("filtered", "statistics"):
         first = [item for item in session.pending if item.kind == kind and not _is_blocked(session, item)]
         yield from _portions(session, first, WAVE * workers)
@@ -158,7 +166,7 @@ def settle(session: Session) -> bool:
 
     Items without another attempt, all files good by their checksums, the evaluation as it would be.
     """
-    if session.pending or aggregate(session):
+    if session.pending or grow(session, ignore) or aggregate(session):
         return False
     if not _is_evaluated(session, session.evaluation_key):
         return False
@@ -177,7 +185,7 @@ def conduct(session: Session, pool: Pool, on_event: OnEvent = ignore, step: Step
     merged = False
     try:
         for _ in range(ROUNDS):
-            for number, wave in enumerate(waves(session, pool.size), start=1):
+            for number, wave in enumerate(waves(session, pool.size, on_event), start=1):
                 step(f"wave {number}", run_wave, session, wave, pool, on_event)
             for items in searches(session):
                 if session.stopped is None and not any(_is_blocked(session, item) for item in items):

@@ -12,6 +12,7 @@ from pipeline.core.errors import CircuitsError, ConfigError, ModelError, PromptE
 from pipeline.schedule import Plan, Recorded, make_plan, recorded_prompts
 from pipeline.schedule.control import Watch
 from pipeline.schedule.session import Session
+from pipeline.schedule.until import begin
 from pipeline.store.place.atomic import set_reserve
 from pipeline.store.place.where import Place, place, remedy
 from pipeline.store.run.opened import open_run
@@ -60,6 +61,7 @@ def prepare(
                 directory = plan.write(path)
             if retry_failed:
                 directory.clear_failures()
+            begin(plan, directory)
             session = Session(plan, directory, stack)
             directory.mark_incomplete()  # until `finish`
             set_reserve(path)

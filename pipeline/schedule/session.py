@@ -48,7 +48,7 @@ class Session:
         self.directory = directory
         self._lock = lock
         self._log: RunLog | None = None  # begun with the first thing to do
-        self.done: set[Item] = directory.done(plan.items)
+        self.done: set[Item] = directory.done(item for item in plan.items if directory.counts(item))
         self.tried: dict[Item, int] = {}
         self.failed: set[Item] = set()  # given up; of earlier runs: what another attempt would not help
         for record in directory.failures():
@@ -72,14 +72,19 @@ class Session:
         return self.directory.path
 
     @property
+    def items(self) -> list[Item]:
+        """What is to be done, in the order of the plan: all of it, but for shards beyond a limit (`until`)."""
+        return [item for item in self.plan.items if self.directory.counts(item)]
+
+    @property
     def pending(self) -> list[Item]:
         """What is neither done nor failed, in the order of the plan."""
-        return [item for item in self.plan.items if item not in self.done and item not in self.failed]
+        return [item for item in self.items if item not in self.done and item not in self.failed]
 
     @property
     def missing(self) -> list[Item]:
         """What is not done, for whatever reason."""
-        return [item for item in self.plan.items if item not in self.done]
+        return [item for item in self.items if item not in self.done]
 
     @property
     def is_complete(self) -> bool:
@@ -115,14 +120,12 @@ class Session:
         return self.stopped == self.fullness
 
     def event(self, kind: Any, text: str, seconds: float = 0.0) -> Event:
-        return Event(kind, text, seconds, len(self.done), len(self.failed), len(self.plan.items))
+        return Event(kind, text, seconds, len(self.done), len(self.failed), len(self.items))
 
     def logged(self, on_event: OnEvent) -> OnEvent:
         """Passes events on, and keeps them in the run's log."""
         log = self._log = RunLog(self.path)
-        log.begin(
-            f"{len(self.done)} of {len(self.plan.items)} items are done, {len(self.failed)} have failed"
-        )
+        log.begin(f"{len(self.done)} of {len(self.items)} items are done, {len(self.failed)} have failed")
 
         def both(event: Event) -> None:
             facts = asdict(event)
@@ -133,7 +136,7 @@ class Session:
 
     def close(self) -> None:
         if self._log is not None:
-            self._log.write("end", f"{len(self.done)} of {len(self.plan.items)} items are done")
+            self._log.write("end", f"{len(self.done)} of {len(self.items)} items are done")
         self._lock.close()
 
 
@@ -151,10 +154,10 @@ def enter(session: Session, outcome: Outcome, on_event: OnEvent) -> None:
         session.failed.add(item)
     _note_failure(session, item, outcome, failure, on_event)
     if session.stopped is None and len(session.failed) > session.config.failures.tolerated(
-        len(session.plan.items)
+        len(session.items)
     ):
         session.stopped = (
-            f"{len(session.failed)} of {len(session.plan.items)} items have failed, more than "
+            f"{len(session.failed)} of {len(session.items)} items have failed, more than "
             "failures.tolerate: nothing further is computed"
         )
 

@@ -20,6 +20,8 @@ from pipeline.store.place.atomic import write_atomic, write_json
 from pipeline.store.place.seal import has_seal, sealed_text, without_seal
 from pipeline.store.place.where import Place
 from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet, write_parquet
+from pipeline.store.run.limits import FILE as LIMITS
+from pipeline.store.run.limits import read_limits
 from pipeline.store.run.manifest import problem_of
 from pipeline.store.run.prompt_scores import SIZES
 from pipeline.store.run.prompts_file import Prompts, parts_of, read_prompts, write_prompts
@@ -28,7 +30,7 @@ from pipeline.store.run.tables import graph_table, nodes_table, prompts_of
 
 MOST_BYTES = 1 << 30  # of a text file; a plan of a million items has a quarter of it
 
-_NAMES = {"run.yaml", "plan.json", "graph.parquet", "nodes.parquet", "prompts.parquet"}
+_NAMES = {"run.yaml", "plan.json", "graph.parquet", "nodes.parquet", "prompts.parquet", LIMITS}
 
 
 def write_plan(
@@ -165,8 +167,17 @@ class PlannedRun:
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """All items of the plan, in the order of execution."""
-        return tuple(self.item_keys)
+        """All items that count, in the order of execution: those of the plan, of shards within the limits."""
+        return tuple(item for item in self.item_keys if self.counts(item))
+
+    @cached_property
+    def limits(self) -> dict[str, int]:
+        """How many shards of a task count, of the tasks that have a limit (`until`). RunDirectoryError."""
+        return {task: one["shards"] for task, one in read_limits(self.path)[1].items()}
+
+    def counts(self, item: Item) -> bool:
+        """Whether an item is within the limits."""
+        return item.shard < self.limits.get(item.task, item.shard + 1)
 
     @cached_property
     def prompt_scores(self) -> dict[str, str]:
@@ -185,12 +196,14 @@ class PlannedRun:
         return self._text("run.yaml")
 
     def prompts(self, task: str, shard: int | None = None) -> list[TokenPair]:
-        """The prompts of a shard, or of the whole task; needs no tokenizer."""
+        """The prompts of a shard, or of all of a task's that count; needs no tokenizer."""
         tokens = []
         for table in [self._prompts] if self._prompts is not None else self._parts(task, shard):
             chosen = pc.equal(table["task"], task)
             if shard is not None:
                 chosen = pc.and_(chosen, pc.equal(table["shard"], shard))
+            elif task in self.limits:
+                chosen = pc.and_(chosen, pc.less(table["shard"], self.limits[task]))
             tokens += prompts_of(table.filter(chosen))
         if not tokens:
             raise RunDirectoryError(

@@ -18,6 +18,7 @@ from pipeline.store.place.where import Place, place
 from pipeline.store.run import failures, schema
 from pipeline.store.run.identity import difference, holds
 from pipeline.store.run.item_files import ItemFiles
+from pipeline.store.run.limits import Limits, write_limits
 from pipeline.store.run.planned import TornManifestError, recorded_key, strangers, write_plan
 from pipeline.store.run.prompts_file import Prompts
 
@@ -105,6 +106,11 @@ class RunDirectory(ItemFiles):
         if self._filters:
             self.manifest["filtered"] = self.filtered()
             write_json(self.path / "manifest.json", self.manifest)
+
+    def limit(self, asked: Mapping[str, Any], tasks: Limits) -> None:
+        """Says how many shards of these tasks count from now on (`until`); of no task, all of every one."""
+        write_limits(self.path, asked, tasks)
+        self.__dict__.pop("limits", None)
 
     # --- failures ----------------------------------------------------------------------------------------
 
