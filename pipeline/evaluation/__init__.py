@@ -9,6 +9,7 @@ from pipeline.core import plugins
 from pipeline.evaluation.auroc import Auroc
 from pipeline.evaluation.base import Chosen, Curve, Evaluation, Found, Subject, Values
 from pipeline.evaluation.chance import Chance
+from pipeline.evaluation.completeness import Completeness
 from pipeline.evaluation.cpr_cmd import CprCmd
 from pipeline.evaluation.faithfulness import circuit_values, evaluate, faithfulness_of, measured, selections
 from pipeline.evaluation.hypotheses import Hypotheses
@@ -25,6 +26,7 @@ EVALUATIONS: tuple[type[Evaluation], ...] = (
     Necessity,
     Minimality,
     Chance,
+    Completeness,
     Stability,
     Hypotheses,
     LearningCurve,
@@ -38,6 +40,7 @@ __all__ = [
     "Auroc",
     "Chance",
     "Chosen",
+    "Completeness",
     "CprCmd",
     "Curve",
     "Evaluation",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import discover, evaluate, load_model, open_run
+from pipeline.evaluation.completeness import sampled
 from pipeline.evaluation.resamples import bootstrap
 from pipeline.evaluation.verdict import EVALUATIONS
 from pipeline.report.sure import COLUMNS, sure_edges
@@ -21,6 +22,7 @@ LOOK = [
     {"name": "hypotheses", "draws": 4, "permutations": 19},
     {"name": "stability", "resamples": 20, "votes": 40, "p_del": [0.5]},
     {"name": "learning_curve", "draws": 4},
+    {"name": "completeness", "draws": 3},
 ]
 CONFIG = {
     "tasks": [{"name": "induction", "count": 8, "held_out": 8}],
@@ -83,6 +85,26 @@ def test_a_planted_circuit_is_sufficient_necessary_and_minimal(run):
         value(run, "acdc", "stability", "circuit", "jaccard")
     )  # what it would keep of others is not known
     assert kept.n_edges == value(run, "acdc", "sufficiency", "circuit", "n_edges")
+
+
+def test_completeness_is_how_far_circuit_and_model_are_apart_without_the_same_nodes(run):
+    circuit = run.circuit("acdc", "induction")
+    model = load_model("toy:planted")
+    batch = model.batch(run.prompts("induction-held-out"))
+    named = {name: index for index, name in enumerate(node.name for node in run.graph.senders)}
+    gone = [run.graph.senders[i].name for i in np.flatnonzero(sampled(circuit, 0, 1))]
+    assert gone
+    assert "input" not in gone
+    left = ~np.isin(run.graph.edge_senders, [named[name] for name in gone])
+    one, other = (
+        evaluate(type(circuit)(run.graph, mask), model, [batch], metric="kl_divergence")
+        for mask in (circuit.mask & left, left)
+    )
+    gap = abs(one.metric_circuit[0] - other.metric_circuit[0]) / abs(one.metric_full[0] - one.metric_empty[0])
+    assert value(run, "acdc", "completeness", "without-1", "incompleteness") == pytest.approx(gap, abs=1e-5)
+    # the model has nothing but the planted edges: without some of them both have as little
+    assert value(run, "acdc", "completeness", "circuit", "largest") < 0.05
+    assert value(run, "acdc", "completeness", "circuit", "whole") < 0.05
 
 
 def test_hypotheses_have_p_values_as_small_as_their_draws_allow(run):
@@ -181,7 +203,12 @@ def test_without_prompts_held_out_a_circuit_is_judged_by_its_own_and_that_is_sai
 
     own = {**CONFIG, "tasks": [{"name": "induction", "count": 8}], "methods": [{"name": "eap"}]}
     run = discover(toy_config(tmp_path, **own), local=True, quiet=True)
-    assert set(run.evaluations()["evaluation"]) == {*EVALUATIONS, "hypotheses", "learning_curve"}
+    assert set(run.evaluations()["evaluation"]) == {
+        *EVALUATIONS,
+        "hypotheses",
+        "learning_curve",
+        "completeness",
+    }
     (card,) = essentials(open_run(run.path))["verdicts"]
     answers = {one["question"]: one["answer"] for one in card["judgements"]}
     assert (card["task"], card["prompts"]) == ("induction", "induction")

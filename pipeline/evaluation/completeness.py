@@ -1,0 +1,82 @@
+"""Whether the circuit is all that does the work: does it lose as much as the model when both lose the same nodes?
+
+    incompleteness(K) = |mean(m(C without K)) - mean(m(M without K))| / |mean(m(full) - m(empty))|
+
+Knows values of prompts and masks. K are nodes of the circuit, each with probability 1/2, as in the IOI paper (Wang et
+al. 2022, arXiv 2211.00593), which also lets a search choose K: the largest of a few random sets is a lower bound. What
+takes over when the nodes are gone, and is not in the circuit, makes the model better than the circuit.
+"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Bool
+from pydantic import Field
+
+from pipeline.core.circuit import Circuit
+from pipeline.core.graph import Graph
+from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+
+CIRCUIT = "circuit"
+_OF_CIRCUIT, _OF_MODEL = "circuit-without", "model-without"
+
+
+class Completeness(Evaluation):
+    """How far circuit and model are apart, in shares of the behaviour, without nothing (`whole`) and without random
+    sets of the circuit's nodes: median, largest."""
+
+    of_chosen: ClassVar[bool] = True
+
+    name: Literal["completeness"] = "completeness"
+    draws: int = Field(default=10, ge=1, le=10_000, description="how many sets of nodes; the paper takes 100")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    def n_circuits(self, graph: Graph, *, decides: bool) -> int:
+        """The circuit, and circuit and model without each set."""
+        del graph, decides
+        return 1 + 2 * self.draws
+
+    def circuits(self, subject: Subject) -> dict[str, Circuit]:
+        """The circuit; it and the whole model without the edges out of the nodes of a set, by its number."""
+        circuit, graph = subject.the_circuit, subject.scores.graph
+        found = {CIRCUIT: circuit}
+        for index in range(self.draws):
+            left = ~_out_of(graph, sampled(circuit, self.seed, index))
+            found[f"{_OF_CIRCUIT}-{index}"] = Circuit(graph, circuit.mask & left)
+            found[f"{_OF_MODEL}-{index}"] = Circuit(graph, left)
+        return found
+
+    def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
+        """whole; median, largest of the sets; incompleteness of each."""
+        del subject, curve
+        assert values is not None
+        ran, scale = values.circuits, abs(float((values.full - values.empty).mean()))
+
+        def apart(one: np.ndarray, other: np.ndarray) -> float | None:
+            return abs(float(one.mean()) - float(other.mean())) / scale if scale > 1e-9 else None
+
+        gaps = [apart(ran[f"{_OF_CIRCUIT}-{i}"], ran[f"{_OF_MODEL}-{i}"]) for i in range(self.draws)]
+        known = [gap for gap in gaps if gap is not None]
+        return [
+            Found("whole", apart(ran[CIRCUIT], values.full), CIRCUIT),
+            Found("median", float(np.median(known)) if known else None, CIRCUIT),
+            Found("largest", max(known, default=None), CIRCUIT),
+            *(Found("incompleteness", gap, f"without-{i}") for i, gap in enumerate(gaps)),
+        ]
+
+
+def sampled(circuit: Circuit, seed: int, index: int) -> Bool[np.ndarray, " sender"]:
+    """A set of the circuit's senders but for the input, each with probability 1/2, and never none where there are
+    some; the first sets are the same however many are drawn."""
+    graph, rng = circuit.graph, np.random.default_rng([seed, index])
+    nodes = np.unique(graph.edge_senders[circuit.pruned.mask])
+    nodes = nodes[nodes > 0]
+    chosen = np.zeros(graph.n_senders, dtype=bool)
+    chosen[nodes] = rng.random(len(nodes)) < 0.5
+    if len(nodes) and not chosen.any():
+        chosen[rng.choice(nodes)] = True
+    return chosen
+
+
+def _out_of(graph: Graph, senders: Bool[np.ndarray, " sender"]) -> Bool[np.ndarray, " edge"]:
+    return np.asarray(senders[graph.edge_senders], dtype=np.bool_)
