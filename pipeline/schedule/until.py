@@ -87,7 +87,7 @@ def _decided(session: Session, until: Until, task: str, shards: int) -> dict[str
 
 
 def _overlap(session: Session, until: Until, task: str, method: str) -> float | None:
-    """The mean overlap of circuits of resampled prompts, by the first rule of selection; None of fewer than two prompts.
+    """The mean overlap of circuits of resampled prompts by the first rule of selection, None below two prompts.
     RunDirectoryError."""
     run, rule = Run(session.directory), session.config.evaluate.ranks[0]
     rows = run.prompt_scores(method, task).to_numpy()
