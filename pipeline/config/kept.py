@@ -59,6 +59,10 @@ def check_until(
                 "use another ablation"
             )
     for id_, task in tasks.items():
+        if task.answers == "shuffled":
+            raise ConfigError(
+                f"until: the answers of {id_} are shuffled over all of its prompts; run it by itself"
+            )
         if isinstance(task, GeneratedTask) and task.count > until.max_prompts:
             raise ConfigError(
                 f"until: max_prompts is {until.max_prompts:,}, and {id_} begins with {task.count:,}; give it fewer "

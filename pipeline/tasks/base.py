@@ -41,7 +41,8 @@ class Task(Entry):
     probability of all its tokens, each given those before it; `first_difference`, the first token in which right and
     wrong answers differ, after what they have in common. `read` names a span of the prompts after which the answer is
     read, instead of the end. `filter: correct` leaves prompts out that the model gets wrong, as `accuracy` says; they
-    are listed with the reason in the run's folder `filtered`.
+    are listed with the reason in the run's folder `filtered`. `answers: shuffled` gives every prompt the answers of
+    another one: null data, in which a method finds what prompts alone make it find.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
@@ -57,10 +58,13 @@ class Task(Entry):
     read: str | None = None
     held_out_of: str | None = None
     filter: Literal["correct"] | None = None
+    answers: Literal["own", "shuffled"] = "own"
 
     paper: ClassVar[str] = ""  # where the behaviour was studied
     measure: ClassVar[str] = "logit_diff"  # the metric used there, as it is called here
-    later: ClassVar[frozenset[str]] = frozenset({"bos", "chat", "target", "read", "held_out_of", "filter"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"bos", "chat", "target", "read", "held_out_of", "filter", "answers"}
+    )
 
     @property
     def id(self) -> str:
@@ -91,7 +95,10 @@ class Task(Entry):
     def told(self, tokenizer: Any, seed: int) -> Iterator[tuple[list[PromptPair], float]]:
         """The portions as a model is given them: in its chat template, where the task asks for it."""
         told = self.target != "token" or self.read is not None
-        for pairs, share in self.portions(tokenizer, seed):
+        portions = self.portions(tokenizer, seed)
+        if self.answers == "shuffled":
+            portions = iter([(shuffled(self.pairs(tokenizer, seed), seed, self.name), 1.0)])
+        for pairs, share in portions:
             if told:
                 pairs = [replace(pair, target=self.target, read=self.read) for pair in pairs]  # noqa: PLW2901
             yield [in_chat(pair, tokenizer) for pair in pairs] if self.chat else pairs, share
@@ -167,6 +174,27 @@ class GeneratedTask(Task):
             f"task {self.name}: this tokenizer writes {found} of {tried} {what} as one token in context and "
             f"{needed} are needed; {mend} or give your own pairs with {{name: file, path: ...}}"
         )
+
+
+def shuffled(pairs: Sequence[PromptPair], seed: int, name: str) -> list[PromptPair]:
+    """The pairs, each with the answers of another one, in one random circle. PromptError for fewer than two."""
+    if len(pairs) < 2:
+        raise PromptError(
+            f"task {name}: answers: shuffled needs two prompts or more, to take them from another one"
+        )
+    key = hashlib.sha256(f"{seed}/{name}/answers".encode()).digest()
+    order = np.random.default_rng(np.frombuffer(key, dtype=np.uint32)).permutation(len(pairs))
+    given = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+    return [
+        replace(
+            pair,
+            **{
+                field: getattr(pairs[given[i]], field)
+                for field in ("answers", "wrong_answers", "corrupted_answers")
+            },
+        )
+        for i, pair in enumerate(pairs)
+    ]
 
 
 def written(frame: str, words: Mapping[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
