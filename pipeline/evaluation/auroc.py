@@ -31,7 +31,7 @@ class Auroc(Evaluation):
         of nodes where nodes are known."""
         del values, curve
         truth, kept = subject.truth, subject.scores.kept
-        found = [Found("auroc", None if truth is None else _area(np.abs(subject.scores.score), truth))]
+        found = [Found("auroc", None if truth is None else area(np.abs(subject.scores.score), truth))]
         if kept is not None:
             right = None if truth is None else int((kept & truth).sum())
             found.append(Found("precision", _share(right, int(kept.sum())), "kept"))
@@ -46,7 +46,7 @@ def _of_nodes(subject: Subject, truth: Bool[np.ndarray, " sender"]) -> list[Foun
     asked = np.asarray([node.kind in kinds for node in graph.senders])
     size = np.full(graph.n_senders, -1.0)  # of a node none of whose edges was measured
     np.maximum.at(size, graph.edge_senders, np.nan_to_num(np.abs(scores.score), nan=-1.0))
-    found = [Found("node_auroc", _area(size[asked], truth[asked]))]
+    found = [Found("node_auroc", area(size[asked], truth[asked]))]
     if scores.kept is not None:
         kept = np.bincount(graph.edge_senders[scores.kept], minlength=graph.n_senders)[asked] > 0
         right = int((kept & truth[asked]).sum())
@@ -55,7 +55,8 @@ def _of_nodes(subject: Subject, truth: Bool[np.ndarray, " sender"]) -> list[Foun
     return found
 
 
-def _area(size: np.ndarray, truth: np.ndarray) -> float | None:
+def area(size: np.ndarray, truth: np.ndarray) -> float | None:
+    """P(size of a true one > size of another), ties one half; None where either kind is missing. NaN ranks last."""
     n_true, n_other = int(truth.sum()), int((~truth).sum())
     if not n_true or not n_other:
         return None
