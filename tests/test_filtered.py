@@ -86,7 +86,9 @@ def test_scores_and_circuits_are_those_of_the_prompts_that_are_kept(original, tm
 
 
 def test_the_scores_of_single_prompts_are_those_of_all_that_are_kept(run):
-    found = run.rows_of_prompts("eap", "mine")
+    rows = run.rows_of_prompts("eap", "mine")
+    assert len(rows) == 4
+    found = np.concatenate(list(rows.blocks()))
     assert found.shape == (4, run.graph.n_edges)
     np.testing.assert_allclose(found.mean(axis=0), run.scores("eap")["score"], rtol=0, atol=1e-6)
 

@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
+from pipeline.core.prompt_rows import AnyRows
 from pipeline.core.scores import EdgeScores
 from pipeline.core.selection import Rank
 from pipeline.evaluation.ratio import Ratio
 
-Rows = Float[np.ndarray, "prompt edge"]
+Rows = AnyRows
 
 
 def _no_rows() -> Rows | None:

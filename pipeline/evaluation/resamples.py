@@ -11,10 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pipeline.core.graph import Graph
+from pipeline.core.prompt_rows import AnyRows, PromptRows
 from pipeline.core.scores import EdgeScores, Moments
 from pipeline.core.selection import SPREAD, select
 
-_AT_ONCE = 64  # samples whose means are held together
+_SUM_BYTES = (
+    1 << 26
+)  # of sums that are held together, a row per sample: scores are gone through once for so many
 _FEWEST_POINTS, _FURTHEST = (
     3,
     8,
@@ -33,14 +36,14 @@ class Overlap:
 
 def bootstrap(
     graph: Graph,
-    scores: Float[np.ndarray, "prompt edge"],
+    scores: AnyRows,
     size: int,
     rule: str,
     resamples: int,
     seed: int,
 ) -> Bool[np.ndarray, "resample edge"]:
     """The circuits of `size` edges that the rule selects from resamples of the prompts, drawn with replacement."""
-    n, scores = len(scores), np.asarray(scores, dtype=np.float64)
+    n = len(scores)
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
     return np.stack([select(one, size, rule) for one in _weighted(graph, scores, counts, rule)])
@@ -78,7 +81,7 @@ def jaccards(
 
 def halves(
     graph: Graph,
-    scores: Float[np.ndarray, "prompt edge"],
+    scores: AnyRows,
     n: int,
     size: int,
     rule: str,
@@ -91,7 +94,6 @@ def halves(
     weights = np.zeros((2 * draws, len(scores)), dtype=np.int64)
     for draw, order in enumerate(orders):
         weights[2 * draw, order[:n]] = weights[2 * draw + 1, order[n : 2 * n]] = 1
-    scores = np.asarray(scores, dtype=np.float64)
     circuits = (select(one, size, rule) for one in _weighted(graph, scores, weights, rule))
     return np.asarray([jaccards(np.stack([one, next(circuits)]))[0][0, 1] for one in circuits])
 
@@ -130,7 +132,7 @@ class Certified:
 
 def certified(
     graph: Graph,
-    scores: Float[np.ndarray, "prompt edge"],
+    scores: AnyRows,
     size: int,
     rule: str,
     p_del: float,
@@ -145,7 +147,7 @@ def certified(
     smallest of the certified edges.
     """
     rng = np.random.default_rng(seed)
-    n, scores = len(scores), np.asarray(scores, dtype=np.float64)
+    n = len(scores)
     count = np.zeros(graph.n_edges, dtype=np.int64)
     kept = rng.random((votes, n)) >= p_del
     for one in _weighted(
@@ -180,20 +182,37 @@ def _least_sure(n: int, alpha: float) -> int:
 
 
 def _weighted(
-    graph: Graph,
-    scores: Float[np.ndarray, "prompt edge"],
-    weights: Int[np.ndarray, "sample prompt"],
-    rule: str,
+    graph: Graph, scores: AnyRows, weights: Int[np.ndarray, "sample prompt"], rule: str
 ) -> Iterator[EdgeScores]:
     """The scores of samples in which each prompt is so often; their spread only for a rule that reads it."""
-    for start in range(0, len(weights), _AT_ONCE):
-        some = weights[start : start + _AT_ONCE]
+    rows, at_once = PromptRows.of(scores), max(1, _SUM_BYTES // (8 * graph.n_edges))
+    for start in range(0, len(weights), at_once):
+        some = weights[start : start + at_once]
         totals = some.sum(axis=1)
-        means = some.astype(np.float64) @ scores / totals[:, None]
-        for weight, n, mean in zip(some, totals, means, strict=True):
-            std = np.zeros_like(mean)
-            if rule == SPREAD:
-                std = np.sqrt(np.maximum(weight.astype(np.float64) @ (scores - mean) ** 2 / n, 0.0))
+        counts = some.astype(np.float64)
+        means = _sums(counts, rows.blocks())
+        means /= totals[:, None]
+        std = np.broadcast_to(0.0, means.shape)
+        if rule == SPREAD:
+            # about a value near to the mean, so that little is lost when the square of the rest is taken away
+            near = means[0]
+            squares = _sums(counts, (np.square(block - near) for block in rows.blocks())) / totals[:, None]
+            std = np.sqrt(np.maximum(squares - np.square(means - near), 0.0))
+        for n, mean, spread in zip(totals, means, std, strict=True):
             measured = ~np.isnan(mean)
-            moments = Moments(np.where(measured, n, 0), mean, np.where(measured, std, np.nan))
+            moments = Moments(np.where(measured, n, 0), mean, np.where(measured, spread, np.nan))
             yield EdgeScores.from_moments(graph, moments)
+
+
+def _sums(
+    counts: Float[np.ndarray, "sample prompt"], blocks: Iterator[Float[np.ndarray, "block edge"]]
+) -> Float[np.ndarray, "sample edge"]:
+    """The weighted sums over prompts, block after block."""
+    sums, start = None, 0
+    for block in blocks:
+        part = counts[:, start : start + len(block)] @ block
+        sums = part if sums is None else np.add(sums, part, out=sums)
+        start += len(block)
+    if sums is None:
+        raise ValueError("scores of no prompt")
+    return sums

@@ -90,7 +90,7 @@ def _overlap(session: Session, until: Until, task: str, method: str) -> float | 
     """The mean overlap of circuits of resampled prompts by the first rule of selection, None below two prompts.
     RunDirectoryError."""
     run, rule = Run(session.directory), session.config.evaluate.ranks[0]
-    rows = run.prompt_scores(method, task).to_numpy()
+    rows = run.prompt_rows(method, task)
     if len(rows) < 2:
         return None
     size = max(1, int(until.fraction * run.graph.n_edges))

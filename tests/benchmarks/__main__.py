@@ -27,6 +27,7 @@ from tests.benchmarks.orchestration import commit_seconds, schedule_seconds, sta
 from tests.benchmarks.overhead import overhead_rows
 from tests.benchmarks.paths import path_rows
 from tests.benchmarks.planning import planning_rows
+from tests.benchmarks.rows import row_rows
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
 
@@ -63,6 +64,12 @@ def plan_rows() -> list[dict[str, Any]]:
         return planning_rows(Path(name))
 
 
+def many_rows() -> list[dict[str, Any]]:
+    """Merging and judging 10^7 rows."""
+    with tempfile.TemporaryDirectory() as name:
+        return row_rows(Path(name))
+
+
 def main() -> None:
     wanted = set(sys.argv[1:])
     torch.set_num_threads(1)
@@ -80,6 +87,7 @@ def main() -> None:
         "orchestration": orchestration_rows,
         "overhead": many_items_rows,
         "planning": plan_rows,
+        "rows": many_rows,
     }
     if unknown := wanted - groups.keys():
         raise SystemExit(f"no rows {', '.join(sorted(unknown))}; there are {', '.join(groups)}")

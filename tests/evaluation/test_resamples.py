@@ -6,9 +6,22 @@ import numpy as np
 import pytest
 
 from pipeline.core.graph import Graph
+from pipeline.core.prompt_rows import PromptRows
 from pipeline.evaluation.resamples import bootstrap, certified, jaccards, lower_bound, overlap_of
 
 GRAPH = Graph(n_layers=1, n_heads=1, n_kv_heads=1)  # 8 edges
+
+
+@pytest.mark.parametrize("rule", ["absolute", "stable_sign"])
+def test_scores_in_pieces_are_gone_through_block_after_block(rule, monkeypatch):
+    rows = np.random.default_rng(7).normal(0.5, 1, size=(40, 8)).astype(np.float32)
+    whole = bootstrap(GRAPH, rows, 3, rule, 30, seed=1)
+    monkeypatch.setattr("pipeline.core.prompt_rows._BLOCK_BYTES", 8 * 4 * 9)
+    monkeypatch.setattr("pipeline.evaluation.resamples._SUM_BYTES", 8 * 8 * 4)
+    pieces = PromptRows(40, lambda: iter(np.array_split(rows, 13)))
+    assert max(map(len, pieces.blocks())) <= 12
+    assert (np.concatenate(list(pieces.blocks())) == rows).all()
+    assert (bootstrap(GRAPH, pieces, 3, rule, 30, seed=1) == whole).all()
 
 
 def test_overlaps_are_common_edges_among_those_of_either():

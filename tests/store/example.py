@@ -25,11 +25,12 @@ def plan_of(
     salt: str = "",
     statistics: bool = True,
     prompt_scores: dict[str, str] | None = None,
+    graph: Graph = GRAPH,
 ) -> dict:
     """Arguments of `RunDirectory.create` for `tasks` {id: number of shards of two prompts}. `prompt_scores` are
     kept for these methods, in these types."""
     identity = {
-        "model": {"fingerprint": "f" + salt, "graph": GRAPH.fingerprint},
+        "model": {"fingerprint": "f" + salt, "graph": graph.fingerprint},
         "tasks": {task: {"prompts": 2 * n, "sha256": digest([task, n])} for task, n in tasks.items()},
         "methods": {m: {"name": m, "metric": "logit_diff", "ablation": "mean"} for m in methods},
         "metric": "logit_diff",
@@ -47,8 +48,8 @@ def plan_of(
         "name": "test",
         "run_key": digest(identity),
         "model": {"name": "models/tiny", "revision": "local", "fingerprint": "f", "dtype": "float32"},
-        "graph": asdict(GRAPH),
-        "graph_fingerprint": GRAPH.fingerprint,
+        "graph": asdict(graph),
+        "graph_fingerprint": graph.fingerprint,
         "methods": {
             m: {"level": level, "scores_prompts": m == "eap", "parameters": identity["methods"][m]}
             for m, level in methods.items()
@@ -66,7 +67,7 @@ def plan_of(
         "run_yaml": "name: test\n",
         "manifest": json.loads(json.dumps(manifest)),
         "plan": plan,
-        "graph": GRAPH,
+        "graph": graph,
         "prompts": prompts,
     }
 

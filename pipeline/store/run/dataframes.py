@@ -3,7 +3,7 @@
 Knows Parquet files in a run directory. Does not know which of them somebody wants.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.core.errors import RunDirectoryError
 from pipeline.core.items import Item
+from pipeline.core.prompt_rows import PromptRows
 from pipeline.core.results import ResultType
 from pipeline.store.place.where import Place, relative
 from pipeline.store.run import prompt_scores, schema
@@ -91,13 +92,42 @@ def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> pd.Da
             ids.append(one[0])
             rows.append(one[1])
     if not rows:
-        raise RunDirectoryError(
-            f"{directory.path}: keeps no scores by prompt of {method} on {task}; compute them with "
-            f"`circuits resume {directory.path} --set store.prompt_scores=true`"
-        )
+        raise _none_kept(directory, method, task)
     index = pd.Index(np.concatenate(ids), name="prompt_id")
     columns = list(directory.graph.edge_names)
     return pd.DataFrame(np.concatenate(rows), index=index, columns=columns, copy=False)
+
+
+def prompt_rows(directory: RunDirectory, method: str, task: str) -> PromptRows:
+    """The scores of all prompts whose shards are there, read shard after shard when they are gone through;
+    RunDirectoryError when none are, and for a damaged file when it is met."""
+    items = [
+        item
+        for item in directory.items
+        if (item.task, item.method) == (task, method)
+        and (directory.path / prompt_scores.path_of(item)).exists()
+    ]
+    if not items:
+        raise _none_kept(directory, method, task)
+    kept = [directory.path / prompt_scores.path_of(item) for item in items]
+
+    def rows_of(path: Place) -> int:
+        return int(prompt_scores.check(path, directory.graph.n_edges, "float16")["rows"])
+
+    n_prompts = sum(checked(directory, rows_of, path) for path in kept)
+
+    def pieces() -> Iterator[np.ndarray]:
+        for item, path in zip(items, kept, strict=True):
+            yield checked(directory, partial(_one_shard, directory, item), path)[1]
+
+    return PromptRows(n_prompts, pieces)
+
+
+def _none_kept(directory: RunDirectory, method: str, task: str) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{directory.path}: keeps no scores by prompt of {method} on {task}; compute them with "
+        f"`circuits resume {directory.path} --set store.prompt_scores=true`"
+    )
 
 
 def _one_shard(directory: RunDirectory, item: Item, path: Place) -> tuple[np.ndarray, np.ndarray]:

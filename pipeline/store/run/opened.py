@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.documents import parse_json, parse_mapping, suggest
 from pipeline.core.errors import CircuitsError, RunDirectoryError
 from pipeline.core.graph import Graph
+from pipeline.core.prompt_rows import PromptRows
 from pipeline.core.prompts import TokenPair
 from pipeline.core.results import EDGE_SCORES, ResultType
 from pipeline.core.scores import EdgeScores
@@ -25,7 +26,14 @@ from pipeline.store.place.where import Place
 from pipeline.store.run import evaluations, sweeps
 from pipeline.store.run.aggregate import merged_path
 from pipeline.store.run.circuits import FILE, SCHEMA, without_rank
-from pipeline.store.run.dataframes import Sources, frame_of, prompt_score_frame, read_merged, read_table
+from pipeline.store.run.dataframes import (
+    Sources,
+    frame_of,
+    prompt_rows,
+    prompt_score_frame,
+    read_merged,
+    read_table,
+)
 from pipeline.store.run.files import DamagedFileError, read_footer
 from pipeline.store.run.rows import floats
 from pipeline.store.run.run_dir import RunDirectory
@@ -212,18 +220,26 @@ class Run:
         Raises RunDirectoryError when none were kept, CircuitsError for a method that has none.
         """
         method_id, task_id = self.choose(method, task)
-        if not self.manifest["methods"][method_id].get("scores_prompts", True):
-            raise CircuitsError(f"{method_id} has no scores of single prompts; choose another method")
+        self._require_prompt_scores(method_id)
         return prompt_score_frame(self.directory, method_id, task_id)
 
-    def rows_of_prompts(self, method: str, task: str) -> Float[np.ndarray, "prompt edge"] | None:
-        """Every prompt's scores by edge id; None where the method has none or not those of all prompts that are
-        measured are kept."""
+    def prompt_rows(self, method: str, task: str) -> PromptRows:
+        """What `prompt_scores` returns, by edge id and shard after shard: for more prompts than memory holds."""
+        self._require_prompt_scores(method)
+        return prompt_rows(self.directory, method, task)
+
+    def rows_of_prompts(self, method: str, task: str) -> PromptRows | None:
+        """Every prompt's scores; None where the method has none or not those of all prompts that are measured are
+        kept."""
         try:
-            frame = self.prompt_scores(method, task)
+            rows = self.prompt_rows(method, task)
         except CircuitsError:
             return None
-        return frame.to_numpy() if len(frame) == len(self.directory.used_prompts(task)) else None
+        return rows if len(rows) == len(self.directory.used_prompts(task)) else None
+
+    def _require_prompt_scores(self, method: str) -> None:
+        if not self.manifest["methods"][method].get("scores_prompts", True):
+            raise CircuitsError(f"{method} has no scores of single prompts; choose another method")
 
     def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
         """The merged scores of one method and task, which may be left out where there is one."""
