@@ -40,6 +40,35 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What each candidate of a chain changes a divergence by, as far as `thresholds` want to know it.
+
+    The answer is [2, variant, prompt]: a middle, and how far from it the truth is at most, 0 where it is exact. It is
+    exact where bounds leave open on which side of a threshold the mean over the prompts at hand is, or whether it is
+    within `guard` of it, and where it is above all of them.
+    """
+
+    per: ClassVar[Literal["prompt"]] = "prompt"
+
+    chain: Measure
+    thresholds: tuple[float, ...]
+    guard: float
+
+    @property
+    def n_variants(self) -> int:
+        return self.chain.n_variants
+
+
+@dataclass(frozen=True)
+class Value:
+    """The metric in a state, one variant."""
+
+    per: ClassVar[Literal["prompt"]] = "prompt"
+
+    state: int
+
+
+@dataclass(frozen=True)
 class Settle:
     """Makes state `into` of `state`: `receiver` reads `kept` and nothing else; `removed` went in this order."""
 
@@ -70,7 +99,7 @@ class About:
     eager: bool
 
 
-Question = Clean | Measure | Settle | Forget
+Question = Clean | Value | Measure | Bound | Settle | Forget
 
 
 @dataclass(frozen=True)
@@ -87,6 +116,7 @@ class Decided:
     std: tuple[float, ...]
     values: tuple[float, ...]  # the metric in the new state, by prompt
     guarded: int
+    error: tuple[float, ...] = ()  # of delta, where it may have any
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -108,7 +138,11 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, of which `from_dict` makes an equal step."""
-        return asdict(self)
+        fields = asdict(self)
+        for one in fields["decided"]:
+            if not one["error"]:
+                del one["error"]
+        return fields
 
     @staticmethod
     def from_dict(fields: Any) -> "Step":
@@ -136,4 +170,5 @@ def _decided(fields: Any) -> Decided:
         std=tuple(map(float, fields["std"])),
         values=tuple(map(float, fields["values"])),
         guarded=int(fields["guarded"]),
+        error=tuple(map(float, fields.get("error", ()))),
     )

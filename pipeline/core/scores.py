@@ -69,7 +69,8 @@ class EdgeScores:
     `score` and `std` (population, over prompts) are float64 with NaN where nothing was measured, `n_prompts`
     says over how many prompts, `kept` is the decision of a method that decides. `per_prompt` holds the single
     prompts' scores when they were asked for. `facts` is what the method wants recorded (counters, settings).
-    `span` names the positions that all scores are of; None is every position.
+    `span` names the positions that all scores are of; None is every position. `error` says how far off a score is at
+    most, NaN where it is exact; None where no score is bounded.
     """
 
     graph: Graph
@@ -80,6 +81,7 @@ class EdgeScores:
     per_prompt: Float[np.ndarray, "prompt edge"] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     span: str | None = None
+    error: Float[np.ndarray, " edge"] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.score) == len(self.std) == len(self.n_prompts) == self.graph.n_edges:
@@ -127,12 +129,13 @@ class EdgeScores:
         return EdgeScores.from_moments(graph, merged, kept=kept, per_prompt=per_prompt, span=parts[0].span)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per edge: edge_id sender receiver score score_std n_prompts kept."""
+        """A row per edge: edge_id sender receiver score score_std n_prompts kept; score_error where bounded."""
         senders = [node.name for node in self.graph.senders]
         receivers = [node.name for node in self.graph.receivers]
         kept: Any = pd.array([None] * len(self.score), dtype="boolean")
         if self.kept is not None:
             kept = pd.array(self.kept, dtype="boolean")
+        error = {} if self.error is None else {"score_error": self.error}
         return pd.DataFrame(
             {
                 "edge_id": np.arange(self.graph.n_edges, dtype=np.int32),
@@ -142,6 +145,7 @@ class EdgeScores:
                 "score_std": self.std,
                 "n_prompts": self.n_prompts.astype(np.int32),
                 "kept": kept,
+                **error,
             }
         )
 

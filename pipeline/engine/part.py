@@ -6,6 +6,7 @@ Knows batches, states and memory. Does not know thresholds, decisions or other p
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
-from pipeline.core.questions import About, Clean, Forget, Measure, Question, Settle
+from pipeline.core.questions import About, Bound, Clean, Forget, Measure, Question, Settle, Value
+from pipeline.engine.bounds import DivergenceSteps, Tail, Vocabulary
 from pipeline.engine.incremental import Incremental, propagate
 from pipeline.engine.recorded import Recorded
 
-Answer = Float[np.ndarray, "_variant prompt"]
+Answer = Float[np.ndarray, "*_two _variant prompt"]
 
 # Bytes of one receiver's variants that are propagated at once.
 _VARIANT_BYTES = 2**24
@@ -34,6 +36,7 @@ class _State:
 
     incremental: Incremental
     inputs: dict[tuple[int, ...], Float[Tensor, "prompt row d_model"]] = field(default_factory=dict)
+    tail: Tail | None = None  # of the vocabulary, where it was last made
 
 
 class Part:
@@ -51,6 +54,7 @@ class Part:
         self.coupled = coupled
         self.held, used = 0, 0  # batches whose recorded runs stay, counted from the first
         self._liveness = {0: Liveness(self.graph, coupled)}
+        self._steps: dict[int, DivergenceSteps] = {}
         self._states: list[dict[int, _State]] = []
         self._clean: list[Float[np.ndarray, " prompt"]] = []
         for index, recorded in enumerate(self.batches):
@@ -64,6 +68,7 @@ class Part:
     def _rest(self, index: int) -> None:
         if index >= self.held:
             self.batches[index].drop()
+            self._steps.pop(index, None)
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -83,7 +88,8 @@ class Part:
         return max(batch.n_prompts for batch in self.batches) * width < _EAGER_BELOW
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """One answer per question: float64 [variant, prompt]; of `Settle` and `Forget` no variants.
+        """One answer per question: float64 [variant, prompt], or two such of `Bound`; of `Settle` and `Forget` no
+        variants.
 
         Measures come last: they may ask about states that were settled right before them.
         """
@@ -96,7 +102,7 @@ class Part:
             if isinstance(question, Forget):
                 for state in question.states:
                     self._liveness.pop(state, None)
-        return [np.concatenate(rows, axis=1) for rows in zip(*columns, strict=True)]
+        return [np.concatenate(rows, axis=-1) for rows in zip(*columns, strict=True)]
 
     @torch.no_grad()
     def _ask(self, index: int, questions: Sequence[Question]) -> list[Answer]:
@@ -112,6 +118,11 @@ class Part:
         for question in questions:
             if isinstance(question, Measure):
                 answers.append(next(measured).cpu().numpy())
+            elif isinstance(question, Bound):
+                answers.append(self._bound(index, question))
+            elif isinstance(question, Value):
+                here = self._states[index][question.state].incremental.final_hidden()
+                answers.append(self.batches[index].objective(here[None]).cpu().numpy())
             else:
                 answers.append(self._clean[index][None] if isinstance(question, Clean) else nothing)
         self._rest(index)
@@ -136,6 +147,31 @@ class Part:
             return []
         values = objective(torch.cat(finals))  # one product with the vocabulary for all of them
         return list(values.split([len(hidden) for hidden in finals]))
+
+    def _bound(self, index: int, question: Bound) -> Float[np.ndarray, "two variant prompt"]:
+        chain, recorded = question.chain, self.batches[index]
+        state = self._states[index][chain.state]
+        x = self._input(state, chain.receiver, chain.removed)
+        inputs = state.incremental.without(chain.receiver, x, chain.candidates, chain.spared, chain.removed)
+        if chain.removed:  # what the chain starts from is no state that is there
+            inputs = torch.cat([x[None], inputs])
+        [hidden] = self._propagate([(state.incremental, chain.receiver, inputs)])
+        if not chain.removed:
+            hidden = torch.cat([state.incremental.final_hidden()[None].to(hidden.device), hidden])
+        ends, here = [], 0
+        for variant, sender in enumerate(chain.candidates, start=1):
+            ends.append((here, variant))
+            here = here if sender in chain.spared else variant
+        if index not in self._steps:
+            self._steps[index] = DivergenceSteps(recorded.objective, self._vocabulary)
+        steps, state.tail = self._steps[index].bounded(
+            hidden, ends, question.thresholds, question.guard, state.tail
+        )
+        return torch.stack([steps.middle, steps.error]).cpu().numpy()
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary | None:
+        return Vocabulary.of(self.batches[0].objective.unembedding)
 
     def _propagate(
         self, starts: Sequence[tuple[Incremental, int, Float[Tensor, "_variant prompt _row d_model"]]]
@@ -175,7 +211,7 @@ class Part:
         before = self._states[index][question.state]
         x = self._input(before, question.receiver, question.removed)
         after = before.incremental.settle(question.receiver, x, self._liveness[question.into])
-        self._states[index][question.into] = _State(after)
+        self._states[index][question.into] = _State(after, tail=before.tail)
 
     def _forget(self, index: int, question: Forget) -> None:
         for forgotten in question.states:

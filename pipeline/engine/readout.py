@@ -285,6 +285,20 @@ class Objective:
         values = [self.compute(self.view(part)) for part in flat.split(at_once)]
         return torch.cat(values).reshape(*variants, n_prompts)
 
+    def with_logits(
+        self, hidden: Float[Tensor, "variant prompt d_model"]
+    ) -> tuple[Float[Tensor, "variant prompt"], Float[Tensor, "prompt vocab"]]:
+        """Values, and the logits of the last variant, from one product."""
+        n_logits = hidden.shape[1] * self.unembedding.weight.shape[0]
+        values, logits = [], None
+        for part in hidden.split(max(1, _LOGITS_AT_ONCE // n_logits)):
+            view = self.view(part)
+            assert isinstance(view, Answers), "answers of one token"
+            logits = view._logits[-1]  # noqa: SLF001 - kept by the view, which the metric reads
+            values.append(self.compute(view))
+        assert logits is not None, "there are variants"
+        return torch.cat(values), logits
+
     def view(self, hidden: Float[Tensor, "variant prompt *read d_model"]) -> Answers | SequenceAnswers:
         """What a metric looks at."""
         batch, device = self.batch, hidden.device

@@ -12,6 +12,10 @@ where the metric is a divergence or loss, or |difference| under `rule: absolute`
 authors' code: their extra per-head input nodes are not edges here; edges into dead nodes are removed without
 a run, which is exact; and several candidates are evaluated at once (`width`), which changes no decision.
 Several thresholds are searched together (`sweep`), with the results that each has alone.
+
+`scores: bounded` decides by bounds on the divergence from a part of the vocabulary (`pipeline.engine.bounds`), and
+makes the whole product with it where they leave a decision open, or keep the edge. The edges are those of `exact`; a
+score is off by its `score_error` at most, and its spread over prompts is that of the middles of the bounds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +53,7 @@ class Acdc(Collective):
     needs: ClassVar[Needs] = Needs(wide="decides by rounding; set model.dtype: float32")
     swept: ClassVar[str | None] = "threshold"
     default_metric: ClassVar[str | None] = "kl_divergence"
+    later: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     name: Literal["acdc"] = "acdc"
     threshold: float = Field(default=0.01, description="an edge goes when its delta is below this")
@@ -68,6 +73,11 @@ class Acdc(Collective):
     order_seed: int = Field(default=0, ge=0, description="of order: random")
     width: int = Field(
         default=32, ge=1, le=64, description="most candidates evaluated at once; changes no decision"
+    )
+
+    scores: Literal["exact", "bounded"] = Field(
+        default="exact",
+        description="bounded: deltas of kl_divergence as exact as their decisions need; the same edges, sooner",
     )
 
     @property
@@ -91,6 +101,10 @@ class Acdc(Collective):
         super().check(dtype)
         if not np.isfinite(self.threshold):
             raise ConfigError("acdc: a threshold must be a finite number")
+        if self.scores == "bounded" and self.metric != "kl_divergence":
+            raise ConfigError(
+                f"acdc: scores: bounded knows kl_divergence, not {self.metric}; leave scores out, or choose that metric"
+            )
         if get_metric(str(self.metric)).needs_reference and self.rule == "absolute":
             raise ConfigError(
                 f"acdc compares {self.metric} with its sign: leave rule out, or choose another metric"
@@ -138,7 +152,8 @@ class Acdc(Collective):
         guard = 0.0 if dtype.endswith("float64") else GUARD
         decide = Rule(row.sign, rule == "absolute", guard)
         visits = Visits(self.order, self.order_seed)
-        return Search(graph, workers, thresholds, decide, visits=visits, width=self.width)
+        bounded = self.scores == "bounded"
+        return Search(graph, workers, thresholds, decide, visits=visits, width=self.width, bounded=bounded)
 
 
 class Decisions:
@@ -184,4 +199,11 @@ class Decisions:
             "final_metric": float(found.final.mean()),
             "kept_edges": int(found.kept.sum()),
         }
-        return EdgeScores(self._graph, found.delta, found.std, n_prompts, kept=found.kept, facts=facts)
+        error = found.error
+        if error is not None:  # where it is 0 there is none
+            error = np.where(error > 0, error, np.nan)
+            facts["bounded_tests"] = int(np.isfinite(error).sum())
+            facts["largest_error"] = float(np.nanmax(error, initial=0.0))
+        return EdgeScores(
+            self._graph, found.delta, found.std, n_prompts, kept=found.kept, facts=facts, error=error
+        )

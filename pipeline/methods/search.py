@@ -8,6 +8,7 @@ lies between them (`_Branch`), and go on from states of their own. Guesses make 
 a chain of candidates is measured under guessed decisions, and decided in order for as long as the guesses were
 right; the rest is asked again, and what it did in the slightly different state is the next guess. A delta too close
 to a threshold for its rounding is taken from evaluations of one variant each, whose rounding no batching changes.
+Where bounds are enough, so is a delta whose bounds a threshold lies between.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float
 from pipeline.core.errors import ScoreError
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
-from pipeline.core.questions import Clean, Decided, Forget, Measure, Question, Settle, Step
+from pipeline.core.questions import Bound, Clean, Decided, Forget, Measure, Question, Settle, Step, Value
 from pipeline.methods.collective import Workers
 
 Order = Literal["late_first", "early_first", "random"]
@@ -72,9 +73,13 @@ class Rule:
     def removes(self, delta: float, threshold: float) -> bool:
         return (abs(delta) if self.absolute else delta) < threshold
 
-    def uncertain(self, delta: float, threshold: float, metric: float) -> bool:
+    def uncertain(self, delta: float, threshold: float, metric: float, error: float = 0.0) -> bool:
         margin = (abs(delta) if self.absolute else delta) - threshold
-        return abs(margin) < self.guard * max(abs(metric), 1.0)
+        return abs(margin) < error + self.band(metric)
+
+    def band(self, metric: float) -> float:
+        """How close to a threshold a delta is not trusted."""
+        return self.guard * max(abs(metric), 1.0)
 
 
 @dataclass
@@ -88,6 +93,7 @@ class Found:
     tests: int = 0
     dead: int = 0
     guarded: int = 0
+    error: Float[np.ndarray, " edge"] | None = None  # of delta, 0 where it is exact; None: exact everywhere
 
 
 @dataclass
@@ -101,6 +107,7 @@ class _Branch:
     senders: list[int] = field(default_factory=list)
     kept: list[bool] = field(default_factory=list)
     steps: list[Float[np.ndarray, " prompt"]] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
     guarded: int = 0
     hints: dict[int, float] = field(default_factory=dict)  # sender -> its delta in a slightly different state
     reach: int = 1  # candidates without a hint in the next chain; kept edges come in clusters, so it adapts
@@ -113,13 +120,16 @@ class _Branch:
         *,
         kept: bool,
         guarded: bool,
+        error: float,
     ) -> None:
-        """Decides the next candidate; `values` are the metric without it, `step` the harm of that."""
+        """Decides the next candidate; `values` are the metric without it, `step` the harm of that, whose mean is off by
+        `error` at most."""
         assert self.rest[0] == sender, "candidates are decided in order"
         del self.rest[0]
         self.senders.append(sender)
         self.kept.append(kept)
         self.steps.append(step)
+        self.errors.append(error)
         self.guarded += guarded
         self.before = self.before if kept else values
 
@@ -131,6 +141,7 @@ class _Branch:
             senders=list(self.senders),
             kept=list(self.kept),
             steps=list(self.steps),
+            errors=list(self.errors),
             hints=dict(self.hints),
         )
 
@@ -140,7 +151,10 @@ class _Branch:
 
 
 class Search:
-    """One search over all prompts of the workers. `run` yields a record per receiver that anybody still reads."""
+    """One search over all prompts of the workers. `run` yields a record per receiver that anybody still reads.
+
+    `bounded`: a delta may be as little known as its decision allows; the metric must be a divergence.
+    """
 
     def __init__(
         self,
@@ -151,15 +165,16 @@ class Search:
         *,
         visits: Visits = Visits(),
         width: int = 32,
+        bounded: bool = False,
     ) -> None:
-        self._graph, self._workers, self._rule = graph, workers, rule
+        self._graph, self._workers, self._rule, self._bounded = graph, workers, rule, bounded
         self._visits, self._width = visits, width
         self._least = width if all(one.eager for one in workers.about) else 1
         clean = workers.ask([Clean()])[0][0]
         every = tuple(sorted(set(thresholds)))
         self._states = {0: (Liveness(graph, workers.about[0].coupled), every, clean)}
         self._next_state = 1
-        self.found = {t: _nothing(graph, clean) for t in every}
+        self.found = {t: _nothing(graph, clean, bounded=bounded) for t in every}
         self.evaluations = self.rounds = 0
 
     def run(self, past: Mapping[int, Step] | None = None) -> Iterator[tuple[Step, bool]]:
@@ -183,17 +198,23 @@ class Search:
                 self.rounds += step.rounds
             self._settle(step)
             yield step, new
+        if self._bounded:  # until here the metric was summed up from bounds
+            states = sorted(self._states)
+            values = self._workers.ask([Value(state) for state in states])
+            for state, (value,) in zip(states, values, strict=True):
+                for threshold in self._states[state][1]:
+                    self.found[threshold].final = value
 
     def _goes_on(self, step: Step, receiver: int, states: Sequence[int]) -> bool:
         """Whether a record is of this receiver, these states, all senders and prompts, in finite numbers."""
         senders, n_prompts = self._visits.senders(self._graph, receiver), self._workers.n_prompts
         thresholds: dict[int, list[float]] = {state: [] for state in states}
         for one in step.decided:
-            table = (one.kept, one.delta, one.std)
+            table = (one.kept, one.delta, one.std, *([one.error] if self._bounded else []))
             fits = one.receiver == receiver and one.state in thresholds and list(one.senders) == senders
             if not fits or any(len(row) != len(senders) for row in table) or len(one.values) != n_prompts:
                 return False
-            if not np.isfinite([*one.delta, *one.std, *one.values]).all():
+            if not np.isfinite([*one.delta, *one.std, *one.values, *one.error]).all():
                 return False
             thresholds[one.state] += one.thresholds
         new = {one.into for one in step.decided}
@@ -215,7 +236,7 @@ class Search:
         done: list[_Branch] = []
         while open_:
             asked = [self._chain(receiver, branch) for branch in open_]
-            answers = self._ask(asked)
+            answers = self._ask([self._wanted(*pair) for pair in zip(open_, asked, strict=True)])
             after: list[_Branch] = []
             for branch, question, values in zip(open_, asked, answers, strict=True):
                 after += self._walk(branch, question, values)
@@ -236,12 +257,19 @@ class Search:
                     tuple(steps.std(axis=1).tolist()),
                     tuple(branch.before.tolist()),
                     branch.guarded,
+                    tuple(branch.errors) if self._bounded else (),
                 )
             )
             self._next_state += 1
         return Step(receiver, tuple(decided), self.evaluations - evaluations, self.rounds - rounds)
 
-    def _ask(self, questions: Sequence[Measure]) -> list[Float[np.ndarray, "_variant prompt"]]:
+    def _wanted(self, branch: _Branch, chain: Measure) -> Measure | Bound:
+        """What must be known of a chain."""
+        if not self._bounded:
+            return chain
+        return Bound(chain, branch.thresholds, self._rule.band(float(branch.before.mean())))
+
+    def _ask(self, questions: Sequence[Measure | Bound]) -> list[Float[np.ndarray, "*_two _variant prompt"]]:
         self.rounds += 1
         self.evaluations += sum(question.n_variants for question in questions)
         return self._workers.ask(questions)
@@ -261,29 +289,35 @@ class Search:
         return Measure(branch.state, receiver, branch.removed, tuple(chain), frozenset(spared))
 
     def _walk(
-        self, branch: _Branch, question: Measure, values: Float[np.ndarray, "variant prompt"]
+        self, branch: _Branch, question: Measure, answer: Float[np.ndarray, "*two variant prompt"]
     ) -> list[_Branch]:
         """The branch with the chain decided as far as it was guessed right; parted where thresholds disagree."""
         out = []
-        befores = _befores(branch.before, question, values)
+        errors = [0.0] * len(question.candidates)
         with np.errstate(invalid="ignore"):  # said below
-            steps = np.ascontiguousarray((values - befores) * self._rule.sign)
+            if self._bounded:
+                steps, errors = answer[0] * self._rule.sign, answer[1].mean(axis=1).tolist()
+                befores, values = _summed(branch.before, question, answer[0])
+            else:
+                befores, values = _befores(branch.before, question, answer), answer
+                steps = np.ascontiguousarray((values - befores) * self._rule.sign)
         deltas, metrics = steps.mean(axis=1).tolist(), befores.mean(axis=1).tolist()
         for index, sender in enumerate(question.candidates):
-            step, delta, metric = steps[index], deltas[index], metrics[index]
+            step, delta, metric, error = steps[index], deltas[index], metrics[index], errors[index]
             if not np.isfinite(delta):
                 edge = int(self._graph.first_edge[question.receiver]) + sender
                 raise ScoreError(f"acdc: the metric is not finite at {self._graph.edge_name(edge)}")
-            guarded = any(self._rule.uncertain(delta, t, metric) for t in branch.thresholds)
-            if guarded:
-                step = self._alone(question.receiver, branch, sender)
+            alone = any(self._rule.uncertain(delta, t, metric, error) for t in branch.thresholds)
+            guarded = alone and error == 0.0
+            if alone:
+                step, error = self._alone(question.receiver, branch, sender), 0.0
                 delta = float(step.mean())
             removing = [t for t in branch.thresholds if self._rule.removes(delta, t)]
             keeping = [t for t in branch.thresholds if not self._rule.removes(delta, t)]
             right, wrong = (keeping, removing) if sender in question.spared else (removing, keeping)
             if wrong:  # the rest of the chain was measured in another state; it still is a good hint
                 other = branch.forked(wrong)
-                other.take(sender, values[index], step, kept=wrong is keeping, guarded=guarded)
+                other.take(sender, values[index], step, kept=wrong is keeping, guarded=guarded, error=error)
                 other.hints |= zip(question.candidates[index + 1 :], deltas[index + 1 :], strict=True)
                 other.reach = max(self._least, min(branch.reach, index + 1))
                 out.append(other)
@@ -291,7 +325,7 @@ class Search:
                 return out
             if wrong:
                 branch = branch.forked(right)
-            branch.take(sender, values[index], step, kept=right is keeping, guarded=guarded)
+            branch.take(sender, values[index], step, kept=right is keeping, guarded=guarded, error=error)
         branch.reach = min(self._width, 2 * branch.reach)
         return [*out, branch]
 
@@ -322,6 +356,8 @@ class Search:
                 found.kept[edges] = decided.kept
                 found.delta[edges] = decided.delta
                 found.std[edges] = decided.std
+                if found.error is not None:
+                    found.error[edges] = decided.error
                 found.final = values
                 found.tests += len(edges)
                 found.guarded += decided.guarded
@@ -341,6 +377,19 @@ def _befores(
     return np.stack(rows)
 
 
-def _nothing(graph: Graph, clean: Float[np.ndarray, " prompt"]) -> Found:
+def _summed(
+    before: Float[np.ndarray, " prompt"], question: Measure, steps: Float[np.ndarray, "variant prompt"]
+) -> tuple[Float[np.ndarray, "variant prompt"], Float[np.ndarray, "variant prompt"]]:
+    """The metric before and after each candidate's removal, summed up from steps."""
+    befores, afters = [], []
+    for sender, step in zip(question.candidates, steps, strict=True):
+        befores.append(before)
+        afters.append(before + step)
+        before = before if sender in question.spared else afters[-1]
+    return np.stack(befores), np.stack(afters)
+
+
+def _nothing(graph: Graph, clean: Float[np.ndarray, " prompt"], *, bounded: bool) -> Found:
     n = graph.n_edges
-    return Found(np.zeros(n, dtype=bool), np.full(n, np.nan), np.full(n, np.nan), clean)
+    delta, std = np.full(n, np.nan), np.full(n, np.nan)
+    return Found(np.zeros(n, dtype=bool), delta, std, clean, error=np.full(n, np.nan) if bounded else None)
