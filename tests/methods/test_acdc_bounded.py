@@ -9,7 +9,7 @@ from pipeline.core.questions import Step
 from pipeline.engine import bounds
 from pipeline.methods import Acdc
 
-FAMILIES = ("gpt2", "llama", "neox_parallel", "qwen2", "gemma2", "olmo2", "cohere_qk", "granite")
+FAMILIES = ("gpt2", "llama", "gpt_neox", "qwen2", "gemma2", "olmo2", "cohere_qk", "granite")
 
 
 @pytest.fixture(autouse=True)
