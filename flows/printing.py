@@ -11,6 +11,7 @@ from flows.writing import count, number, say, share, show, size, table_of
 from pipeline.core.items import RESERVED_IDS
 from pipeline.core.machines import fits, reasons, this_machine
 from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
+from pipeline.report.matrices import SHOWN_SO
 from pipeline.schedule import Plan, evaluation_table, work_table
 from pipeline.schedule.session import Session
 from pipeline.schedule.until import first_shards
@@ -210,10 +211,13 @@ def show_facts(run: Run, task: str | None, method: str | None, top: int) -> Fact
 
     check_names(run, task, method)
     facts = essentials(run, top=top)
-    for key in ("results", "faithfulness", "evaluations", "verdicts"):
+    for key in ("results", "faithfulness", "evaluations", "verdicts", "kinds"):
         facts[key] = [
             row for row in facts[key] if task in (None, row["task"]) and method in (None, row["method"])
         ]
+    facts["matrices"] = [
+        one for one in facts["matrices"] if task in (None, one["task"]) and method in (None, one["method"])
+    ]
     facts["overlap"] = overlap_of(facts["overlap"], task, method)
     return {**facts, "filtered": run.directory.filtered(), "path": str(run.path)}
 
@@ -262,7 +266,12 @@ def print_show(facts: Facts) -> None:
         print_faithfulness(facts["faithfulness"])
     for card in facts["verdicts"]:
         print_verdict(card)
-    others = [row for row in facts["evaluations"] if row["evaluation"] not in OF_A_VERDICT]
+    for found in facts["kinds"]:
+        say("")
+        say(f"{found['task']}: {found['words']}")
+    for matrix in facts["matrices"]:
+        print_matrix(matrix)
+    others = [row for row in facts["evaluations"] if row["evaluation"] not in (*OF_A_VERDICT, *SHOWN_SO)]
     if others:
         say("")
         columns = ("task", "method", *_rule(others), "evaluation", "circuit", "quantity")
@@ -288,6 +297,17 @@ def print_verdict(card: Facts) -> None:
     for row in card["judgements"]:
         ends = f"{number(row['low'])} to {number(row['high'])}" if row["low"] is not None else ""
         table.add_row(row["question"], row["answer"], number(row["value"]), ends, row["bar"])
+    show(table)
+
+
+def print_matrix(matrix: Facts) -> None:
+    """Faithfulness of every circuit on every kind of prompts; the page has the intervals."""
+    of = f" on {matrix['task']}" if matrix["task"] else ""
+    say("")
+    say(f"{matrix['method']}{of}, faithfulness of the circuit of a row on the prompts of a column:")
+    table = table_of("circuit of", *(f"#{name}" for name in matrix["prompts"]))
+    for circuit, row in zip(matrix["circuits"], matrix["cells"], strict=True):
+        table.add_row(circuit, *(number(cell.get("value")) for cell in row))
     show(table)
 
 

@@ -6,9 +6,11 @@ Not called `evaluate`: Python would give the package for the public function of 
 from typing import Annotated, TypeAlias
 
 from pipeline.core import plugins
+from pipeline.evaluation.across import Across
 from pipeline.evaluation.auroc import Auroc
 from pipeline.evaluation.base import Chosen, Curve, Evaluation, Found, Subject, Values
 from pipeline.evaluation.chance import Chance
+from pipeline.evaluation.clusters import Clusters
 from pipeline.evaluation.completeness import Completeness
 from pipeline.evaluation.cpr_cmd import CprCmd
 from pipeline.evaluation.faithfulness import circuit_values, evaluate, faithfulness_of, measured, selections
@@ -30,6 +32,8 @@ EVALUATIONS: tuple[type[Evaluation], ...] = (
     Stability,
     Hypotheses,
     LearningCurve,
+    Across,
+    Clusters,
 )
 
 # one of these, or of what an installed package adds
@@ -37,9 +41,11 @@ EvaluationConfig: TypeAlias = Annotated[Evaluation, plugins.OneOf(EVALUATIONS, p
 
 __all__ = [
     "EVALUATIONS",
+    "Across",
     "Auroc",
     "Chance",
     "Chosen",
+    "Clusters",
     "Completeness",
     "CprCmd",
     "Curve",

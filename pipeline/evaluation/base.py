@@ -8,7 +8,8 @@ the prompts, committed like scores. What an evaluation raises is recorded like t
 evaluations and shards go on.
 
 One that is `of_chosen` judges a single circuit, which faithfulness has chosen on the prompts that the scores come from,
-and does so on the prompts that the task holds out, where it holds some out.
+and does so on the prompts that the task holds out, where it holds some out. One that is `of_others` gets the chosen
+circuits of all tasks besides. One that is `of_own` is asked by the prompts alone that the scores come from.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,10 @@ def _no_rows() -> Rows | None:
     return None
 
 
+def _no_ids() -> Sequence[int]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The circuit that is judged: which share of the edges it is and by which rule (both None of a kept set), and how
@@ -49,7 +54,8 @@ class Subject:
     """The merged scores of one task and method. `metric` and `ablation` are what circuits run under, `rank` how edges
     are ranked, `truth` the task's known circuit, where one is known for this model; `true_nodes` its senders, where no
     more than its nodes is known. `task` is whose prompts it is judged by. `chosen` is the circuit for evaluations that
-    are of it; `rows_of_prompts` reads the scores of single prompts, None where none are kept."""
+    are of it, `others` those of all tasks by the same method, by task. `rows_of_prompts` reads the scores of single
+    prompts, None where none are kept; `ids_of_prompts` says whose they are, in the order in which values come."""
 
     task: str
     method: str
@@ -61,6 +67,8 @@ class Subject:
     true_nodes: Bool[np.ndarray, " sender"] | None = None
     chosen: Chosen | None = None
     rows_of_prompts: Callable[[], Rows | None] = _no_rows
+    ids_of_prompts: Callable[[], Sequence[int]] = _no_ids
+    others: Mapping[str, Circuit] = field(default_factory=dict)
 
     @property
     def the_circuit(self) -> Circuit:
@@ -108,11 +116,14 @@ class Evaluation(BaseModel):
     by_rank: ClassVar[bool] = (
         True  # whether what it finds depends on the rule; else it is asked once, not by each
     )
+    of_others: ClassVar[bool] = False  # of_chosen too
+    of_own: ClassVar[bool] = False
 
     name: str
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:  # noqa: ARG002 - a pure one wants none
-        """How many circuits it wants at most of a method, which `decides` itself what it keeps or ranks all edges."""
+        """How many circuits it wants at most of a method, which `decides` itself what it keeps or ranks all edges; of
+        each task where it is of others."""
         return 0
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:  # noqa: ARG002 - as above

@@ -46,7 +46,7 @@ def bootstrap(
     n = len(scores)
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-    return np.stack([select(one, size, rule) for one in _weighted(graph, scores, counts, rule)])
+    return np.stack([select(one, size, rule) for one in weighted(graph, scores, counts, rule)])
 
 
 def overlap_of(circuits: Bool[np.ndarray, "resample edge"], seed: int, samples: int = 1000) -> Overlap:
@@ -94,7 +94,7 @@ def halves(
     weights = np.zeros((2 * draws, len(scores)), dtype=np.int64)
     for draw, order in enumerate(orders):
         weights[2 * draw, order[:n]] = weights[2 * draw + 1, order[n : 2 * n]] = 1
-    circuits = (select(one, size, rule) for one in _weighted(graph, scores, weights, rule))
+    circuits = (select(one, size, rule) for one in weighted(graph, scores, weights, rule))
     return np.asarray([jaccards(np.stack([one, next(circuits)]))[0][0, 1] for one in circuits])
 
 
@@ -150,7 +150,7 @@ def certified(
     n = len(scores)
     count = np.zeros(graph.n_edges, dtype=np.int64)
     kept = rng.random((votes, n)) >= p_del
-    for one in _weighted(
+    for one in weighted(
         graph, scores, kept[kept.any(axis=1)].astype(np.int64), rule
     ):  # of none nothing is selected
         count += select(one, size, rule)
@@ -181,7 +181,7 @@ def _least_sure(n: int, alpha: float) -> int:
     return low
 
 
-def _weighted(
+def weighted(
     graph: Graph, scores: AnyRows, weights: Int[np.ndarray, "sample prompt"], rule: str
 ) -> Iterator[EdgeScores]:
     """The scores of samples in which each prompt is so often; their spread only for a rule that reads it."""

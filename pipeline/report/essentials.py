@@ -17,6 +17,7 @@ from pipeline.core.prompts import Text, TokenPair
 from pipeline.core.results import EDGE_SCORES
 from pipeline.core.scores import EdgeScores
 from pipeline.evaluation.verdict import Bars, cards
+from pipeline.report.matrices import kinds, matrices
 from pipeline.report.overlaps import overlaps
 from pipeline.report.panels import panel_of, with_score
 from pipeline.report.svg import number, percent
@@ -53,6 +54,7 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     there = set(footers["item"]) if len(footers) else set()
     missing = [item.name for item in run.directory.items if item.name not in there]
     lacks = not_evaluated(run.directory)
+    found = plain(run.evaluations()) if (run.path / evaluations.FILE).exists() else []
     curve = faithfulness(run)
     asked, limits = read_limits(run.path)
     results = []
@@ -88,7 +90,9 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
         "faithfulness": plain(curve),
         "verdicts": _verdicts(run),
         "ranks": list(run.ranks),
-        "evaluations": plain(run.evaluations()) if (run.path / evaluations.FILE).exists() else [],
+        "evaluations": found,
+        "matrices": matrices(found),
+        "kinds": kinds(found),
         "overlap": overlaps(run),
     }
 

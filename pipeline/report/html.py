@@ -20,6 +20,8 @@ from pipeline.report.essentials import by_edge, choose_circuit, essentials, fait
 from pipeline.report.faithfulness_figure import faithfulness_svg
 from pipeline.report.interval_figure import interval_svg
 from pipeline.report.learning_figure import learning_svg
+from pipeline.report.matrices import SHOWN_SO
+from pipeline.report.matrix_figure import matrix_svg
 from pipeline.report.overlap_figure import overlap_svg
 from pipeline.report.panels import panel_of, with_score
 from pipeline.report.pareto_figure import pareto_svg, sweeps_of
@@ -48,7 +50,10 @@ def render(run: Run) -> str:
     style = _style(max((section["most_boxes"] for section in sections), default=0))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     sheet = Markup(style)  # noqa: S704 - our own files, and a quote escaped would not match the hash
-    return _template().render(run=facts, sections=sections, style=sheet, style_hash=f"sha256-{digest}")
+    across = [(one["method"], matrix_svg(one)) for one in facts["matrices"] if one["task"] is None]
+    return _template().render(
+        run=facts, sections=sections, across=across, style=sheet, style_hash=f"sha256-{digest}"
+    )
 
 
 @cache
@@ -105,8 +110,10 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
         "evaluations": [
             row
             for row in facts["evaluations"]
-            if row["task"] == task and row["evaluation"] not in OF_A_VERDICT
+            if row["task"] == task and row["evaluation"] not in (*OF_A_VERDICT, *SHOWN_SO)
         ],
+        "kinds": [found["words"] for found in facts["kinds"] if found["task"] == task],
+        "matrices": [(one["method"], matrix_svg(one)) for one in facts["matrices"] if one["task"] == task],
         "learning": learning_svg([row for row in facts["evaluations"] if row["task"] == task]),
         "overlap": next((_overlap(found) for found in facts["overlap"] if found["task"] == task), None),
         "most_boxes": most,

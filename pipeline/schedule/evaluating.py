@@ -57,7 +57,8 @@ def circuit_jobs(
         methods = tuple(method for method in config.method_ids if method in scored)
         if methods:
             of = Judging(task, source, methods)
-            sections = {FAITHFULNESS: _alone(config)} | _sections(config, graph, methods, wanted)
+            asked = [one for one in wanted if of.asks(one)]
+            sections = {FAITHFULNESS: _alone(config)} | _sections(config, graph, methods, asked)
             files = {name: _by_rule(config, methods, sections[name]) for name in sections}
             if jobs := _jobs(path, of, tasks, done, files):
                 found[of] = jobs
@@ -74,16 +75,27 @@ def chosen_jobs(
 ) -> Jobs:
     """The jobs of evaluations of a chosen circuit, on the prompts that judge it. `chosen` is by task and method."""
     wanted = [one for one in config.evaluate.also if one.of_chosen]
+    every = tuple(
+        (task, method, one.fraction, one.rank)
+        for task, circuits in chosen.items()
+        for method, one in circuits.items()
+    )
     found: Jobs = {}
     for source, circuits in chosen.items():
         methods, of_each = tuple(circuits), tuple((one.fraction, one.rank) for one in circuits.values())
         ranks = {rank for _, rank in of_each if rank is not None}
         first = min(ranks, key=config.evaluate.ranks.index, default=config.evaluate.ranks[0])
-        sections = _sections(config, graph, methods, wanted)
-        files = {name: (RuleFile(first, methods, one.by(first).key),) for name, one in sections.items()}
         for task in config.judges_of(source):
-            of = Judging(task, source, methods, of_each)
-            found[of] = _jobs(path, of, tasks, done, files)
+            for of in (
+                Judging(task, source, methods, of_each),
+                Judging(task, source, methods, of_each, every),
+            ):
+                if asked := [one for one in wanted if of.asks(one)]:
+                    sections = _sections(config, graph, methods, asked)
+                    files = {
+                        name: (RuleFile(first, methods, one.by(first).key),) for name, one in sections.items()
+                    }
+                    found[of] = _jobs(path, of, tasks, done, files)
     return found
 
 
@@ -133,6 +145,8 @@ def _jobs(
         ranks = [rank for _, rank in of.chosen]
         if len({rank for rank in ranks if rank is not None}) > 1:
             facts["ranks"] = ranks  # of one alone the section says it
+    if of.others:
+        facts["others"] = [[*one, scores_digest(path, one[0])] for one in of.others]
 
     def keyed(file: RuleFile) -> RuleFile:
         every = {**facts, "methods": list(file.methods), "evaluate": file.key}
@@ -273,7 +287,7 @@ def judge(
                 elif shards := _shards(values, FAITHFULNESS, one):
                     curve = _faithfulness(config, one, shards, judged)
                 for evaluation in config.evaluate.also:
-                    asked = evaluation.of_chosen == (of.chosen is not None) and evaluation.name not in lacking
+                    asked = of.asks(evaluation) and evaluation.name not in lacking
                     if asked and (evaluation.by_rank or place == 0):
                         rows = _find(
                             evaluation, judging, _shards(values, evaluation.name, one), curve, judged

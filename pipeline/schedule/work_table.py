@@ -39,6 +39,7 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
     below = sum(fraction < 1 for fraction in fractions)
     judging = {task for source in plan.config.discovering for task in plan.config.judges_of(source)}
     of_chosen = {one.name for one in plan.config.evaluate.also if one.of_chosen}
+    of_own = {one.name for one in plan.config.evaluate.also if one.of_own}
     rules = len(plan.config.evaluate.ranks)
     wanted = {
         FAITHFULNESS: [
@@ -47,8 +48,9 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
     }
     for one in plan.config.evaluate.also:
         times = rules if one.by_rank and not one.of_chosen else 1
+        each = len(plan.config.discovering) if one.of_others else 1
         counts = [
-            one.n_circuits(plan.graph, decides=method.decides) * (1 if method.decides else times)
+            each * one.n_circuits(plan.graph, decides=method.decides) * (1 if method.decides else times)
             for method in methods
         ]
         wanted[one.name] = [(count, count) for count in counts]
@@ -62,7 +64,9 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
         )
         for task, tokens in plan.tokens.items()
         for name, counts in wanted.items()
-        if any(n for n, _ in counts) and (task in judging or name not in of_chosen)
+        if any(n for n, _ in counts)
+        and (task in judging or name not in of_chosen)
+        and (task in plan.config.discovering or name not in of_own)
     }
 
 

@@ -16,7 +16,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
 from pipeline.core.items import EVALUATIONS, Item
 from pipeline.core.selection import Rank
-from pipeline.evaluation import Chosen, Subject, circuit_values, selections
+from pipeline.evaluation import Chosen, Evaluation, Subject, circuit_values, selections
 from pipeline.store.place.where import Place
 from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt, Label, path_of
 from pipeline.store.run.opened import open_run
@@ -31,12 +31,21 @@ if TYPE_CHECKING:
 class Judging:
     """Whose circuits are judged by whose prompts: those of these methods, found on the task `scored`, by those of
     `task`. `chosen` is the share of the edges of each method's circuit and its rule, where that one is judged and not
-    all sizes."""
+    all sizes. `others` are those of all tasks, where these are judged too: task, method, share, rule."""
 
     task: str
     scored: str
     methods: tuple[str, ...]
     chosen: tuple[tuple[float | None, Rank | None], ...] | None = None
+    others: tuple[tuple[str, str, float | None, Rank | None], ...] = ()
+
+    def asks(self, evaluation: Evaluation) -> bool:
+        """Whether an evaluation is about these circuits and these prompts."""
+        return (
+            evaluation.of_chosen == (self.chosen is not None)
+            and evaluation.of_others == bool(self.others)
+            and (self.task == self.scored or not evaluation.of_own)
+        )
 
 
 @dataclass(frozen=True)
@@ -94,22 +103,37 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
             run.truth(scored),
             run.true_nodes(scored),
             rows_of_prompts=partial(run.rows_of_prompts, method, scored),
+            ids_of_prompts=partial(run.ids_of_prompts, scored),
         )
         for method in of.methods
     ]
     if of.chosen is None:
         return subjects
     return [
-        chosen_at(replace(one, rank=rank or one.rank), fraction)
+        replace(
+            chosen_at(replace(one, rank=rank or one.rank), fraction),
+            others={
+                task: circuit_at(
+                    replace(one, scores=run.edge_scores(method, task), rank=rule or one.rank), share
+                )
+                for task, method, share, rule in of.others
+                if method == one.method
+            },
+        )
         for one, (fraction, rank) in zip(subjects, of.chosen, strict=True)
     ]
 
 
 def chosen_at(subject: Subject, fraction: float | None) -> Subject:
     """The subject with its circuit of a share of the edges; the kept set where it is None."""
+    rank = None if fraction is None else subject.rank
+    return replace(subject, chosen=Chosen(circuit_at(subject, fraction), fraction, rank))
+
+
+def circuit_at(subject: Subject, fraction: float | None) -> Circuit:
+    """The circuit of a share of the edges by the subject's rule; the kept set where it is None."""
     fractions = () if fraction is None else (fraction,)
-    circuit = selections(fractions, subject.scores, rank=subject.rank)[0][1]
-    return replace(subject, chosen=Chosen(circuit, fraction, None if fraction is None else subject.rank))
+    return selections(fractions, subject.scores, rank=subject.rank)[0][1]
 
 
 def by_rule(subjects: Sequence[Subject], file: RuleFile) -> list[Subject]:
@@ -129,6 +153,7 @@ def circuits_of(subject: Subject, config: RunConfig, evaluation: str) -> dict[st
     (asked,) = (one for one in config.evaluate.also if one.name == evaluation)
     circuits = asked.circuits(subject)
     most = asked.n_circuits(subject.scores.graph, decides=subject.scores.kept is not None)
+    most *= len(subject.others) if asked.of_others else 1
     if len(circuits) > most:
         raise ScoreError(
             f"{evaluation} wants {len(circuits)} circuits of {subject.method}, and its n_circuits() says {most}"

@@ -71,7 +71,7 @@ def write_values(path: Place, prompt_ids: Sequence[int], values: Mapping[Label, 
         pa.array([label[i] for label in values for _ in range(n)], pa.string()).dictionary_encode()
         for i in range(3)
     ]
-    numbers = np.concatenate([np.asarray(one, dtype=np.float64) for one in values.values()])
+    numbers = np.concatenate([np.zeros(0), *(np.asarray(one, dtype=np.float64) for one in values.values())])
     ids = pa.array(list(prompt_ids) * len(values), pa.int64())
     table = pa.table([*columns, ids, pa.array(numbers)], schema=VALUES)
     write_parquet(path, table, {"key": key})

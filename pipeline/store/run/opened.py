@@ -241,6 +241,25 @@ class Run:
         if not self.manifest["methods"][method].get("scores_prompts", True):
             raise CircuitsError(f"{method} has no scores of single prompts; choose another method")
 
+    def ids_of_prompts(self, task: str) -> list[int]:
+        """The prompts of a task that are measured, shard by shard: as the rows of `rows_of_prompts` follow."""
+        shards = sorted({i.shard for i in self.directory.items if i.kind == "baseline" and i.task == task})
+        return [
+            prompt.prompt_id
+            for shard in shards
+            for prompt in sorted(self.directory.used_prompts(task, shard), key=lambda one: one.prompt_id)
+        ]
+
+    def clusters(self, method: str | None = None, task: str | None = None) -> pd.DataFrame:
+        """A row per prompt that the evaluation `clusters` has looked at: prompt_id cluster (none: like no other)."""
+        method_id, task_id = self.choose(method, task)
+        frame = self.evaluations()
+        of = (frame["method"] == method_id) & (frame["task"] == task_id) & (frame["quantity"] == "cluster")
+        rows = frame[of & (frame["evaluation"] == "clusters")]
+        ids = rows["circuit"].str.removeprefix("prompt-").astype(int)
+        found = pd.DataFrame({"prompt_id": ids, "cluster": rows["value"].astype("Int64")})
+        return found.sort_values("prompt_id", ignore_index=True)
+
     def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
         """The merged scores of one method and task, which may be left out where there is one."""
         method_id, task_id = self.choose(method, task)

@@ -1,0 +1,83 @@
+"""Rows are parted where there are several kinds of them, and left together where there is one."""
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.clustering import best_cut, cosines, parted
+
+PLAIN = {"gamma": 1.0, "components": 3, "most": 20, "bar": 4.0, "alpha": 0.01, "draws": 499}
+
+
+def kinds(sizes, *, apart, seed=0, n_columns=300):
+    """Rows of as many kinds around centres of their own, shuffled, and which kind each is of."""
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    centres = rng.normal(size=(len(sizes), n_columns))
+    return apart * centres[truth] + rng.normal(size=(len(truth), n_columns)), truth
+
+
+@pytest.mark.parametrize("sizes", [(20, 20), (30, 8), (16, 12, 10), (12, 12, 12, 12)])
+def test_kinds_that_are_apart_are_found(sizes):
+    rows, truth = kinds(sizes, apart=1.0)
+    found = parted(rows, least=4, **PLAIN)
+    assert found.n == len(sizes)
+    assert len({*zip(truth.tolist(), found.labels.tolist(), strict=True)}) == len(sizes)
+    assert np.bincount(found.labels).tolist() == sorted(sizes, reverse=True)
+    assert found.first.separation > 4
+
+
+def test_one_kind_is_one_however_its_rows_differ_in_size():
+    rng = np.random.default_rng(0)
+    several = 0
+    for draw in range(40):
+        rows = rng.normal(size=40) + rng.normal(size=(40, 40))
+        rows *= np.exp(rng.normal(size=(40, 1))) if draw % 2 else 1.0
+        if draw % 3 == 0:
+            rows += np.outer(
+                rng.normal(size=40), rng.normal(size=40)
+            )  # one direction in which they differ by degrees
+        several += parted(rows, least=4, **PLAIN).n > 1
+    assert several <= 2  # 1 % and what luck adds
+
+
+def test_p_is_uniform_where_there_is_one_kind():
+    rng = np.random.default_rng(1)
+    ps = np.asarray([best_cut(np.outer(x, x), 3, 1, 199).p for x in rng.normal(size=(200, 24))])
+    for level in (0.05, 0.25, 0.5):
+        share = (ps <= level).mean()
+        assert abs(share - level) <= 3 * np.sqrt(level * (1 - level) / 200)
+
+
+def test_separation_is_in_standard_deviations_of_a_half():
+    rng = np.random.default_rng(2)
+    position = np.concatenate([rng.normal(size=100), 10 + rng.normal(size=100)])
+    cut = best_cut(np.outer(position, position), 10, 1, 19)
+    assert cut.separation == pytest.approx(10, rel=0.1)
+    assert cut.second.sum() == 100
+
+
+def test_rows_count_by_their_direction_alone():
+    rows, _ = kinds((10, 10), apart=1.0)
+    length = np.linspace(0.1, 50, 20)[:, None]
+    np.testing.assert_allclose(cosines(rows * length, 1.0), cosines(rows, 1.0), atol=1e-12)
+
+
+def test_gamma_keeps_the_fewest_entries_that_carry_its_share():
+    rows = np.asarray([[6.0, -3.0, 1.0, 0.0], [1.0, 1.0, 1.0, 7.0]])
+    kept = np.asarray([[6.0, -3.0, 0.0, 0.0], [1.0, 1.0, 1.0, 7.0]])  # .9 of 10 is 9; of equal ones all
+    np.testing.assert_allclose(cosines(rows, 0.9), cosines(kept, 1.0))
+
+
+def test_no_kind_is_smaller_or_more_than_asked():
+    rows, _ = kinds((30, 3), apart=2.0)
+    assert (
+        parted(rows, least=4, **PLAIN).n == 1 or min(np.bincount(parted(rows, least=4, **PLAIN).labels)) >= 4
+    )
+    many, _ = kinds((10,) * 6, apart=2.0)
+    assert parted(many, least=4, **{**PLAIN, "most": 3}).n == 3
+    assert parted(rows[:7], least=4, **PLAIN) is None
+
+
+def test_rows_that_are_all_the_same_are_of_one_kind():
+    assert parted(np.ones((12, 5)), least=4, **PLAIN).n == 1
+    assert parted(np.zeros((12, 5)), least=4, **PLAIN).n == 1
