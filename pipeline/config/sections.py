@@ -112,7 +112,8 @@ class Evaluate(Section):
     rank: Rank | tuple[Rank, ...] = Field(
         default="absolute",
         description="by which rule edges are selected, or several rules to compare; then the circuit that is judged is "
-        "the best of theirs on the prompts that the scores come from",
+        "the best of theirs on the prompts that the scores come from. No rule wins everywhere "
+        "(results/reference/smollm2/methods.md)",
     )
     also: tuple[EvaluationConfig, ...] = Field(
         default=(),

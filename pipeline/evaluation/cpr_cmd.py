@@ -28,15 +28,23 @@ class CprCmd(Evaluation):
         """cpr or cmd, as edges were ranked; log_area; smallest, the least share of edges with |1 - f| <= 0.15."""
         del values
         near = [size for size, f in curve if f is not None and abs(1 - f) <= NEAR]
-        whole = tuple(size for size, _ in curve) == SIZES and all(f is not None for _, f in curve)
+        cpr, cmd = areas(curve)
+        whole = cpr is not None
         sizes, f = np.array([(size, np.nan if f is None else f) for size, f in curve]).reshape(-1, 2).T
         logs = np.log(sizes)
         return [
-            Found("cpr", float(np.trapezoid(f, sizes)) if whole and subject.rank == "signed" else None),
-            Found(
-                "cmd",
-                float(np.trapezoid(np.abs(1 - f), sizes)) if whole and subject.rank == "absolute" else None,
-            ),
+            Found("cpr", cpr if subject.rank == "signed" else None),
+            Found("cmd", cmd if subject.rank == "absolute" else None),
             Found("log_area", float(np.trapezoid(f, logs) / (logs[-1] - logs[0])) if whole else None),
             Found("smallest", min(near, default=None)),
         ]
+
+
+def areas(curve: Curve) -> tuple[float | None, float | None]:
+    """CPR and CMD of a curve, however its edges were ranked; None on other sizes, and where some f is null."""
+    if tuple(size for size, _ in curve) != SIZES:
+        return None, None
+    sizes, f = np.array([(size, np.nan if f is None else f) for size, f in curve]).T
+    if np.isnan(f).any():
+        return None, None
+    return float(np.trapezoid(f, sizes)), float(np.trapezoid(np.abs(1 - f), sizes))
