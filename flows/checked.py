@@ -36,7 +36,7 @@ def planned_facts(plan: Plan) -> Facts:
 def print_planned(tasks: Mapping[str, Facts]) -> None:
     """A row per task, and its first pair in tokens."""
     table = table_of(
-        "task", "#looked at", "#tokens", "#padding", "#again", "#not changed", "tokens that differ, in"
+        "task", "#looked at", "#tokens", "#padding", "#repeated", "#unchanged", "tokens that differ, in"
     )
     for id_, facts in tasks.items():
         table.add_row(id_, *_cells(facts), _where(facts))

@@ -4,6 +4,7 @@ Knows the lists of methods, tasks, metrics, ablations and models. Loads without 
 """
 
 import inspect
+import json
 from typing import Any
 
 from flows.writing import count, say, show, table_of, wrapped
@@ -12,6 +13,7 @@ from pipeline.core import plugins
 from pipeline.core.documents import looked_in
 from pipeline.core.errors import CircuitsError, RunDirectoryError, StorageError
 from pipeline.evaluation import EVALUATIONS
+from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.models.families import FAMILIES
@@ -66,7 +68,8 @@ def known_names() -> Facts:
                 "parameters": _parameters(cls),
             }
             for cls in EVALUATIONS
-        ],
+        ]
+        + [{"name": "verdict", "does": f"Stands for {', '.join(OF_A_VERDICT)}.", "parameters": {}}],
         "installed": [
             {
                 "name": name,
@@ -95,7 +98,7 @@ def print_known_names(facts: Facts) -> None:
                 words += f" {row['paper']}, {row['metric']}."
             table.add_row(row["name"], words)
             if parameters := row.get("parameters"):
-                table.add_row("", ", ".join(f"{key}={value}" for key, value in parameters.items()))
+                table.add_row("", ", ".join(f"{key}={_typed(value)}" for key, value in parameters.items()))
         show(table)
     for row in facts["installed"]:
         say(f"the {row['adds']} {row['name']} comes with the package {row['package']}")
@@ -143,10 +146,16 @@ def _sentence(documented: Any) -> str:
     return " ".join(first.split())
 
 
+def _typed(value: Any) -> str:
+    """A default as a config has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _parameters(cls: type[Any]) -> Facts:
+    """What may be set, with the default, or "..." where there is none."""
     shared = ("name", "as_", "metric", "ablation", "attention", "chat")
     return {
-        key: "..." if field.is_required() else field.default
+        key: "..." if field.is_required() else field.get_default(call_default_factory=True)
         for key, field in cls.model_fields.items()
         if key not in shared
     }

@@ -3,6 +3,8 @@
 Knows what is worth saying. Does not know how it was computed; loads without torch, Ray and Prefect.
 """
 
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from flows.writing import count, number, say, share, show, table_of
@@ -25,30 +27,20 @@ def pareto_facts(run: Run, task: str | None, method: str | None) -> Facts:
 
 
 def print_pareto(facts: Facts) -> None:
-    """A row per circuit, those on the Pareto front marked, and how alike the kept ones are."""
+    """A table per task and metric, a row per circuit, those on the Pareto front marked, and how alike the kept ones
+    are."""
     rule = ("rule",) if any(row.get("rank") for row in facts["pareto"]) else ()
-    columns = (
-        "task",
-        "method",
-        *rule,
-        "#threshold",
-        "#share",
-        "#edges",
-        "metric",
-        "#value",
-        "#faithfulness",
-        "best",
-    )
-    table = table_of(*columns)
-    for above, row in zip([None, *facts["pareto"]], facts["pareto"], strict=False):
-        if above and any(above[key] != row[key] for key in ("task", "metric", "ablation")):
-            table.add_section()
-        measured = [row["metric"], number(row["metric_circuit"]), number(row["faithfulness"])]
-        part = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
-        sizes = [number(row["threshold"]), part, count(row["n_edges"])]
-        by = [row["rank"] or "" for _ in rule]
-        table.add_row(row["task"], row["method"], *by, *sizes, *measured, "*" if row["best"] else "")
-    show(table)
+    for (task, metric, _), some in groupby(facts["pareto"], itemgetter("task", "metric", "ablation")):
+        say(f"{task}: {metric}")
+        columns = ("#threshold", "#share", "#edges", f"#{metric}", "#faithfulness", "best")
+        table = table_of("method", *rule, *columns)
+        for row in some:
+            part = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
+            sizes = [number(row["threshold"]), part, count(row["n_edges"])]
+            measured = [number(row["metric_circuit"]), number(row["faithfulness"])]
+            by = [row["rank"] or "" for _ in rule]
+            table.add_row(row["method"], *by, *sizes, *measured, "*" if row["best"] else "")
+        show(table)
     say(
         "* on the Pareto front: of fewer edges, no circuit of that task and metric is as near to the whole model"
     )

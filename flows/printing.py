@@ -3,6 +3,8 @@
 Knows what is worth saying. Does not know how it was computed; loads without torch, Ray and Prefect.
 """
 
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from flows.checked import planned_facts, print_planned
@@ -312,30 +314,20 @@ def print_matrix(matrix: Facts) -> None:
 
 
 def print_faithfulness(rows: list[Facts]) -> None:
-    """A row per circuit."""
+    """A table per task and metric, a row per circuit; above it what the metric is with all edges, and with none."""
     rule = _rule(rows)
-    table = table_of(
-        "task",
-        "method",
-        *rule,
-        "#share",
-        "#edges",
-        "#without dangling",
-        "metric",
-        "#full",
-        "#empty",
-        "#circuit",
-        "#faithfulness",
-    )
-    for row in rows:
-        share = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
-        values = [
-            number(row[key]) for key in ("metric_full", "metric_empty", "metric_circuit", "faithfulness")
-        ]
-        sizes = [count(row["n_edges"]), count(row["n_edges_pruned"])]
-        by = [row["rank"] or "" for _ in rule]
-        table.add_row(row["task"], row["method"], *by, share, *sizes, row["metric"], *values)
-    show(table)
+    alike = ("task", "metric", "metric_full", "metric_empty")
+    for (task, metric, full, empty), some in groupby(rows, itemgetter(*alike)):
+        say(f"{task}: {metric} is {number(full)} with all edges, {number(empty)} with none")
+        columns = ("#share", "#edges", "#without dangling", f"#{metric}", "#faithfulness")
+        table = table_of("method", *rule, *columns)
+        for row in some:
+            share = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
+            sizes = [count(row["n_edges"]), count(row["n_edges_pruned"])]
+            by = [row["rank"] or "" for _ in rule]
+            values = [number(row["metric_circuit"]), number(row["faithfulness"])]
+            table.add_row(row["method"], *by, share, *sizes, *values)
+        show(table)
 
 
 _KEYS = {"rule": "rank"}  # where a column is called otherwise than what it shows

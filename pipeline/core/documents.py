@@ -218,6 +218,8 @@ def _complaint(first: Any, data: Any, model: type[BaseModel]) -> str:
             tag, known = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
             foreign = "; Python from elsewhere cannot be named here" if ":" in tag else ""
             line = f"{key}.name: unknown name {_shorten(tag)}{foreign}{suggest(tag, known)}"
+            if not foreign and "did you mean" not in line:
+                line += "; what a package adds is known where that is installed"
         case "union_tag_not_found":
             line = f"{key}: needs a name, as in {{name: ...}} (got {got})"
         case "missing":

@@ -21,7 +21,8 @@ CIRCUIT = "circuit"
 
 
 class Minimality(Evaluation):
-    """The share of the circuit's edges whose removal costs more than its standard error, with Wilson's interval."""
+    """The share of the circuit's edges whose removal costs more than its standard error, with Wilson's interval where
+    they are a sample."""
 
     of_chosen: ClassVar[bool] = True
 

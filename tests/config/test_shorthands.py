@@ -69,6 +69,7 @@ def test_what_was_given_stays_as_it_was():
         ({"methods": ["eap_gi"]}, "methods.0.name: unknown name 'eap_gi'; did you mean 'eap_ig'?"),
         ({"methods": [3]}, "methods.0"),
         ({"tasks": "nothing"}, "tasks.0.name: unknown name 'nothing'"),
+        ({"methods": ["my_own"]}, "path_patching; what a package adds is known where that is installed"),
         ({"metric": "kldivergenc"}, "metric: unknown metric 'kldivergenc'; did you mean 'kl_divergence'?"),
         ({"model": ""}, "model.name"),
     ],

@@ -245,7 +245,10 @@ def test_show_prints_edges_with_error_bars_and_faithfulness(circuits, finished):
     assert said.code == 0
     assert "m2->logits" in said.out
     assert "95 % interval" in said.out
-    assert "faithfulness" in said.out
+    assert re.search(r"^\S+: \w+ is \S+ with all edges, \S+ with none$", said.out, re.MULTILINE)
+    assert re.search(r"^method +share +edges +without dangling +\w+ +faithfulness$", said.out, re.MULTILINE)
+    said = circuits("show", finished, "--pareto")
+    assert re.search(r"^method +threshold +share +edges +\w+ +faithfulness +best$", said.out, re.MULTILINE)
     data = circuits("show", finished, "--method", "eap", "--top", 3, "--json").data
     assert [result["method"] for result in data["results"]] == ["eap"]
     assert len(data["results"][0]["top"]) == 3
@@ -300,8 +303,12 @@ def test_list_names_what_a_config_may_name(circuits):
     assert "logit_diff" in {metric["name"] for metric in data["metrics"]}
     for section in ("methods", "tasks", "metrics", "ablations"):
         assert all(len(entry["does"].split()) > 2 for entry in data[section])
+    assert {"verdict", "minimality"} <= {entry["name"] for entry in data["evaluations"]}
+    assert next(task for task in data["tasks"] if task["name"] == "file")["parameters"]["columns"] == {}
     said = circuits("list")
     assert said.code == 0
+    assert "columns={}" in said.out
+    assert "limit=null" in said.out
     assert all(entry["does"].split()[0] in said.out for entry in data["methods"])
 
 

@@ -38,7 +38,9 @@ def test_a_token_is_made_for_its_owner_alone_and_never_replaced(token):
 
     again = subprocess.run([ROOT / "infra" / "token.sh", token], capture_output=True, check=False)
 
-    assert again.returncode != 0
+    assert again.returncode == 2
+    line = again.stderr.decode().strip()
+    assert line == f"error: {token} is there already and may be in use: copy that one, or name another file"
     assert token.read_text() == made
 
 

@@ -54,6 +54,12 @@ def test_no_method_sees_the_prompts_that_are_held_out(run):
     assert set(run.evaluations()["task"]) == {"induction-held-out"}
 
 
+def test_the_task_of_a_run_is_the_one_that_is_not_held_out(run):
+    assert run.found_on == ("induction",)
+    assert run.choose("eap", None) == ("eap", "induction")
+    assert run.circuit("eap", top=3).edge_names == run.circuit("eap", "induction", top=3).edge_names
+
+
 def test_the_chosen_circuit_has_on_held_out_prompts_what_the_public_function_finds(run):
     curve = run.faithfulness().query("task == 'induction' and method == 'eap'")
     near = curve[(curve["faithfulness"] - 1).abs() <= 0.15]

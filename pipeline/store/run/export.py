@@ -49,9 +49,7 @@ def export(
     """
     if file_format not in FORMATS:
         raise CircuitsError(f"format {file_format!r} is unknown{suggest(file_format, FORMATS)}")
-    asked = run.manifest["identity"]["tasks"]
-    found_on = tuple(one for one in run.tasks if asked[one].get("held_out_of") is None)
-    tasks = found_on if task is None else (task,)
+    tasks = run.found_on if task is None else (task,)
     methods = run.methods if method is None else (method,)
     if file_format != "csv":
         methods = tuple(m for m in methods if method is not None or run.level(m) == "edge")

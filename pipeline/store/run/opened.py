@@ -116,6 +116,12 @@ class Run:
         return tuple(self.manifest["identity"]["tasks"])
 
     @property
+    def found_on(self) -> tuple[str, ...]:
+        """The tasks that methods see: all but those held out, which only judge."""
+        asked = self.manifest["identity"]["tasks"]
+        return tuple(task for task in self.tasks if asked[task].get("held_out_of") is None)
+
+    @property
     def methods(self) -> tuple[str, ...]:
         return tuple(self.manifest["methods"])
 
@@ -382,13 +388,22 @@ class Run:
             if not edge_methods:
                 raise self._nothing_of_edges()
             if len(edge_methods) != 1:
-                raise CircuitsError(f"name a method; this run has: {', '.join(edge_methods)}")
+                has = ", ".join(edge_methods)
+                raise CircuitsError(
+                    f"name a method, as {_option('method', edge_methods)}; this run has: {has}"
+                )
             method = edge_methods[0]
         if task is None:
-            if len(self.tasks) != 1:
-                raise CircuitsError(f"name a task; this run has: {', '.join(self.tasks)}")
-            task = self.tasks[0]
+            if len(self.found_on) != 1:
+                has = ", ".join(self.found_on)
+                raise CircuitsError(f"name a task, as {_option('task', self.found_on)}; this run has: {has}")
+            task = self.found_on[0]
         return method, _one(task, self.tasks, "task")
+
+
+def _option(what: str, known: tuple[str, ...]) -> str:
+    """How one is named, on the command line and in Python."""
+    return f"--{what} {known[0]} or {what}={known[0]!r}"
 
 
 def _one(name: str, known: tuple[str, ...], what: str) -> str:

@@ -89,9 +89,9 @@ def test_unknown_and_ambiguous_names_say_what_there_is(finished):
         finished.scores(method="acd")
     with pytest.raises(CircuitsError, match="no task 'io'"):
         finished.scores(task="io")
-    with pytest.raises(CircuitsError, match="name a task"):
+    with pytest.raises(CircuitsError, match="name a task, as --task ioi or task='ioi'"):
         finished.circuit("eap", top=2)
-    with pytest.raises(CircuitsError, match="name a method"):
+    with pytest.raises(CircuitsError, match="name a method, as --method eap or method='eap'"):
         finished.circuit(task="ioi", top=2)
     with pytest.raises(CircuitsError, match="level"):
         finished.scores(level="prompts")
