@@ -43,7 +43,7 @@ def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
         "done": done,
         "workers": _workers(plan),
         "graph": plan.graph.describe(),
-        "note": plan.model.note,
+        "note": plan.note,
         "check": planned_facts(plan),
         "until": _begins(plan),
         "rows": work_table(plan),

@@ -66,6 +66,7 @@ def tried(
         max_memory=asked.max_memory,
         post_norm=asked.post_norm,
         gguf=asked.gguf,
+        untrained=asked.untrained,
     )
     for id_, (tokens, refused) in read.items():
         behaviour = Behaviour(model, config.metrics, config.task_ids[id_].attention)

@@ -266,6 +266,8 @@ class RunConfig(Section):
         model: dict[str, Any] = {"dtype": self.model.dtype, "kv": self.model.kv}
         if self.model.trust_remote_code:  # only then: keys of runs without foreign code are what they were
             model["trust_remote_code"] = True
+        if self.model.untrained is not None:
+            model["untrained"] = self.model.untrained
         return {
             "model": model,
             "tasks": {id_: contents(task) for id_, task in self.task_ids.items()},

@@ -33,6 +33,8 @@ class Section(Entry):
 class ModelSection(Section):
     """Which model, and how it is read. `device_map` is where it lies and not part of the run's identity."""
 
+    later: ClassVar = frozenset({"untrained"})
+
     name: OneLine = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
     revision: OneLine = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
     gguf: OneLine | None = Field(
@@ -56,6 +58,12 @@ class ModelSection(Section):
         description="where a norm follows attention: readers norm the mixed sum; heads write their own share; as MIB",
     )
     trust_remote_code: bool = Field(default=False, description="run Python that comes with the model")
+    untrained: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="instead of its weights those that training begins with, drawn by this seed: a baseline",
+    )
 
 
 class Shards(Section):

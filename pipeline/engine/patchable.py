@@ -32,6 +32,7 @@ from pipeline.models.load import (
     resolve_model,
 )
 from pipeline.models.tokens import tokenise
+from pipeline.models.untrained import forget
 
 if TYPE_CHECKING:
     from pipeline.metrics import Metric
@@ -221,6 +222,7 @@ def load_model(
     fingerprint: str | None = None,
     post_norm: PostNorm = "mixed",
     gguf: str | None = None,
+    untrained: int | None = None,
 ) -> PatchableModel:
     """A model from a folder, the hub or the bundled toys (`toy:trained`), checked against its own stock logits.
 
@@ -228,7 +230,8 @@ def load_model(
     is that of the folder which is meant; a hub's commit is meant by `revision`. `post_norm` says what a head writes in
     models with a norm after attention (Gemma 2 and 3, OLMo-2; no other): in front of the norm, which each reader takes
     of the `mixed` sum it reads, or its share in its `own` run; `mib` is `mixed` with EAP-IG's attribution. `gguf` names
-    a file in the folder that is the model, dequantised (`pipeline.models.gguf`).
+    a file in the folder that is the model, dequantised (`pipeline.models.gguf`). `untrained` is a seed: the weights are
+    then those that training would begin with.
 
     Raises ModelError for an unknown model, another one than is meant, an unsupported architecture, or one that the
     engine does not reproduce.
@@ -240,6 +243,8 @@ def load_model(
             "machines; put them back, or run the config again for a run of its own"
         )
     hf = load_weights(resolved, dtype, device_map, max_memory)
+    if untrained is not None:
+        forget(hf, untrained)
     return patchable(hf, kv=kv, tokenizer=load_tokenizer(resolved), post_norm=post_norm)
 
 

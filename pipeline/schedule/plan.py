@@ -163,6 +163,13 @@ class Plan:
         return Path(name).resolve().name if self.model.is_local and not name.startswith("toy:") else name
 
     @property
+    def note(self) -> str | None:
+        """What is to be known of the weights, wherever the model is named."""
+        seed = self.config.model.untrained
+        drawn = None if seed is None else f"untrained: its weights are drawn at random, by the seed {seed}"
+        return "; ".join(note for note in (drawn, self.model.note) if note) or None
+
+    @property
     def path(self) -> Place:
         """Where the run directory lies unless the caller says otherwise."""
         return place(self.config.output) / self.run_id
@@ -305,7 +312,8 @@ class Plan:
                 "dtype": self.config.model.dtype,
                 "trust_remote_code": self.config.model.trust_remote_code,
                 **self._post_norm,
-                **({"note": self.model.note} if self.model.note else {}),
+                **({} if self.config.model.untrained is None else {"untrained": self.config.model.untrained}),
+                **({"note": self.note} if self.note else {}),
             },
             "graph": asdict(self.graph),
             "graph_fingerprint": self.graph.fingerprint,

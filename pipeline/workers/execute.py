@@ -212,6 +212,7 @@ def open_replica(settings: Settings) -> Replica:
         trust_remote_code=config.model.trust_remote_code,
         fingerprint=directory.manifest["model"]["fingerprint"],
         gguf=config.model.gguf,
+        untrained=config.model.untrained,
     )
     return Replica(directory, config, model, settings.batch_size)
 
