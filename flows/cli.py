@@ -287,34 +287,13 @@ def schema() -> None:
 def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
     """Does what is left of a session, and ends with the exit code that its state means."""
     from flows import printing
-    from flows.progress import shown
-    from pipeline.schedule.conduct import settle
+    from flows.computing import computed
 
     with closing(session), stoppable():
-        already = settle(session)
-        if not already:
-            # Whatever a library prints must not get into the data on stdout.
-            with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as on_event:
-                _compute(session, on_event, local)
+        already = computed(session, local=local, quiet=quiet)
         facts = printing.run_facts(session, already)
     _emit(facts, as_json, printing.print_run)
     raise typer.Exit(OK if facts["complete"] else MISSING)
-
-
-def _compute(session: Any, on_event: Any, local: bool) -> None:
-    if local:
-        from pipeline.schedule.conduct import conduct
-        from pipeline.schedule.pools import open_pool
-
-        with closing(open_pool(session, local=True)) as pool:
-            conduct(session, pool, on_event)
-        return
-    from flows.environment import set_quiet_environment
-
-    set_quiet_environment()
-    from flows.discover import run_flow
-
-    run_flow(session, on_event)
 
 
 def _emit(facts: Any, as_json: bool, show: Any) -> None:

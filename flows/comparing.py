@@ -4,6 +4,7 @@ Knows options and words. Does not know how alike two circuits are, nor how sure 
 """
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -21,9 +22,16 @@ def compare(
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="this task alone")] = None,
     method: Annotated[str | None, typer.Option("--method", help="this method alone")] = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="run each one's circuits on the other's prompts and model")
+    ] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="--transfer in this process: no Ray, no Prefect")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="data as JSON on stdout")] = False,
 ) -> None:
-    """Compare the scores and circuits of methods, tasks or runs: rank correlation and overlap beside chance."""
+    """Compare the scores and circuits of methods, tasks or runs: rank correlation and overlap beside chance, and with
+    --transfer how faithful each circuit is elsewhere."""
     from flows.pareto import check_names
     from pipeline.report.compared import compared
     from pipeline.store.run.opened import open_run
@@ -32,10 +40,62 @@ def compare(
     for one in runs:
         check_names(one, task, method)
     rows = compared(*runs, task=task, method=method)
+    moved = _transferred(runs, task, method, local) if transfer else None
     if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        _print(rows)
+        print(json.dumps(rows if moved is None else {"compared": rows, "transferred": moved}, indent=1))
+        return
+    _print(rows)
+    for elsewhere in moved or ():
+        _print_transferred(elsewhere)
+
+
+def _transferred(runs: list[Any], task: str | None, method: str | None, local: bool) -> list[dict[str, Any]]:
+    """What each run's circuits do on the prompts of the other, or of itself where it is alone, by a run of its own."""
+    from contextlib import closing
+
+    from flows.computing import computed
+    from flows.prompt_bar import reading
+    from flows.stopping import stoppable
+    from pipeline.core.errors import CircuitsError
+    from pipeline.schedule import evaluation
+    from pipeline.schedule.preparing import prepare
+    from pipeline.schedule.transfer import transfer_config, transferred
+    from pipeline.store.run.opened import open_run
+
+    found = []
+    for one, other in [(runs[0], runs[-1]), (runs[-1], runs[0])][: len(runs)]:
+        with reading():
+            session = prepare(transfer_config(one, other, task, method))
+        with closing(session), stoppable():
+            costs = evaluation(session.plan).values()
+            passes, circuits = (
+                sum(getattr(cost, key) for cost in costs) for key in ("forward_passes", "evaluations")
+            )
+            print(
+                f"circuits of {one.path} on the prompts of {other.path}: at most {passes:,} forward passes and "
+                f"{circuits:,} runs of circuits, in {session.path}, where it goes on if it is stopped",
+                file=sys.stderr,
+            )
+            computed(session, local=local, quiet=False)
+            path, complete = session.path, session.is_complete
+        if not complete:
+            raise CircuitsError(f"{path}: not all circuits were run; next: circuits failures {path}")
+        rows = transferred(one, other, open_run(path))
+        found.append({"of": str(one.path), "on": str(other.path), "run": str(path), "rows": rows})
+    return found
+
+
+def _print_transferred(found: dict[str, Any]) -> None:
+    from flows.writing import count, number, say, show, table_of
+
+    say("")
+    say(f"circuits of {found['of']} on the prompts of {found['on']}, from {found['run']}:")
+    table = table_of("circuit of", "method", "prompts of", "#share", "#edges", "#faithfulness", "#their own")
+    for row in found["rows"]:
+        share = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
+        cells = (share, count(row["n_edges"]), number(row["faithfulness"]), number(row["own"]))
+        table.add_row(row["task"], row["method"], row["prompts"], *cells)
+    show(table)
 
 
 @app.command()
