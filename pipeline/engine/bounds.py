@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.engine.host import to_host
 from pipeline.engine.readout import Objective, Unembedding
 
 # Tokens of the head: the most likely ones, and those whose rows lie farthest from the mean.
@@ -126,7 +127,7 @@ class Steps:
         middle, error = self.middle.mean(-1), self.error.mean(-1)
         low, high = middle - error - guard, middle + error + guard
         sure = torch.stack([(high < t) | (low > t) for t in thresholds]).all(0)
-        return (~sure | ((low > max(thresholds)) & (error > 0.0))).tolist()
+        return to_host(~sure | ((low > max(thresholds)) & (error > 0.0))).tolist()
 
 
 class DivergenceSteps:
@@ -163,10 +164,12 @@ class DivergenceSteps:
         if tail is None:
             tail = self._whole(hidden[:1])[1]
         steps, stale = self._between(tail, hidden, before, after)
-        if any(steps.undecided(thresholds, guard)) and stale:
+        undecided = steps.undecided(thresholds, guard)
+        if any(undecided) and float(to_host(stale)) > _STALE:
             tail = self._whole(hidden[:1])[1]
             steps, _ = self._between(tail, hidden, before, after)
-        open_ = [index for index, one in enumerate(steps.undecided(thresholds, guard)) if one]
+            undecided = steps.undecided(thresholds, guard)
+        open_ = [index for index, one in enumerate(undecided) if one]
         if open_:
             rows = sorted({end for index in open_ for end in ends[index]})
             values, tail = self._whole(hidden[rows])
@@ -189,8 +192,8 @@ class DivergenceSteps:
         hidden: Float[Tensor, "variant prompt d_model"],
         before: Sequence[int],
         after: Sequence[int],
-    ) -> tuple[Steps, bool]:
-        """Bounds on the steps, and whether the tail is too uncertain for good ones."""
+    ) -> tuple[Steps, Float[Tensor, ""]]:
+        """Bounds on the steps, and how uncertain the tail is where they begin."""
         head, low, high, size = tail.sums(hidden)
         change = hidden[after] - hidden[before]
         linear = -(change.double() * self._expected).sum(-1)
@@ -211,4 +214,4 @@ class DivergenceSteps:
         most = torch.minimum(most, torch.maximum(*sides[1]))
         rounding = _ULPS * torch.finfo(hidden.dtype).eps * torch.maximum(size[before], size[after])
         steps = Steps(linear + (least + most) / 2, (most - least).clamp(min=0.0) / 2 + rounding)
-        return steps, bool((high - low)[0].amax() > _STALE)
+        return steps, (high - low)[0].amax()

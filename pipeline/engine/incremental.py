@@ -242,7 +242,7 @@ class Incremental:
         touched: dict[int, str] = defaultdict(str)  # head -> its changed ports
         for (port, _), receivers in changed.items():
             fed = [self._fed(receiver, block) for receiver in receivers]
-            x = torch.stack([trial.inputs[receiver] for receiver in receivers])
+            x = _stacked([trial.inputs[receiver] for receiver in receivers])
             normed = block.norm1(x)
             heads = [group[0] for group in fed]  # heads that share a key or a value share its projection
             if block.joint_qk:
@@ -264,8 +264,7 @@ class Incremental:
             alike[touched[head], everywhere].append(head)
         for (_, everywhere), heads in alike.items():
             q, k, v = (
-                torch.stack([self._port(layer, port, head, trial) for head in heads])
-                for port in ("q", "k", "v")
+                _stacked([self._port(layer, port, head, trial) for head in heads]) for port in ("q", "k", "v")
             )
             rows = (self.executor.every if everywhere else self.executor.answer)[layer]
             z = rows.attend(q, k, v, heads).expand(-1, trial.n_variants, -1, -1, -1)
@@ -419,11 +418,21 @@ def propagate(
             state.arrive(graph.logits_receiver, trial)
     arrived = [trial for trial in trials if graph.logits_receiver in trial.inputs]
     if arrived:
-        finals = torch.cat([trial.inputs[graph.logits_receiver] for trial in arrived])
+        finals = joined([trial.inputs[graph.logits_receiver] for trial in arrived])
         hidden = executor.read_out(finals).squeeze(-2)
         for trial, part in zip(arrived, hidden.split([trial.n_variants for trial in arrived]), strict=True):
             trial.hidden = part
     return trials
+
+
+def _stacked(xs: Sequence[Tensor]) -> Tensor:
+    """`torch.stack`; of one, without a copy."""
+    return xs[0][None] if len(xs) == 1 else torch.stack(list(xs))
+
+
+def joined(xs: Sequence[Tensor]) -> Tensor:
+    """`torch.cat`; of one, without a copy."""
+    return xs[0] if len(xs) == 1 else torch.cat(list(xs))
 
 
 def _mlp_of_all(

@@ -17,7 +17,8 @@ from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
 from pipeline.core.questions import About, Bound, Clean, Forget, Measure, Question, Settle, Value
 from pipeline.engine.bounds import DivergenceSteps, Tail, Vocabulary
-from pipeline.engine.incremental import Incremental, propagate
+from pipeline.engine.host import to_host
+from pipeline.engine.incremental import Incremental, joined, propagate
 from pipeline.engine.recorded import Recorded
 
 Answer = Float[np.ndarray, "*_two _variant prompt"]
@@ -60,7 +61,7 @@ class Part:
         for index, recorded in enumerate(self.batches):
             state = Incremental(recorded, self._liveness[0])
             self._states.append({0: _State(state)})
-            self._clean.append(recorded.objective(state.final_hidden()).cpu().numpy())
+            self._clean.append(to_host(recorded.objective(state.final_hidden())))
             used += recorded.n_bytes()
             self.held += self.held == index and (memory is None or used <= memory)
             self._rest(index)
@@ -117,12 +118,12 @@ class Part:
         measured = iter(self._measure(index, measures))
         for question in questions:
             if isinstance(question, Measure):
-                answers.append(next(measured).cpu().numpy())
+                answers.append(next(measured))
             elif isinstance(question, Bound):
                 answers.append(self._bound(index, question))
             elif isinstance(question, Value):
                 here = self._states[index][question.state].incremental.final_hidden()
-                answers.append(self.batches[index].objective(here[None]).cpu().numpy())
+                answers.append(to_host(self.batches[index].objective(here[None])))
             else:
                 answers.append(self._clean[index][None] if isinstance(question, Clean) else nothing)
         self._rest(index)
@@ -130,7 +131,9 @@ class Part:
 
     # --- the questions -------------------------------------------------------------------------------
 
-    def _measure(self, index: int, questions: Sequence[Measure]) -> list[Float[Tensor, "_variant prompt"]]:
+    def _measure(
+        self, index: int, questions: Sequence[Measure]
+    ) -> list[Float[np.ndarray, "_variant prompt"]]:
         starts = []
         for question in questions:
             state = self._states[index][question.state]
@@ -145,8 +148,8 @@ class Part:
         finals = self._propagate(starts)
         if not finals:
             return []
-        values = objective(torch.cat(finals))  # one product with the vocabulary for all of them
-        return list(values.split([len(hidden) for hidden in finals]))
+        values = to_host(objective(joined(finals)))  # one product with the vocabulary for all of them
+        return np.split(values, np.cumsum([len(hidden) for hidden in finals])[:-1])
 
     def _bound(self, index: int, question: Bound) -> Float[np.ndarray, "two variant prompt"]:
         chain, recorded = question.chain, self.batches[index]
@@ -167,7 +170,7 @@ class Part:
         steps, state.tail = self._steps[index].bounded(
             hidden, ends, question.thresholds, question.guard, state.tail
         )
-        return torch.stack([steps.middle, steps.error]).cpu().numpy()
+        return to_host(torch.stack([steps.middle, steps.error]))
 
     @cached_property
     def _vocabulary(self) -> Vocabulary | None:

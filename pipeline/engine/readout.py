@@ -119,8 +119,8 @@ class Answers:
         *variants, n_prompts, vocab = logits.shape
         logits = logits.reshape(-1, n_prompts, vocab)
         at_once = -(-_REDUCED_AT_ONCE // (n_prompts * vocab)) if logits.device.type == "cpu" else len(logits)
-        parts = logits.split(max(1, at_once))
-        return torch.cat([reduce(part.double()) for part in parts]).reshape(*variants, n_prompts)
+        parts = [reduce(part.double()) for part in logits.split(max(1, at_once))]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(*variants, n_prompts)
 
     def _at(self, ids: Int[Tensor, "prompt answer"]) -> Ragged:
         if "_logits" in self.__dict__:  # one product for all of the vocabulary is there already
@@ -172,9 +172,10 @@ class Answers:
 
     @property
     def _may_stream(self) -> bool:
-        """Whether nobody else wants the logits: neither another reduction nor a gradient."""
+        """Whether there are many logits, and nobody else wants them: neither another reduction nor a gradient."""
         wanted = "_logits" in self.__dict__ or (torch.is_grad_enabled() and self.hidden.requires_grad)
-        return self.hidden.device.type == "cpu" and not wanted
+        many = len(self.unembedding.weight) > _BLOCK
+        return many and self.hidden.device.type == "cpu" and not wanted
 
     def _streamed(
         self, reference: Reference
@@ -283,7 +284,7 @@ class Objective:
         n_logits = n_prompts * self.batch.n_reads * self.unembedding.weight.shape[0]
         at_once = max(1, _LOGITS_AT_ONCE // n_logits)
         values = [self.compute(self.view(part)) for part in flat.split(at_once)]
-        return torch.cat(values).reshape(*variants, n_prompts)
+        return (values[0] if len(values) == 1 else torch.cat(values)).reshape(*variants, n_prompts)
 
     def with_logits(
         self, hidden: Float[Tensor, "variant prompt d_model"]

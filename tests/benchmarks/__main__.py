@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from pipeline.engine.patchable import patchable
-from tests.benchmarks.acdc import acdc_rows, pooled_rows, sweep_rows, tiny_rows
+from tests.benchmarks.acdc import acdc_rows, ops_rows, pooled_rows, sweep_rows, tiny_rows, vocabulary_rows
 from tests.benchmarks.attribution import attribution_rows, layer_rows, memory_rows
 from tests.benchmarks.circuits import circuit_rows
 from tests.benchmarks.measure import row, wall_seconds
@@ -82,6 +82,8 @@ def main() -> None:
         "paths": lambda: path_rows(model, stock, weights),
         "circuits": lambda: circuit_rows(model, stock, weights),
         "acdc": lambda: [*acdc_rows(model, stock, weights), *tiny_rows()],
+        "vocabulary": vocabulary_rows,
+        "ops": lambda: ops_rows(model),
         "sweep": lambda: sweep_rows(model, weights),
         "pooled": pooled_rows,
         "orchestration": orchestration_rows,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from flows.real import FOLDER
 from pipeline import load_model
 from pipeline.config import RunConfig
 from pipeline.engine.batch import Batch
@@ -29,6 +30,7 @@ from pipeline.schedule.preparing import prepare
 from pipeline.store.run.opened import open_run
 from tests.benchmarks.measure import cpu_seconds, row
 from tests.benchmarks.models import ioi_like
+from tests.benchmarks.ops import operation_rows
 
 SINGLE = (
     ("kl_divergence", 0.1),
@@ -62,6 +64,41 @@ def tiny_rows() -> list[dict[str, Any]]:
             what = f"{Path(name).name}, B{batch.n_prompts} T{batch.length}"
             found.append(_against_forwards(model, batch, forward, "kl_divergence", threshold, what, 3))
     return found
+
+
+def vocabulary_rows() -> list[dict[str, Any]]:
+    """One circuit of a language model with a vocabulary of its own, where `make real` has made it, with exact and with
+    bounded scores; against forwards with logits at the answer alone."""
+    if not FOLDER.is_dir():
+        return []
+    model, batch = _small(str(FOLDER), {"name": "ioi", "count": 8})
+    stock = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    with torch.no_grad():
+        forward = cpu_seconds(
+            lambda: stock(input_ids=batch.clean, use_cache=False, logits_to_keep=1).logits, 5
+        )
+    rows = []
+    for threshold in (0.3, 0.1):
+        for scores in ("exact", "bounded"):
+            method = Acdc(threshold=threshold, scores=scores)
+            found: list[dict[str, Any]] = []
+            seconds = cpu_seconds(lambda m=method, f=found: f.append(m.score(model, [batch]).facts), 1)
+            facts, n_edges = found[0], model.graph.n_edges
+            note = (
+                f"{facts['kept_edges']} of {n_edges:,} edges kept, {facts['tests']:,} tests, {seconds:.1f} s"
+            )
+            if scores == "bounded":
+                note += f", {1 - facts['bounded_tests'] / facts['tests']:.1%} by the whole vocabulary"
+            what = f"acdc kl_divergence threshold {threshold:g}, {scores}, SmolLM2 B8 T{batch.length}"
+            against = f"edges x stock forward, logits at the answer only ({forward:.2f} s)"
+            rows.append(row(what, forward * n_edges / seconds, "x faster", against, note))
+    return rows
+
+
+def ops_rows(model: PatchableModel) -> list[dict[str, Any]]:
+    """Operations per tested edge."""
+    small = _small("toy:trained", {"name": "induction", "count": 8})
+    return operation_rows(small, (model, model.batch_from_ids(**ioi_like(8))))
 
 
 def sweep_rows(model: PatchableModel, weights: str) -> list[dict[str, Any]]:

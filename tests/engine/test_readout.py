@@ -7,7 +7,7 @@ from pipeline.engine import readout
 from pipeline.engine.readout import Answers, Unembedding
 
 
-@pytest.mark.parametrize("block", [1, 7, 1000])
+@pytest.mark.parametrize("block", [1, 7, 49, 1000])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_a_divergence_is_the_same_whatever_is_reduced_at_once(
     block: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
