@@ -28,6 +28,7 @@ from tests.benchmarks.overhead import overhead_rows
 from tests.benchmarks.paths import path_rows
 from tests.benchmarks.planning import planning_rows
 from tests.benchmarks.rows import row_rows
+from tests.benchmarks.start import start_rows
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
 
@@ -87,6 +88,7 @@ def main() -> None:
         "sweep": lambda: sweep_rows(model, weights),
         "pooled": pooled_rows,
         "orchestration": orchestration_rows,
+        "start": start_rows,
         "overhead": many_items_rows,
         "planning": plan_rows,
         "rows": many_rows,
