@@ -48,6 +48,7 @@ class Session:
         self.directory = directory
         self._lock = lock
         self._log: RunLog | None = None  # begun with the first thing to do
+        self._counted: tuple[dict[str, int], int] | None = None  # under these limits
         self.done: set[Item] = directory.done(item for item in plan.items if directory.counts(item))
         self.tried: dict[Item, int] = {}
         self.failed: set[Item] = set()  # given up; of earlier runs: what another attempt would not help
@@ -120,7 +121,15 @@ class Session:
         return self.stopped == self.fullness
 
     def event(self, kind: Any, text: str, seconds: float = 0.0) -> Event:
-        return Event(kind, text, seconds, len(self.done), len(self.failed), len(self.items))
+        return Event(kind, text, seconds, len(self.done), len(self.failed), self._n_items)
+
+    @property
+    def _n_items(self) -> int:
+        """How many `items` there are, counted anew where the limits are others: every item tells of itself."""
+        limits = self.directory.limits
+        if self._counted is None or self._counted[0] is not limits:
+            self._counted = limits, len(self.items)
+        return self._counted[1]
 
     def logged(self, on_event: OnEvent) -> OnEvent:
         """Passes events on, and keeps them in the run's log."""

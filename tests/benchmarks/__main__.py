@@ -28,6 +28,7 @@ from tests.benchmarks.overhead import overhead_rows
 from tests.benchmarks.paths import path_rows
 from tests.benchmarks.planning import planning_rows
 from tests.benchmarks.rows import row_rows
+from tests.benchmarks.simulated import simulated_rows
 from tests.benchmarks.start import start_rows
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
@@ -57,6 +58,12 @@ def many_items_rows() -> list[dict[str, Any]]:
     """10,000 items, and one worker against two; wants a machine to itself."""
     with tempfile.TemporaryDirectory() as name:
         return overhead_rows(Path(name))
+
+
+def driver_rows() -> list[dict[str, Any]]:
+    """What a driver costs beside a thousand workers, and beside 64 parts of a search."""
+    with tempfile.TemporaryDirectory() as name:
+        return simulated_rows(Path(name))
 
 
 def plan_rows() -> list[dict[str, Any]]:
@@ -89,6 +96,7 @@ def main() -> None:
         "pooled": pooled_rows,
         "orchestration": orchestration_rows,
         "start": start_rows,
+        "driver": driver_rows,
         "overhead": many_items_rows,
         "planning": plan_rows,
         "rows": many_rows,
