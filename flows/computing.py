@@ -10,7 +10,7 @@ from typing import Any
 
 
 def computed(session: Any, *, local: bool, quiet: bool, early: Any = None) -> bool:
-    """Does all that is left of a session, and says whether there was nothing to do; workers may be on their way `early`."""
+    """Does all that is left of a session, and says whether nothing was; workers may be on their way `early`."""
     from flows.progress import shown
     from pipeline.schedule.conduct import settle
 
