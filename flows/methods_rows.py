@@ -97,7 +97,7 @@ def _overlap(run: Run, task: str, method: str, rule: str, size: int) -> Overlap 
     rows = run.rows_of_prompts(method, task)
     if rows is None:
         return None
-    return overlap_of(bootstrap(run.graph, np.asarray(rows), size, rule, RESAMPLES, SEED), SEED)
+    return overlap_of(bootstrap(run.graph, rows, size, rule, RESAMPLES, SEED), SEED)
 
 
 def _by_logit_diff(run: Run, name: str, method: str) -> list[float]:
