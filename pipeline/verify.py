@@ -164,7 +164,7 @@ def _plan_checks(run: RunDirectory) -> Iterator[_Check]:
     yield _Check(run.path / "plan.json", partial(_plan, run), next_step=again)
     yield _Check(run.path / "run.yaml", partial(_config, run), next_step=again)
     yield _Check(run.path / SUCCESS, partial(_success, run))
-    yield _Check(run.path / LIMITS, lambda: read_limits(run.path), next_step=again)
+    yield _Check(run.path / LIMITS, partial(_limits, run), next_step=again)
     tables = {"graph.parquet": graph_table, "nodes.parquet": nodes_table}
     for name, table in tables.items():
         yield _Check(run.path / name, partial(_made_from_graph, run, run.path / name, table), must_be=True)
@@ -184,6 +184,11 @@ def _manifest(run: RunDirectory) -> None:
 def _plan(run: RunDirectory) -> None:
     if not run.items or run.plan.get("run_key", run.manifest["run_key"]) != run.manifest["run_key"]:
         raise DamagedFileError("it belongs to another run")
+
+
+def _limits(run: RunDirectory) -> None:
+    if not read_limits(run.path)[1]:
+        raise FileNotFoundError
 
 
 def _success(run: RunDirectory) -> None:
