@@ -32,7 +32,7 @@ _LIKELY, _FAR = 2048, 2048
 # Bounds are worth their price where the head is a small part of the vocabulary.
 _WORTH = 4
 # How uncertain the logarithm of the tail may get, in nats, before an open test has it made anew.
-_STALE = 1.0
+_STALE = 0.3
 # Rounding of logits, in units of the largest logit's last place.
 _ULPS = 8.0
 # Of what is computed in float32 and must not be too small.
@@ -152,31 +152,36 @@ class DivergenceSteps:
         thresholds: Sequence[float],
         guard: float,
         tail: Tail | None,
-    ) -> tuple[Steps, Tail | None]:
+    ) -> Steps:
         """The steps from one variant to another, exact where bounds leave open on which side of a threshold their mean
-        is; and the tail from which to go on."""
+        is. `tail` is one nearby, where there are bounds; one that is too far is made anew at the first variant, so that
+        an answer depends on what is asked alone."""
         hidden = hidden.to(self._objective.unembedding.weight.device)
         before, after = (list(side) for side in zip(*ends, strict=True))
-        if self._vocabulary is None:
+        if tail is None:
             values = self._objective(hidden)
             exact = values[after] - values[before]
-            return Steps(exact, torch.zeros_like(exact)), None
-        if tail is None:
-            tail = self._whole(hidden[:1])[1]
+            return Steps(exact, torch.zeros_like(exact))
         steps, stale = self._between(tail, hidden, before, after)
         undecided = steps.undecided(thresholds, guard)
         if any(undecided) and float(to_host(stale)) > _STALE:
-            tail = self._whole(hidden[:1])[1]
-            steps, _ = self._between(tail, hidden, before, after)
+            steps, _ = self._between(self._whole(hidden[:1])[1], hidden, before, after)
             undecided = steps.undecided(thresholds, guard)
         open_ = [index for index, one in enumerate(undecided) if one]
         if open_:
             rows = sorted({end for index in open_ for end in ends[index]})
-            values, tail = self._whole(hidden[rows])
+            values = self._objective(hidden[rows])
             for index in open_:
                 first, last = (rows.index(end) for end in ends[index])
                 steps.middle[index], steps.error[index] = values[last] - values[first], 0.0
-        return steps, tail
+        return steps
+
+    @torch.no_grad()
+    def tail(self, hidden: Float[Tensor, "prompt *read d_model"]) -> Tail | None:
+        """The tail at these final hidden states; None where bounds are of no use."""
+        if self._vocabulary is None:
+            return None
+        return self._whole(hidden[None].to(self._objective.unembedding.weight.device))[1]
 
     def _whole(
         self, hidden: Float[Tensor, "variant prompt d_model"]

@@ -37,7 +37,7 @@ class _State:
 
     incremental: Incremental
     inputs: dict[tuple[int, ...], Float[Tensor, "prompt row d_model"]] = field(default_factory=dict)
-    tail: Tail | None = None  # of the vocabulary, where it was last made
+    tail: Tail | None = None  # of the vocabulary in this state, once it was asked about
 
 
 class Part:
@@ -167,9 +167,9 @@ class Part:
             here = here if sender in chain.spared else variant
         if index not in self._steps:
             self._steps[index] = DivergenceSteps(recorded.objective, self._vocabulary)
-        steps, state.tail = self._steps[index].bounded(
-            hidden, ends, question.thresholds, question.guard, state.tail
-        )
+        if state.tail is None:
+            state.tail = self._steps[index].tail(state.incremental.final_hidden())
+        steps = self._steps[index].bounded(hidden, ends, question.thresholds, question.guard, state.tail)
         return to_host(torch.stack([steps.middle, steps.error]))
 
     @cached_property
@@ -214,7 +214,7 @@ class Part:
         before = self._states[index][question.state]
         x = self._input(before, question.receiver, question.removed)
         after = before.incremental.settle(question.receiver, x, self._liveness[question.into])
-        self._states[index][question.into] = _State(after, tail=before.tail)
+        self._states[index][question.into] = _State(after)
 
     def _forget(self, index: int, question: Forget) -> None:
         for forgotten in question.states:

@@ -53,12 +53,10 @@ def test_a_step_lies_within_its_bounds(far, size):
         hidden, ends = _walk(normal, far)
         values = objective(hidden)
         truth = torch.stack([values[last] - values[first] for first, last in ends])
-        tail = None
-        for _ in range(2):  # from a tail made at the first state, and from one made elsewhere
-            found, tail = steps.bounded(hidden, ends, [torch.inf], 0.0, tail)
+        for there in (0, 3):  # from a tail made at the first state, and from one made elsewhere
+            found = steps.bounded(hidden, ends, [torch.inf], 0.0, steps.tail(hidden[there]))
             assert bool(((found.middle - truth).abs() <= found.error + 1e-11 * values.max()).all())
             assert bool((found.error > 0).all())
-            tail = steps._whole(hidden[3:4])[1]
 
 
 @pytest.mark.parametrize("far", [1e-2, 0.3, 3.0])
@@ -71,7 +69,7 @@ def test_a_step_is_exact_where_its_bounds_hold_a_threshold_or_where_it_is_above_
         values = objective(hidden)
         truth = torch.stack([values[last] - values[first] for first, last in ends])
         threshold = float(truth.mean(-1).sort().values[2]) + 1e-9
-        found, _ = steps.bounded(hidden, ends, [threshold], 1e-8, None)
+        found = steps.bounded(hidden, ends, [threshold], 1e-8, steps.tail(hidden[0]))
         for step, exact, error in zip(found.middle, truth, found.error, strict=True):
             kinds.add(bool(error.max() > 0))
             if error.max() == 0:
@@ -91,7 +89,8 @@ def test_steps_are_exact_where_bounds_are_of_no_use(why, monkeypatch):
     assert vocabulary is None
     hidden, ends = _walk(normal, 1.0)
     values = objective(hidden)
-    found, tail = DivergenceSteps(objective, vocabulary).bounded(hidden, ends, [0.1], 0.0, None)
-    assert tail is None
+    steps = DivergenceSteps(objective, vocabulary)
+    assert steps.tail(hidden[0]) is None
+    found = steps.bounded(hidden, ends, [0.1], 0.0, None)
     assert float(found.error.max()) == 0.0
     torch.testing.assert_close(found.middle[1], values[2] - values[0])

@@ -8,6 +8,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.questions import Step
 from pipeline.engine import bounds
 from pipeline.methods import Acdc
+from pipeline.methods.collective import LocalWorkers
+from pipeline.methods.work import Work
 
 FAMILIES = ("gpt2", "llama", "gpt_neox", "qwen2", "gemma2", "olmo2", "cohere_qk", "granite")
 
@@ -59,6 +61,22 @@ def test_a_sweep_keeps_what_each_threshold_keeps_alone(setting_of):
     for threshold, found in together.items():
         alone = Acdc(threshold=threshold).score(setting.model, [setting.batch])
         np.testing.assert_array_equal(found.kept, alone.kept)
+
+
+@pytest.mark.parametrize("threshold", [0.03, 0.1])
+def test_a_search_that_was_broken_off_ends_in_the_same_numbers(setting_of, threshold):
+    setting = setting_of("llama", padding="left")
+    method = Acdc(threshold=threshold, scores="bounded").ready(setting.model, None, None)
+    work = Work(setting.model, setting.batch.split(2), method.metric, method.ablation)
+
+    def steps(past):
+        drive = method.drive({"": method}, setting.model.graph, LocalWorkers(method.part(work)), "float64")
+        return [taken.record for taken in drive.steps(past)]
+
+    whole = steps({})
+    assert any(error > 0 for record in whole for one in record["decided"] for error in one["error"])
+    for end in (1, len(whole) // 2, len(whole) - 1):
+        assert steps({record["receiver"]: record for record in whole[:end]}) == whole
 
 
 def test_only_a_divergence_has_bounds():
