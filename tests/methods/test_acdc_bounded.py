@@ -10,8 +10,9 @@ from pipeline.engine import bounds
 from pipeline.methods import Acdc
 from pipeline.methods.collective import LocalWorkers
 from pipeline.methods.work import Work
+from tests.slowly import slow
 
-FAMILIES = ("gpt2", "llama", "gpt_neox", "qwen2", "gemma2", "olmo2", "cohere_qk", "granite")
+FAMILIES = ("gpt2", "gpt_neox", "qwen2", "olmo2", "cohere_qk", "granite")
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def bounded(setting, batches=None, threshold=0.01, **options):
     return method.score(setting.model, batches or [setting.batch])
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", ["llama", "gemma2", *slow(*FAMILIES)])
 def test_kept_edges_are_those_of_naive_acdc(setting_of, naive, kind):
     setting = setting_of(kind, padding="left")
     for threshold in (1e-3, 1e-2, 1e-1):

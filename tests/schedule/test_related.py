@@ -13,6 +13,7 @@ from pipeline.schedule import evaluation
 from pipeline.tasks import GreaterThan, Induction
 from pipeline.workers.circuit_values import values_of
 from tests.runs import content
+from tests.slowly import slow
 
 MODEL = "toy:trained"
 
@@ -70,7 +71,7 @@ def found(run, evaluation, method="eap"):
     return dict(zip(keys, frame["value"], strict=True))
 
 
-@pytest.mark.parametrize("method", ["eap", "acdc"])
+@pytest.mark.parametrize("method", ["acdc", *slow("eap")])
 def test_the_circuit_of_a_task_does_on_anothers_prompts_what_the_public_function_finds(run, model, method):
     values = found(run, "across", method)
     tasks = {"mixed": "mixed", "alone": "alone-held-out"}  # prompts that are held out judge
@@ -124,6 +125,7 @@ def test_circuits_are_counted_before_they_are_run(output):
     assert ("alone-held-out", "clusters") not in costs
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_in_between_goes_on_with_what_is_left(run, output, monkeypatch):
     again = output.parent / "again"
     seen = []
