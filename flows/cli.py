@@ -10,9 +10,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +25,6 @@ from pipeline.core.text import printable
 
 OK, ERROR, USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 STOPPED = "stopped; the same command goes on where it was"
-_ends_with_command: ContextVar[bool] = ContextVar("ends_with_command", default=False)
 
 app = typer.Typer(
     name="circuits",
@@ -132,11 +130,9 @@ def run(
 
     if run_dir is not None and extend is not None:
         raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
-    asked = RunConfig.load(config, set_)
-    with _on_its_way(asked, wanted=not local and run_dir is None and extend is None) as early:
-        with reading(quiet=quiet):
-            session = prepare(asked, run_dir, extend)
-        _conduct(session, local, quiet, as_json, early)
+    with reading(quiet=quiet):
+        session = prepare(RunConfig.load(config, set_), run_dir, extend)
+    _conduct(session, local, quiet, as_json)
 
 
 @app.command()
@@ -288,31 +284,13 @@ def schema() -> None:
 # --- running -----------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _on_its_way(config: Any, *, wanted: bool) -> Iterator[Any]:
-    """Ray of this machine, starting while the run is planned; None where it is not wanted. Only of a process that ends
-    with its command: what planning refuses is said at once, and Ray goes after that."""
-    early = None
-    if wanted and _ends_with_command.get():
-        from flows.environment import set_quiet_environment
-        from pipeline.schedule.pools import open_early
-
-        set_quiet_environment()
-        early = open_early(config)
-    try:
-        yield early
-    finally:
-        if early is not None:
-            early.abandon()
-
-
-def _conduct(session: Any, local: bool, quiet: bool, as_json: bool, early: Any = None) -> None:
+def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
     """Does what is left of a session, and ends with the exit code that its state means."""
     from flows import printing
     from flows.computing import computed
 
     with closing(session), stoppable():
-        already = computed(session, local=local, quiet=quiet, early=early)
+        already = computed(session, local=local, quiet=quiet)
         facts = printing.run_facts(session, already)
     _emit(facts, as_json, printing.print_run)
     raise typer.Exit(OK if facts["complete"] else MISSING)
@@ -333,7 +311,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Without `argv` that of the process, which ends with this command.
     """
-    _ends_with_command.set(argv is None)
     try:
         with stoppable(last=argv is None):
             app(args=None if argv is None else list(argv), prog_name="circuits")

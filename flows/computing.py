@@ -9,8 +9,8 @@ from contextlib import closing
 from typing import Any
 
 
-def computed(session: Any, *, local: bool, quiet: bool, early: Any = None) -> bool:
-    """Does all that is left of a session, and says whether nothing was; workers may be on their way `early`."""
+def computed(session: Any, *, local: bool, quiet: bool) -> bool:
+    """Does all that is left of a session, and says whether there was nothing to do."""
     from flows.progress import shown
     from pipeline.schedule.conduct import settle
 
@@ -18,11 +18,11 @@ def computed(session: Any, *, local: bool, quiet: bool, early: Any = None) -> bo
     if not already:
         # Whatever a library prints must not get into the data on stdout.
         with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as on_event:
-            _compute(session, on_event, local, early)
+            _compute(session, on_event, local)
     return already
 
 
-def _compute(session: Any, on_event: Any, local: bool, early: Any) -> None:
+def _compute(session: Any, on_event: Any, local: bool) -> None:
     if local:
         from pipeline.schedule.conduct import conduct
         from pipeline.schedule.pools import open_pool
@@ -33,6 +33,6 @@ def _compute(session: Any, on_event: Any, local: bool, early: Any) -> None:
     from flows.environment import set_quiet_environment
 
     set_quiet_environment()
-    from flows.running import run_flow
+    from flows.discover import run_flow
 
-    run_flow(session, on_event, early=early)
+    run_flow(session, on_event)

@@ -21,10 +21,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.artifacts import quietly
-from flows.beside import starting
-from flows.discover import IncompleteRunError
+from flows.discover import IncompleteRunError, run_flow, starting
 from flows.progress import shown
-from flows.running import run_flow
 from flows.stopping import stoppable
 from pipeline.cluster.submission import keep_folder_from_workers
 from pipeline.config import RunConfig

@@ -8,8 +8,8 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported anywhere: nothing is reported
@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 from pipeline.cluster import signals
 from pipeline.cluster.imports import OwnJob
-from pipeline.cluster.private import private, without_helpers
+from pipeline.cluster.private import private
 from pipeline.core.errors import ClusterError, ConfigError
 from pipeline.core.machines import Machine, Need, capacity, fits, gpus_needed, reasons, this_machine
 from pipeline.core.text import first_line
@@ -28,27 +28,22 @@ JOIN_SECONDS = 2.0
 KNOCK_SECONDS = 10.0  # in which a cluster must answer; Ray itself asks for minutes
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"  # whoever speaks gRPC answers it with settings of its own
 SETTINGS = 4
-_found: dict[str, str] = {}  # what workers of the private Ray that is up find in their environment
 OBJECT_STORE = 128 * 2**20  # bytes; jobs and reports are small, scores go straight to files
 
 
 @contextmanager
-def connected(address: str, cpus: int, variables: Mapping[str, str] | None = None) -> Iterator[None]:
+def connected(address: str, cpus: int) -> Iterator[None]:
     """Within it Ray is there: a private one of this machine, or the cluster at the address. More workers than cores
-    may share them. On this machine all workers find the `variables` in their environment. ConfigError where no
-    cluster answers."""
+    may share them. ConfigError where no cluster answers."""
     with ExitStack() as stack:
         options: dict[str, Any] = {"job_config": OwnJob()}
         if address == "local":
             options |= {"include_dashboard": False, "num_cpus": max(cpus, os.cpu_count() or 1)}
-            options |= {
-                "object_store_memory": OBJECT_STORE,
-                "_temp_dir": stack.enter_context(private(variables)),
-            }
+            options |= {"object_store_memory": OBJECT_STORE, "_temp_dir": stack.enter_context(private())}
         else:
             _knock(address)
         try:
-            with signals.kept(starting=True), without_helpers() if address == "local" else nullcontext():
+            with signals.kept(starting=True):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             if address == "local":
@@ -63,9 +58,6 @@ def connected(address: str, cpus: int, variables: Mapping[str, str] | None = Non
             ) from None
         stack.callback(_disconnect)
         _hush()
-        if address == "local":
-            _found.update(variables or {})
-            stack.callback(_found.clear)
         yield
 
 
@@ -94,12 +86,6 @@ def is_lost(address: str) -> bool:
     if address != "local" or node is None:
         return False
     return any(kind in ("gcs_server", "raylet") for kind, _ in node.dead_processes())
-
-
-def runtime_env(variables: Mapping[str, str]) -> dict[str, Any]:
-    """What to ask of Ray, that a worker finds these variables: nothing where all do, and one that Ray has started
-    ahead will do."""
-    return {} if _found == variables else {"env_vars": dict(variables)}
 
 
 def _disconnect() -> None:

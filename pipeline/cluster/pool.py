@@ -8,7 +8,7 @@ an attempt when the actor dies on the first.
 import os
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported anywhere: nothing is reported
@@ -16,11 +16,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported 
 import ray
 
 from pipeline.cluster import connection
-from pipeline.cluster.actor import worker_environment
-from pipeline.cluster.early import Early
 from pipeline.cluster.pace import Pace
 from pipeline.cluster.slots import Slot, Slots
-from pipeline.core.errors import ClusterError
 from pipeline.core.machines import Need, capacity
 from pipeline.workers.jobs import Budget, Failure, Opener, Outcome, Queue
 
@@ -34,8 +31,7 @@ class RayPool:
 
     Starting is asynchronous: the constructor returns when Ray runs and the actors are asked for; `run` uses each as
     soon as its model is loaded, also one whose machine joins the cluster later. A dead actor is replaced. If Ray is
-    already up in this process it is used and left running; one that is on its way `early` is taken over.
-    `stragglers`: see `Pace`.
+    already up in this process it is used and left running. `stragglers`: see `Pace`.
     """
 
     def __init__(
@@ -47,25 +43,16 @@ class RayPool:
         address: str = "local",
         wait_minutes: float = 0,
         stragglers: float = 4,
-        early: Early | None = None,
     ) -> None:
         self._need, self._address = need or Need(), address
         self._pace = Pace(stragglers)
         self._bound: dict[int, Slot] = {}  # who took which of the jobs that belong together
         with ExitStack() as begun:  # ended again where the rest cannot begin
-            spare: list[Any] = []
-            if early is not None:
-                with suppress(ClusterError):  # too much was started beside it: again, by itself
-                    spare = early.taken_into(begun)
             if not ray.is_initialized():
-                cpus = (workers or 1) * self._need.threads
-                variables = worker_environment(self._need.threads, self._need.gpus)
-                begun.enter_context(connection.connected(address, cpus, variables))
+                begun.enter_context(connection.connected(address, (workers or 1) * self._need.threads))
             wanted = connection.decide(workers, self._need, address, grows=wait_minutes > 0)
             timeout = max(START_TIMEOUT, 60 * wait_minutes)
-            self._slots = Slots(
-                wanted, opener, self._need, timeout=timeout, address=address, spare=spare[:wanted]
-            )
+            self._slots = Slots(wanted, opener, self._need, timeout=timeout, address=address)
             begun.callback(self._slots.close)
             self._slots.fill()
             self._begun = begun.pop_all()

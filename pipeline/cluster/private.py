@@ -28,50 +28,20 @@ SOCKET = len("/ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_sto
 LONGEST = 103
 
 
-# What Ray starts on every head, each a Python of its own that its start waits for or shares the processor with: pages
-# and usage statistics, machines that come and go, and the output of workers at the driver's terminal.
-HELPERS = ("start_api_server", "start_monitor", "start_log_monitor")
-
-
 @contextmanager
-def private(variables: Mapping[str, str] | None = None) -> Iterator[str]:
+def private() -> Iterator[str]:
     """The folder for a Ray that starts within, which goes away at the end; the environment and Ray's view of it are
-    such that whatever it starts is this user's alone. Its workers find the `variables` too."""
+    such that whatever it starts is this user's alone."""
     with tempfile.TemporaryDirectory(prefix="circuits-", dir=_room(), ignore_cleanup_errors=True) as folder:
         token = Path(folder) / "token"  # in a folder that nobody else can enter
         with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-        wanted = {**(variables or {}), **CLOSED, TOKEN: None, TOKEN_PATH: str(token)}
-        before = {name: os.environ.get(name) for name in wanted}
+        before = {name: os.environ.get(name) for name in (*CLOSED, TOKEN, TOKEN_PATH)}
         try:
-            _have_ray_read(wanted)
+            _have_ray_read({**CLOSED, TOKEN: None, TOKEN_PATH: str(token)})
             yield str(Path(folder) / "ray")
         finally:
             _have_ray_read(before)
-
-
-@contextmanager
-def without_helpers() -> Iterator[None]:
-    """A Ray that starts within has what runs actors, and none of its `HELPERS`: it has no pages, does not grow and
-    says nothing. One that does not start them by these names starts as ever."""
-    from ray._private.node import Node
-
-    class Bare:
-        def start_api_server(self: Any, **_: Any) -> None:
-            self._webui_url = ""
-
-        def start_monitor(self: Any) -> None: ...
-
-        def start_log_monitor(self: Any) -> None: ...
-
-    before = {name: getattr(Node, name) for name in HELPERS if hasattr(Node, name)}
-    try:
-        for name in before:
-            setattr(Node, name, getattr(Bare, name))
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(Node, name, function)
 
 
 def _room() -> str:

@@ -7,42 +7,20 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import RunConfig
 from pipeline.core.errors import ConfigError
 from pipeline.core.machines import Machine, Need, fits, gpus_here
 from pipeline.schedule import Plan
 from pipeline.schedule.session import Session
-from pipeline.store.place.where import Place, place
-from pipeline.store.run.run_dir import SUCCESS
+from pipeline.store.place.where import Place
 from pipeline.workers.jobs import Opener, Pool
 
 if TYPE_CHECKING:
-    from pipeline.cluster.early import Early
     from pipeline.workers.execute import Settings
 
-COMPUTES = ("pipeline.workers.execute", "pipeline.models.load", "pipeline.engine.patchable")
 
-
-def open_pool(session: Session, *, local: bool = False, early: "Early | None" = None) -> Pool:
-    """The workers that the config asks for, those that are on their way `early` first; with `local` one, in this
-    process."""
-    return start_pool(worker_opener(session), session.plan, local=local, early=early)
-
-
-def open_early(config: RunConfig) -> "Early | None":
-    """Workers on this machine, on their way before it is known what they compute; None on a cluster, and where a run
-    of that name is complete: it may be the one."""
-    cluster, output = config.cluster, place(config.output)
-    if (
-        cluster.address != "local"
-        or not isinstance(output, Path)
-        or any(output.glob(f"{config.name}-*/{SUCCESS}"))
-    ):
-        return None
-    from pipeline.cluster.early import Early
-
-    workers = 1 if cluster.workers == "auto" else cluster.workers
-    return Early(workers, Need(cluster.threads, cluster.gpus_per_worker), COMPUTES)
+def open_pool(session: Session, *, local: bool = False) -> Pool:
+    """The workers that the config asks for; with `local` one, in this process."""
+    return start_pool(worker_opener(session), session.plan, local=local)
 
 
 def open_shared_pool(session: Session, *, local: bool = False) -> Pool:
@@ -73,7 +51,7 @@ def refuse_what_is_not_here(plan: Plan) -> None:
         )
 
 
-def start_pool(opener: Opener, plan: Plan, *, local: bool, early: "Early | None" = None) -> Pool:
+def start_pool(opener: Opener, plan: Plan, *, local: bool) -> Pool:
     """A pool of workers that open with `opener`, as the plan's config asks for. Imports Ray unless `local`."""
     if local:
         from pipeline.workers.local import LocalPool
@@ -89,7 +67,6 @@ def start_pool(opener: Opener, plan: Plan, *, local: bool, early: "Early | None"
         address=cluster.address,
         wait_minutes=cluster.wait_minutes,
         stragglers=plan.config.failures.stragglers,
-        early=early,
     )
 
 

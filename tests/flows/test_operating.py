@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, nullcontext
 from unittest.mock import MagicMock
 
 import pytest
@@ -275,7 +275,7 @@ def test_a_stop_that_was_lost_in_a_destructor_can_be_asked_for_again(monkeypatch
 
 
 def test_workers_are_let_go_of_undisturbed_however_late_the_next_signal_comes(monkeypatch):
-    from flows import running
+    import flows.discover as flow
 
     closed = []
 
@@ -285,12 +285,13 @@ def test_workers_are_let_go_of_undisturbed_however_late_the_next_signal_comes(mo
             closed.append(True)
 
     monkeypatch.setattr(stopping, "LOST_SECONDS", -1.0)
-    monkeypatch.setattr(running, "open_pool", lambda _, **__: Workers())
-    monkeypatch.setattr(running, "may_be_named", lambda: False)
-    monkeypatch.setattr(running, "refuse_what_is_not_here", lambda _: None)
-    monkeypatch.setattr(running, "conduct", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(flow, "open_pool", lambda _: Workers())
+    monkeypatch.setattr(flow, "ready", lambda: None)
+    monkeypatch.setattr(flow, "asked", lambda: nullcontext(lambda: None))
+    monkeypatch.setattr(flow, "refuse_what_is_not_here", lambda _: None)
+    monkeypatch.setattr(flow, "discover", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt), stoppable():
-        running.run_flow(MagicMock())
+        flow.run_flow(MagicMock())
     assert closed == [True]
 
 
