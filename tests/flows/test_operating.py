@@ -1,6 +1,7 @@
 """Verbs for a run under way or gone wrong: what it said, stopping it, one item alone."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -94,8 +95,9 @@ def test_an_item_whose_prompts_have_changed_is_not_passed_off_as_the_same(circui
     assert "would be another item today" in said.err
 
 
-def test_once_mended_resume_failed_completes_the_run(circuits, poisoned):
-    path, poison = poisoned
+def test_once_mended_resume_failed_completes_the_run(circuits, poisoned, tmp_path):
+    whole, poison = poisoned
+    path = shutil.copytree(whole, tmp_path / whole.name)
     assert circuits("resume", path, "--local").code == 3, "given up until it is asked for"
     poison["is"] = False
     try:
