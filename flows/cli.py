@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -124,15 +124,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a config, or continue its run: only what is missing is computed."""
-    from flows.prompt_bar import reading
     from pipeline.config import RunConfig
-    from pipeline.schedule.preparing import prepare
 
-    if run_dir is not None and extend is not None:
-        raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
-    with reading(quiet=quiet):
-        session = prepare(RunConfig.load(config, set_), run_dir, extend)
-    _conduct(session, local, quiet, as_json)
+    _conduct(_prepared(lambda: RunConfig.load(config, set_), run_dir, extend, quiet), local, quiet, as_json)
 
 
 @app.command()
@@ -171,16 +165,12 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Judge what somebody else found by a config's model, tasks and evaluations, beside the config's methods."""
-    from flows.prompt_bar import reading
     from pipeline.config import RunConfig
-    from pipeline.schedule.preparing import prepare
 
-    if run_dir is not None and extend is not None:
-        raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
-    with reading(quiet=quiet):
-        judging = RunConfig.load(config, set_).with_file(file, circuit=circuit, alone=alone)
-        session = prepare(judging, run_dir, extend)
-    _conduct(session, local, quiet, as_json)
+    def judging() -> RunConfig:
+        return RunConfig.load(config, set_).with_file(file, circuit=circuit, alone=alone)
+
+    _conduct(_prepared(judging, run_dir, extend, quiet), local, quiet, as_json)
 
 
 @app.command()
@@ -282,6 +272,17 @@ def schema() -> None:
 
 
 # --- running -----------------------------------------------------------------------------------------------
+
+
+def _prepared(asked: Callable[[], Any], run_dir: str | None, extend: str | None, quiet: bool) -> Any:
+    """The session of the config that is asked for, read while it is shown how far that is."""
+    from flows.prompt_bar import reading
+    from pipeline.schedule.preparing import prepare
+
+    if run_dir is not None and extend is not None:
+        raise ConfigError("--run-dir and --extend both say where the run lies; give one of them")
+    with reading(quiet=quiet):
+        return prepare(asked(), run_dir, extend)
 
 
 def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
