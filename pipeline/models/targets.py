@@ -64,10 +64,8 @@ def with_answers(token: TokenPair, reader: AnswerReader, where: str) -> TokenPai
                 )
     several = any(len(tokens) > 1 for tokens in (*right, *wrong))
     if several and read is not None:
-        raise PromptError(
-            f"{where}: answers of several tokens are read behind the prompt, not at a span of it; leave read out, or "
-            "end the prompt there"
-        )
+        token, read = _ended(token, read), None
+        pair = token.pair
     firsts = [tuple(dict.fromkeys(tokens[0] for tokens in given)) for given in (right, wrong, others)]
     if several and not all(isinstance(answer, str) for answer in (*pair.answers, *pair.wrong_answers)):
         pair = replace(pair, answers=right, wrong_answers=wrong)
@@ -103,6 +101,18 @@ def _before(token: TokenPair, reader: AnswerReader, where: str) -> tuple[Text, i
     return before, None if end == len(token.clean) else end - 1
 
 
+def _ended(token: TokenPair, read: int) -> TokenPair:
+    """The prompts as far as the token behind which the answer stands: nothing that comes later can change it."""
+    end, pair = read + 1, token.pair
+    clean, corrupted = token.clean[:end], token.corrupted[:end]
+    spans = {name: (first, min(last, end)) for name, (first, last) in token.spans.items() if first < end}
+    if isinstance(pair.clean, str):
+        pair = replace(pair, spans={name: pair.spans[name] for name in spans if name in pair.spans})
+    else:
+        pair = replace(pair, clean=clean, corrupted=corrupted, spans=spans, read=None)
+    return replace(token, clean=clean, corrupted=corrupted, spans=spans, pair=pair)
+
+
 def _first_difference(
     token: TokenPair,
     right: Sequence[Ids],
@@ -122,9 +132,7 @@ def _first_difference(
                 "another"
             )
     if n_same and read is not None:
-        raise PromptError(
-            f"{where}: answers that begin alike are read behind the prompt, not at a span of it; end the prompt there"
-        )
+        token, read = _ended(token, read), None
     same = every[0][:n_same]
     firsts = [tuple(dict.fromkeys(tokens[n_same] for tokens in given)) for given in (right, wrong, others)]
     clean, corrupted, pair = (*token.clean, *same), (*token.corrupted, *same), token.pair

@@ -70,6 +70,27 @@ def test_an_answer_may_be_read_behind_a_span():
     assert end.read is None
 
 
+@pytest.mark.parametrize("target", ["sequence", "first_difference"])
+def test_several_tokens_behind_a_span_are_read_of_prompts_that_end_there(target):
+    made = tokenizer("words")
+    pair = replace(PAIR, target=target, wrong_answers=(" said John",))
+    (ended,) = tokenise(
+        [replace(pair, clean="Then Mary", corrupted="Then John", spans={"who": "Mary"})], made
+    )
+    (token,) = tokenise([replace(pair, read="who")], made)
+    assert replace(token, pair=ended.pair) == ended
+    assert token.pair.clean == PAIR.clean, "what people read is the whole prompt"
+
+
+def test_several_ids_behind_a_span_are_read_of_prompts_that_end_there():
+    given = PromptPair((3, 4, 5, 2), (3, 6, 5, 2), ((7, 8), 9), ((7, 4),), target="sequence")
+    spans = {"early": (0, 2), "here": (1, 3), "over": (2, 4), "late": (3, 4)}
+    (token,) = tokenise([replace(given, spans=spans, read="here")], None)
+    ended = replace(given, clean=(3, 4, 5), corrupted=(3, 6, 5), spans=spans | {"over": (2, 3)})
+    del ended.spans["late"]
+    assert token == tokenise([ended], None)[0]
+
+
 def test_answers_to_the_corrupted_prompt_are_the_wrong_ones_where_none_are_given():
     made = tokenizer("words")
     pair = replace(PAIR, target="token", answers=(" Mary",), wrong_answers=(), corrupted_answers=(" John",))
@@ -82,7 +103,6 @@ def test_answers_to_the_corrupted_prompt_are_the_wrong_ones_where_none_are_given
     [
         ({"target": "token"}, "the answer ' said Mary' is 2 tokens after this prompt"),
         ({"read": "whom"}, "read: whom is no span of this prompt; it has who, where"),
-        ({"read": "who"}, "answers of several tokens are read behind the prompt, not at a span of it"),
         ({"answers": (" said", " said Mary")}, "begins the answer .* and its probability holds the other's"),
         ({"wrong_answers": (" said Mary",)}, "are both an answer and a wrong answer; keep them in one"),
         (
@@ -115,6 +135,11 @@ def test_continuations_beyond_a_window_are_refused():
     [
         PAIR,
         replace(PAIR, target="first_difference", wrong_answers=(" said John",)),
+        replace(PAIR, read="who"),
+        replace(PAIR, read="who", target="first_difference", wrong_answers=(" said John",)),
+        PromptPair(
+            (3, 4, 5), (3, 6, 5), ((7, 8),), ((7, 4),), spans={"a": (0, 2)}, read="a", target="sequence"
+        ),
         replace(
             PAIR,
             read="who",
