@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +82,17 @@ def test_the_top_level_holds_only_what_belongs_there(root, tracked):
     assert top
 
     assert {name for name in top if not name.startswith(".")} <= ALLOWED
+
+
+def test_no_two_files_of_the_packages_have_one_name(tracked):
+    named = Counter(
+        Path(path).name
+        for path in tracked
+        if path.startswith(("pipeline/", "flows/")) and path.endswith(".py")
+    )
+    for shared in ("__init__.py", "base.py"):
+        assert named.pop(shared) > 1
+    assert [name for name, n in named.items() if n > 1] == []
 
 
 def test_no_file_names_a_machine_path_or_a_folder_beside_the_project(root, tracked):

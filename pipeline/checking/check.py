@@ -8,14 +8,14 @@ from itertools import islice
 from typing import Any
 
 from pipeline.checking.facts import pieces, prompt_facts
+from pipeline.checking.meaning import verdict
 from pipeline.checking.reading import Refused, usable
-from pipeline.checking.verdict import verdict
 from pipeline.config import RunConfig
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
-from pipeline.models.limits import branched_limit
 from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
+from pipeline.models.text_limits import branched_limit
 from pipeline.models.trial import try_folder
 from pipeline.schedule.listeners import tell
 from pipeline.schedule.task_prompts import task_prompts

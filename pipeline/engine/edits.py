@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import CircuitsError
 from pipeline.core.wiring import wire
-from pipeline.engine.attention import EDITED, EDITOR, Editor, Knockout, edited_attention, heads_first
+from pipeline.engine.attending import EDITED, EDITOR, Editor, Knockout, edited_attention, heads_first
 from pipeline.engine.batch import Batch
 from pipeline.engine.capture import scaled, write_scale
 from pipeline.engine.circuit_run import run_circuits

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from pipeline.engine.attention import attend
+from pipeline.engine.attending import attend
 from pipeline.engine.capture import Capture, LayerContext, write_scale
 from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Block, Parts, Port

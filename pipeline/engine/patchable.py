@@ -23,7 +23,6 @@ from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.activations import fuse_activations
 from pipeline.models.adapters import Parts, find_parts
 from pipeline.models.families import PostNorm, family_of
-from pipeline.models.limits import branched_limit
 from pipeline.models.load import (
     context_length,
     graph_of,
@@ -31,6 +30,7 @@ from pipeline.models.load import (
     load_weights,
     resolve_model,
 )
+from pipeline.models.text_limits import branched_limit
 from pipeline.models.tokens import tokenise
 from pipeline.models.untrained import forget
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.engine.attention import EXACT, FAST, RECORDER, Recorder, heads_first, recorded_attention
+from pipeline.engine.attending import EXACT, FAST, RECORDER, Recorder, heads_first, recorded_attention
 from pipeline.engine.batch import Batch
 from pipeline.models.adapters import Block, Parts
 from pipeline.models.lengths import each_prompt_alone

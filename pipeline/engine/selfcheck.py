@@ -32,8 +32,8 @@ from pipeline.engine.emptied import Emptied, attention_added, written_by_none
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.senders import SenderValues
 from pipeline.models.dense import device_of
-from pipeline.models.limits import rope_limit
 from pipeline.models.load import dtype_name
+from pipeline.models.text_limits import rope_limit
 
 # Relative to the largest logit; float64 is limited by norms and softmax that models compute in float32.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 1e-2}

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from pipeline.models.limits import FIXED
+from pipeline.models.text_limits import FIXED
 
 
 def rotary_by_length(base: nn.Module) -> tuple[nn.Module, ...]:

@@ -13,8 +13,8 @@ from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
-from pipeline.models.limits import branched_limit
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
+from pipeline.models.text_limits import branched_limit
 from pipeline.models.tokens import tokenised
 from pipeline.models.trial import try_folder
 from pipeline.schedule.listeners import tell

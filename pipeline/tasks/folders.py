@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.documents import parse_json
 from pipeline.core.errors import PromptError
-from pipeline.core.limits import too_much
+from pipeline.core.file_sizes import too_much
 from pipeline.tasks.reader import MOST_LINE, ROWS, Row
 
 LIST, SPLITS = "state.json", "dataset_dict.json"

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 from pipeline.core.documents import parse_json
 from pipeline.core.errors import PromptError
-from pipeline.core.limits import too_much
+from pipeline.core.file_sizes import too_much
 from pipeline.tasks.cells import kind_of
 
 EXPECTED = "clean, corrupted, answers and, where the metric compares, wrong_answers"

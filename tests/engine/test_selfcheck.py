@@ -6,7 +6,7 @@ from transformers.masking_utils import AttentionMaskInterface, causal_mask_funct
 
 from pipeline import load_model
 from pipeline.core.errors import ModelError
-from pipeline.engine.attention import EXACT
+from pipeline.engine.attending import EXACT
 from pipeline.engine.patchable import patchable
 from pipeline.engine.selfcheck import relative_error, stock_logits
 from tests.oracles import models

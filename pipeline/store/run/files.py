@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pipeline.core.errors import StorageError
+from pipeline.core.file_sizes import too_much
 from pipeline.core.items import digest
-from pipeline.core.limits import too_much
 from pipeline.store.place.atomic import write_atomic
 from pipeline.store.place.seal import UNSEALED, is_mark, is_whole_file, seal_file, sealed
 from pipeline.store.place.where import Place, as_file, open_input

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.checking.verdict import verdict
+from pipeline.checking.meaning import verdict
 from pipeline.core.intervals import wilson_95
 
 N = 200
