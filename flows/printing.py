@@ -253,11 +253,14 @@ def print_show(facts: Facts) -> None:
         kinds = {key: words for key, words in kinds.items() if f"{key}_low" in result["known"]}
         shares = {"sign_agreement": "prompts of that sign", "kept_fraction": "kept in shards"}
         shares = {key: words for key, words in shares.items() if key in result["known"]}
-        table = table_of(*columns, "#score", *(f"#{words}" for words in (*kinds.values(), *shares.values())))
+        bounds = {"score_error": "off by at most"} if "score_error" in result["known"] else {}
+        more = (*bounds.values(), *kinds.values(), *shares.values())
+        table = table_of(*columns, "#score", *(f"#{words}" for words in more))
         for row in result["top"]:
             cells = [str(row[column]) for column in columns]
             ends = [f"{number(row[f'{key}_low'])} .. {number(row[f'{key}_high'])}" for key in kinds]
-            table.add_row(*cells, number(row["score"]), *ends, *(share(row[key]) for key in shares))
+            off = ("" if row[key] is None else number(row[key]) for key in bounds)
+            table.add_row(*cells, number(row["score"]), *off, *ends, *(share(row[key]) for key in shares))
         show(table)
         if result["caveat"]:
             say(result["caveat"])

@@ -6,7 +6,7 @@ checks and how it is read. Runs carry the declaration, so that reading them need
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -49,7 +49,8 @@ class ResultType:
     `name` is the kind of its items and the folder of their files, `merged` that of the tables over all shards. A row is
     of one value of every axis. `moments`: `value` is a mean over prompts with a spread, and shards merge as means do;
     `concat`: rows stand for themselves (they have the axis prompt, or there is one shard), and follow each other.
-    `decides`: rows may say whether an edge is kept.
+    `decides`: rows may say whether an edge is kept. `bounded`: rows say how far off their value is at most, null where
+    it is exact; they are read like all others of the type.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ResultType:
     merge: Merge = "moments"
     merged: str = ""
     decides: bool = False
+    bounded: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         known, words = get_args(Axis), (self.name, self.value, self.merged or self.name)
@@ -81,7 +83,8 @@ class ResultType:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, of which `from_dict` makes an equal type."""
-        return {**asdict(self), "axes": list(self.axes)}
+        fields = {**asdict(self), "axes": list(self.axes)}
+        return fields if self.bounded else {key: value for key, value in fields.items() if key != "bounded"}
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> "ResultType":
@@ -100,6 +103,7 @@ def declared(method: Mapping[str, Any]) -> ResultType:
 
 
 EDGE_SCORES = ResultType("scores", ("edge", "span"), merged="aggregate", decides=True)
+BOUNDED_EDGE_SCORES = replace(EDGE_SCORES, bounded=True)
 NODE_SCORES = ResultType("node_scores", ("node", "span"), merged="node_aggregate")
 
 
@@ -107,7 +111,7 @@ NODE_SCORES = ResultType("node_scores", ("node", "span"), merged="node_aggregate
 class Rows:
     """Values of any type of result. `keys` holds a column for each axis: ids of edges and nodes, other numbers, or
     names (None: all positions). `n_prompts` and `std` (population, over prompts) belong to means; NaN is "not
-    measured"."""
+    measured". `error` is how far off a value is at most, NaN where it is exact."""
 
     type: ResultType
     keys: Mapping[str, Sequence[Any] | Int[np.ndarray, " row"]]
@@ -116,9 +120,11 @@ class Rows:
     n_prompts: Int[np.ndarray, " row"] | None = None
     kept: Bool[np.ndarray, " row"] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    error: Float[np.ndarray, " row"] | None = None
 
     def __post_init__(self) -> None:
-        columns = [*self.keys.values(), *(c for c in (self.std, self.n_prompts, self.kept) if c is not None)]
+        more = (self.std, self.n_prompts, self.kept, self.error)
+        columns = [*self.keys.values(), *(column for column in more if column is not None)]
         if tuple(self.keys) != self.type.axes or any(len(column) != len(self.value) for column in columns):
             raise ValueError(f"{self.type.name}: a column of {len(self.value)} for each of {self.type.axes}")
         if (self.type.merge == "moments") != (self.n_prompts is not None):
@@ -164,7 +170,10 @@ def rows_of(result: Result) -> Rows:
     if isinstance(result, EdgeScores):
         n_edges = result.graph.n_edges
         keys: dict[str, Any] = {"edge": np.arange(n_edges), "span": [result.span] * n_edges}
-        return Rows(EDGE_SCORES, keys, result.score, result.std, result.n_prompts, result.kept, result.facts)
+        type_ = EDGE_SCORES if result.error is None else BOUNDED_EDGE_SCORES
+        return Rows(
+            type_, keys, result.score, result.std, result.n_prompts, result.kept, result.facts, result.error
+        )
     if isinstance(result, NodeScores):
         keys = {"node": result.node, "span": result.span}
         return Rows(NODE_SCORES, keys, result.score, result.std, result.n_prompts, facts=result.facts)

@@ -21,11 +21,15 @@ from pipeline.core.showing import SHOWN, page
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and population standard deviation over prompts, entry by entry, in float64."""
+    """Count, mean and population standard deviation over prompts, entry by entry, in float64.
+
+    `error` is how far off a mean is at most, NaN where it is exact; None where every mean is.
+    """
 
     n: Int[np.ndarray, " entry"]
     mean: Float[np.ndarray, " entry"]
     std: Float[np.ndarray, " entry"]
+    error: Float[np.ndarray, " entry"] | None = None
 
     def __repr__(self) -> str:
         return f"Moments({_sizes(self.n, self.mean, 'entries')})"
@@ -44,10 +48,15 @@ class Moments:
 
     @staticmethod
     def merge(parts: "Sequence[Moments]") -> "Moments":
-        """Moments of the union of disjoint sets of prompts (Chan et al. 1979), in the order given."""
+        """Moments of the union of disjoint sets of prompts (Chan et al. 1979), in the order given.
+
+        What bounds the errors of means bounds, weighted as they are, the error of the mean over all.
+        """
         n = np.zeros_like(parts[0].n, dtype=np.int64)
         mean = np.zeros(len(n))
         squares = np.zeros(len(n))
+        bounded = [part for part in parts if part.error is not None]
+        error = np.zeros(len(n))
         for part in parts:
             measured = part.n > 0
             part_mean = np.where(measured, part.mean, 0.0)
@@ -57,9 +66,13 @@ class Moments:
             delta = part_mean - mean
             mean = mean + np.where(measured, delta * weight, 0.0)
             squares = squares + part_squares + np.where(measured, np.square(delta) * n * weight, 0.0)
+            if bounded:
+                part_error = np.zeros(len(n)) if part.error is None else np.nan_to_num(part.error)
+                error = error + (part_error - error) * weight
             n = total
         std = np.sqrt(np.divide(squares, n, out=np.full(len(n), np.nan), where=n > 0))
-        return Moments(n, np.where(n > 0, mean, np.nan), std)
+        errors = np.where(error > 0, error, np.nan) if bounded else None
+        return Moments(n, np.where(n > 0, mean, np.nan), std, errors)
 
 
 @dataclass(frozen=True)
@@ -105,11 +118,11 @@ class EdgeScores:
 
     @staticmethod
     def from_moments(graph: Graph, moments: Moments, **fields: Any) -> "EdgeScores":
-        return EdgeScores(graph, moments.mean, moments.std, moments.n, **fields)
+        return EdgeScores(graph, moments.mean, moments.std, moments.n, error=moments.error, **fields)
 
     @property
     def moments(self) -> Moments:
-        return Moments(self.n_prompts, self.score, self.std)
+        return Moments(self.n_prompts, self.score, self.std, self.error)
 
     @staticmethod
     def merge(parts: "Sequence[EdgeScores]") -> "EdgeScores":

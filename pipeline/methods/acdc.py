@@ -29,7 +29,7 @@ from pydantic import Field
 from pipeline.core.errors import ConfigError
 from pipeline.core.graph import Graph
 from pipeline.core.questions import Step
-from pipeline.core.results import Result
+from pipeline.core.results import BOUNDED_EDGE_SCORES, Result, ResultType
 from pipeline.core.scores import EdgeScores
 from pipeline.methods.base import Cost, Needs, captures
 from pipeline.methods.collective import Collective, Record, Taken, Workers
@@ -83,6 +83,10 @@ class Acdc(Collective):
     @property
     def pooled(self) -> bool:
         return self.scope == "pooled"
+
+    @property
+    def kind(self) -> ResultType:
+        return BOUNDED_EDGE_SCORES if self.scores == "bounded" else self.result
 
     def expanded(self) -> "list[Acdc]":
         """One method per threshold."""

@@ -223,7 +223,7 @@ def _result(
     found["caveat"] = CONDITIONAL if decides(frame) else None
     if found["caveat"] is None and found["n_prompts"] == 1:
         found["caveat"] = "One prompt has no spread, and its scores no interval."
-    others = [name for name in ("edge_id", "rank", "kept_fraction") if name in measured]
+    others = [name for name in ("edge_id", "rank", "score_error", "kept_fraction") if name in measured]
     rows = plain(panel.rows(measured, run.graph).head(top)[[*panel.columns, *columns, *others]])
     found |= {"known": _known(rows), "top": rows, "title": panel.title, "columns": dict(panel.columns)}
     if type_ != EDGE_SCORES:

@@ -75,6 +75,26 @@ def test_an_edge_that_nobody_measured_stays_unmeasured():
     assert np.isnan(merged.std).all()
 
 
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 5), min_size=1, max_size=4))
+def test_a_merged_error_bounds_how_far_off_the_mean_over_all_prompts_is(seed, sizes):
+    rng = np.random.default_rng(seed)
+    n = np.asarray([[size, max(sizes)] for size in sizes])
+    means, errors = rng.normal(size=n.shape), np.where(rng.random(n.shape) < 0.5, np.nan, rng.random(n.shape))
+    # what is true, as far off as it can be
+    worst = means + rng.choice([-1, 1], size=n.shape) * np.nan_to_num(errors)
+    parts = [Moments(*row) for row in zip(n, means, np.zeros(n.shape), errors, strict=True)]
+
+    merged = Moments.merge([*parts, Moments(n[0], means[0], np.zeros(2))])  # the last one is exact
+
+    whole = n.sum(axis=0) + n[0]
+    off = np.abs((n * (worst - means)).sum(axis=0)) / np.maximum(whole, 1)
+    assert (off <= np.nan_to_num(merged.error) + 1e-12).all()
+    at_most = (n * np.nan_to_num(errors)).sum(axis=0) / np.maximum(whole, 1)
+    np.testing.assert_allclose(np.nan_to_num(merged.error), at_most, rtol=1e-12)
+    assert (np.isnan(merged.error) == (at_most == 0)).all()
+    assert Moments.merge([Moments(n[0], means[0], np.zeros(2))]).error is None
+
+
 def test_merged_decisions_follow_the_majority_and_a_tie_keeps():
     parts = [
         scores_of(np.ones((2, 8)), kept=np.asarray([True] * 4 + [False] * 4)),

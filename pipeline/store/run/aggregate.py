@@ -154,9 +154,9 @@ def _part(
         signs = np.stack([(rows > 0).sum(axis=0), (rows < 0).sum(axis=0)])[:, ids]
     n = table["n_prompts"].to_numpy().astype(np.int64)
     kept = floats(table["kept"].cast(pa.int8())) if type_.decides else np.full(len(n), np.nan)
-    return _Part(
-        keys, Moments(n, floats(table[type_.value]), floats(table[f"{type_.value}_std"])), kept, signs
-    )
+    error = floats(table[schema.error_of(type_)]) if type_.bounded else None
+    moments = Moments(n, floats(table[type_.value]), floats(table[f"{type_.value}_std"]), error)
+    return _Part(keys, moments, kept, signs)
 
 
 def _is_every_edge(table: pa.Table, graph: Graph, type_: ResultType) -> bool:
@@ -261,6 +261,7 @@ class _Pool:
             agreement = np.where(n > 1, _ratio(agreeing, n), np.nan)
         pooled = [
             *(nullable(v, pa.float64()) for v in (mean, std, sem, mean - reach, mean + reach)),
+            *([] if self.moments.error is None else [nullable(self.moments.error, pa.float64())]),
             pa.array(n.astype(np.int32)),
             pa.array(shards.astype(np.int32)),
             pa.array(rank, mask=unmeasured),
@@ -292,7 +293,11 @@ def _spread(moments: Moments, rows: list[int], n_rows: int) -> Moments:
     n = np.zeros(n_rows, dtype=np.int64)
     mean, std = np.full(n_rows, np.nan), np.full(n_rows, np.nan)
     n[rows], mean[rows], std[rows] = moments.n, moments.mean, moments.std
-    return Moments(n, mean, std)
+    if moments.error is None:
+        return Moments(n, mean, std)
+    error = np.full(n_rows, np.nan)
+    error[rows] = moments.error
+    return Moments(n, mean, std, error)
 
 
 def _ratio(part: Any, whole: Any) -> Float[np.ndarray, " row"]:

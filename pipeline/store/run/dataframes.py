@@ -54,8 +54,14 @@ def frame_of(directory: RunDirectory, sources: Sources, what: str) -> pd.DataFra
             f"{directory.path}: has no {what} yet ({done} of {total} items done); compute the rest with "
             f"`circuits resume {directory.path}`"
         )
-    frame = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
+    frame = _stacked(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
     return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
+
+
+def _stacked(tables: list[pa.Table]) -> pa.Table:
+    """All rows, with the columns of the table that has most; those that others lack are null there."""
+    widest = max(tables, key=lambda table: table.num_columns)
+    return pa.concat_tables([widest.slice(0, 0), *tables], promote_options="default")
 
 
 def read_item(directory: RunDirectory, item: Item) -> pa.Table:

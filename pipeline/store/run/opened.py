@@ -23,7 +23,7 @@ from pipeline.core.scores import EdgeScores
 from pipeline.core.selection import RULES
 from pipeline.core.showing import page
 from pipeline.store.place.where import Place
-from pipeline.store.run import evaluations, sweeps
+from pipeline.store.run import evaluations, schema, sweeps
 from pipeline.store.run.aggregate import merged_path
 from pipeline.store.run.circuits import FILE, SCHEMA, without_rank
 from pipeline.store.run.dataframes import (
@@ -200,7 +200,7 @@ class Run:
             for method_id in methods:
                 labels = {"task": task_id, "method": method_id}
                 if level == "aggregate":
-                    sources.append(((wanted, task_id, method_id), labels))
+                    sources.append(((self.type_of(method_id), task_id, method_id), labels))
                 else:
                     of = (task_id, method_id)
                     sources += [(i, labels) for i in self.directory.items if (i.task, i.method) == of]
@@ -269,7 +269,8 @@ class Run:
     def edge_scores(self, method: str | None = None, task: str | None = None) -> EdgeScores:
         """The merged scores of one method and task, which may be left out where there is one."""
         method_id, task_id = self.choose(method, task)
-        table = read_merged(self.directory, self.merged_path(method_id, task_id), EDGE_SCORES)
+        type_ = self.type_of(method_id)
+        table = read_merged(self.directory, self.merged_path(method_id, task_id), type_)
         spans = table["span"].unique().to_pylist()
         if len(spans) > 1:
             raise CircuitsError(f"{method_id} scores spans of positions; read them with scores(method=...)")
@@ -284,7 +285,8 @@ class Run:
             kept = np.asarray(table["kept"].fill_null(False))
         population = np.sqrt(np.maximum(n - 1, 0) / np.maximum(n, 1))  # the file's std is the sample's
         std = np.where(n == 1, 0.0, floats(table["score_std"]) * population)
-        return EdgeScores(self.graph, floats(table["score"]), std, n, kept=kept, span=spans[0])
+        error = floats(table[schema.error_of(type_)]) if type_.bounded else None
+        return EdgeScores(self.graph, floats(table["score"]), std, n, kept=kept, span=spans[0], error=error)
 
     def circuit(
         self,

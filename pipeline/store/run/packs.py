@@ -121,7 +121,7 @@ def write_pack(path: Place, columns: pa.Schema, parts: Iterable[Part], facts: Ma
     def tables() -> Iterable[pa.Table]:
         for shard, table, footer in parts:
             shards[str(shard)] = footer
-            yield table.unify_dictionaries().cast(columns)
+            yield table.select(columns.names).unify_dictionaries().cast(columns)
 
     def footer() -> dict[str, Any]:
         values = digest([one["values"] for one in shards.values()])

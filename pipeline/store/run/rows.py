@@ -30,11 +30,23 @@ def table_of(result: Result, graph: Graph, shard: int) -> pa.Table:
     arrays.append(nullable(rows.value, pa.float32()))
     if rows.n_prompts is not None:
         spread = np.full(len(rows), np.nan) if rows.std is None else rows.std
-        arrays += [nullable(spread, pa.float32()), pa.array(rows.n_prompts, pa.int32())]
+        arrays.append(nullable(spread, pa.float32()))
+        if type_.bounded:
+            arrays.append(nullable(_error_of_stored(rows), pa.float32()))
+        arrays.append(pa.array(rows.n_prompts, pa.int32()))
     if type_.decides:
         arrays.append(pa.nulls(len(rows), pa.bool_()) if rows.kept is None else pa.array(rows.kept))
     arrays.append(pa.array(np.full(len(rows), shard, dtype=np.int32)))
     return pa.table(arrays, schema=schema.of_type(type_))
+
+
+def _error_of_stored(rows: Rows) -> Float[np.ndarray, " row"]:
+    """How far off a bounded value is at most as float32, which is how it is stored; rounded up."""
+    if rows.error is None:
+        return np.full(len(rows), np.nan)
+    error = rows.error + np.abs(rows.value - rows.value.astype(np.float32))
+    stored = error.astype(np.float32)
+    return np.where(stored < error, np.nextafter(stored, np.float32(np.inf)), stored)
 
 
 def axis_columns(axis: str, keys: Sequence[Any] | Int[np.ndarray, " row"], graph: Graph) -> list[pa.Array]:
@@ -113,9 +125,8 @@ def _taken(rows: Rows, order: list[int]) -> Rows:
         return None if column is None else np.asarray(column)[order]
 
     keys = {axis: [column[i] for i in order] for axis, column in rows.keys.items()}
-    return Rows(
-        rows.type, keys, take(rows.value), take(rows.std), take(rows.n_prompts), take(rows.kept), rows.facts
-    )
+    columns = {name: take(getattr(rows, name)) for name in ("std", "n_prompts", "kept", "error")}
+    return Rows(rows.type, keys, take(rows.value), **columns, facts=rows.facts)
 
 
 def _plain(column: Any) -> list[Any]:

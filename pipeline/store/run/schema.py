@@ -48,12 +48,20 @@ def key_of(axis: str) -> str:
     return next(iter(columns_of(axis)))
 
 
+def error_of(result: ResultType) -> str:
+    """The column that says how far off a value is at most, where values are bounded; null where one is exact."""
+    return f"{result.value}_error"
+
+
 def of_type(result: ResultType) -> pa.Schema:
     """The columns of an item's file that holds such a result."""
     columns = {name: kind for axis in result.axes for name, kind in columns_of(axis).items()}
     columns[result.value] = (pa.float32(),)
     if result.merge == "moments":
-        columns |= {f"{result.value}_std": (pa.float32(),), "n_prompts": pa.int32()}
+        columns[f"{result.value}_std"] = (pa.float32(),)
+        if result.bounded:
+            columns[error_of(result)] = (pa.float32(),)
+        columns["n_prompts"] = pa.int32()
     if result.decides:
         columns["kept"] = (pa.bool_(),)
     return _schema(**columns, shard=pa.int32())
@@ -68,6 +76,8 @@ def merged(result: ResultType) -> pa.Schema:
     columns |= {
         name: (pa.float64(),) for name in (value, f"{value}_std", f"{value}_sem", "ci_low", "ci_high")
     }
+    if result.bounded:
+        columns[error_of(result)] = (pa.float64(),)
     columns |= {"n_prompts": pa.int32(), "n_shards": pa.int32(), "rank": (pa.int32(),)}
     columns["sign_agreement"] = (pa.float64(),)
     if result.decides:
