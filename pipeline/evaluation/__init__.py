@@ -18,6 +18,7 @@ from pipeline.evaluation.hypotheses import Hypotheses
 from pipeline.evaluation.learning_curve import LearningCurve
 from pipeline.evaluation.minimality import Minimality
 from pipeline.evaluation.necessity import Necessity
+from pipeline.evaluation.null_data import NullData
 from pipeline.evaluation.stability import Stability
 from pipeline.evaluation.sufficiency import Sufficiency
 
@@ -30,6 +31,7 @@ EVALUATIONS: tuple[type[Evaluation], ...] = (
     Chance,
     Completeness,
     Stability,
+    NullData,
     Hypotheses,
     LearningCurve,
     Across,
@@ -56,6 +58,7 @@ __all__ = [
     "LearningCurve",
     "Minimality",
     "Necessity",
+    "NullData",
     "Stability",
     "Subject",
     "Sufficiency",

@@ -55,7 +55,8 @@ class Subject:
     are ranked, `truth` the task's known circuit, where one is known for this model; `true_nodes` its senders, where no
     more than its nodes is known. `task` is whose prompts it is judged by. `chosen` is the circuit for evaluations that
     are of it, `others` those of all tasks by the same method, by task. `rows_of_prompts` reads the scores of single
-    prompts, None where none are kept; `ids_of_prompts` says whose they are, in the order in which values come."""
+    prompts, None where none are kept; `ids_of_prompts` says whose they are, in the order in which values come.
+    `rows_of_null` reads those of the task's null data, and is None where the run has no null data of it."""
 
     task: str
     method: str
@@ -69,6 +70,7 @@ class Subject:
     rows_of_prompts: Callable[[], Rows | None] = _no_rows
     ids_of_prompts: Callable[[], Sequence[int]] = _no_ids
     others: Mapping[str, Circuit] = field(default_factory=dict)
+    rows_of_null: Callable[[], Rows | None] | None = None
 
     @property
     def the_circuit(self) -> Circuit:

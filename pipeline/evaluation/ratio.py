@@ -8,7 +8,7 @@ told apart: then nothing is known of f, and both ends are None. Knows arrays; no
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,8 @@ from jaxtyping import Float
 from pipeline.core.intervals import quantile
 
 _NO_DENOMINATOR = 1e-9
+# Shares of the behaviour that differ by less are equal: sums of 32 bits over a model's width leave as much.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,16 @@ def ratio(above: Float[np.ndarray, " prompt"], below: Float[np.ndarray, " prompt
         return Ratio(u / v)
     reach = sqrt(max(b * b - a * c, 0.0))
     return Ratio(u / v, (b - reach) / a, (b + reach) / a)
+
+
+def less(one: Ratio, other: Ratio, times: float) -> Ratio:
+    """one - times x other of two that are independent, with the interval that theirs give (MOVER, Zou and Donner 2008):
+    none where either has none."""
+    if one.value is None or other.value is None:
+        return Ratio(None)
+    value = one.value - times * other.value
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return Ratio(value)
+    below = hypot(one.value - one.low, times * (other.high - other.value))
+    above = hypot(one.high - one.value, times * (other.value - other.low))
+    return Ratio(value, value - below, value + above)

@@ -1,4 +1,4 @@
-"""Whether a circuit is what it is said to be: six questions, each a number, its interval, a bar, and a word.
+"""Whether a circuit is what it is said to be: seven questions, each a number, its interval, a bar, and a word.
 
 Knows what evaluations have found. Does not know circuits, files or how an answer is shown.
 
@@ -10,23 +10,33 @@ Knows what evaluations have found. Does not know circuits, files or how an answe
 | stable | mean Jaccard overlap of circuits of resampled prompts (`stability`) | at least .8, and 3 times chance |
 | above chance | faithfulness of the circuit (`chance`) | above that of 95 of 100 random circuits |
 | held out | faithfulness on prompts that did not choose it (`sufficiency`) | inside of the interval of those that did |
+| beyond null data | overlap of resamples, less 1.5 times that on null data (`null_data`) | at least 0 |
 
 No, where the whole interval is on the other side; undecided, where it holds the bar; not known, where there is no
-number or no interval. Bars after the field's standards of 2025-26 (StressKit's stability card, arXiv 2410.13032),
-changeable in a config (`evaluate.bars`).
+number or no interval; not asked, where nothing has looked: the evaluation, prompts that are held out, or null data are
+not there. Bars after the field's standards of 2025-26 (StressKit's stability card, arXiv 2410.13032), changeable in a
+config (`evaluate.bars`).
+
+Ends and bars that differ by rounding are equal: an interval may have no width, where all prompts say the same, and its
+ends then are what float sums leave. What is not above a bar by more than rounding is not above it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-Answer = Literal["yes", "no", "undecided", "not known"]
+from pipeline.evaluation.ratio import ROUNDING, Ratio, less
+
+Answer = Literal["yes", "no", "undecided", "not known", "not asked"]
 # What an evaluation found, by its name, the circuit's label and the quantity.
 Numbers = Mapping[tuple[str, str, str], float | None]
 
-EVALUATIONS = ("sufficiency", "necessity", "minimality", "chance", "stability")  # whose numbers these are
+# whose numbers these are
+EVALUATIONS = ("sufficiency", "necessity", "minimality", "chance", "stability", "null_data")
+_COUNTED = 1e-9  # what shares and overlaps, which are counted and averaged, may be off by
 
 
 class Bars(BaseModel):
@@ -39,6 +49,7 @@ class Bars(BaseModel):
     minimal: float = 0.9
     stable: float = 0.8
     stable_over_chance: float = 3.0
+    null_data: float = Field(default=1.5, gt=0)
 
 
 @dataclass(frozen=True)
@@ -57,61 +68,81 @@ class Judgement:
 
 
 def verdict(numbers: Numbers, bars: Bars | None = None, *, held_out: bool) -> list[Judgement]:
-    """The six judgements in the order of the table. `held_out`: the numbers are of prompts that did not choose the
-    circuit; else that question is not known."""
+    """The judgements in the order of the table. `held_out`: the numbers are of prompts that did not choose the
+    circuit; else that question is not asked."""
     bars = bars or Bars()
 
-    def three(evaluation: str, quantity: str, circuit: str = "circuit") -> tuple[float | None, ...]:
-        return tuple(numbers.get((evaluation, circuit, quantity + end)) for end in ("", "_low", "_high"))
+    def three(evaluation: str, quantity: str, circuit: str = "circuit") -> Ratio | None:
+        of = [(evaluation, circuit, quantity + end) for end in ("", "_low", "_high")]
+        return Ratio(*map(numbers.get, of)) if of[0] in numbers else None
 
     low, high = bars.sufficient
-    faithful, before = three("sufficiency", "faithfulness"), three("sufficiency", "discovery")
+    faithful, before = three("sufficiency", "faithfulness"), three("sufficiency", "discovery") or Ratio(None)
     p95 = numbers.get(("chance", "random", "p95"))
-    null = numbers.get(("stability", "circuit", "null"))
-    overlap = None if null is None else max(bars.stable, bars.stable_over_chance * null)
-    same = before if held_out else (None, None, None)
+    overlap, null = three("stability", "jaccard"), numbers.get(("stability", "circuit", "null"))
+    needed = None if null is None else max(bars.stable, bars.stable_over_chance * null)
+    on_null = three("null_data", "jaccard", "null")
     return [
-        _judged("sufficient", faithful, f"in [{low:g}, {high:g}]", (low, high)),
+        _judged("sufficient", faithful, f"in [{low:g}, {high:g}]", low, high),
         _judged(
             "necessary",
             three("necessity", "faithfulness", "complement"),
             f"at most {bars.necessary:g}",
-            (None, bars.necessary),
+            most=bars.necessary,
         ),
-        _judged("minimal", three("minimality", "costly"), f"at least {bars.minimal:g}", (bars.minimal, None)),
         _judged(
-            "stable",
-            three("stability", "jaccard"),
-            f"at least {_number(overlap or bars.stable)}",
-            (overlap, None),
+            "minimal",
+            three("minimality", "costly"),
+            f"at least {bars.minimal:g}",
+            bars.minimal,
+            off_by=_COUNTED,
         ),
+        _judged("stable", overlap, f"at least {_number(needed or bars.stable)}", needed, off_by=_COUNTED),
         _judged(
             "above chance",
             three("chance", "faithfulness"),
             f"above {_number(p95)}, the 95th percentile of random circuits",
-            (p95, None),
+            p95,
+            above=True,
         ),
         _judged(
             "held out",
-            faithful if held_out else (None, None, None),
-            f"in [{_number(same[1])}, {_number(same[2])}], where it was found"
+            faithful if held_out else None,
+            f"in [{_number(before.low)}, {_number(before.high)}], where it was found"
             if held_out
             else "no prompts are held out (held_out: N in the task)",
-            (same[1], same[2]),
+            before.low,
+            before.high,
+        ),
+        _judged(
+            "beyond null data",
+            None if on_null is None else less(overlap or Ratio(None), on_null, bars.null_data),
+            f"at least 0: the overlap of resamples less {bars.null_data:g} times that on null data"
+            + ("" if on_null is None else f", {_number(on_null.value)}"),
+            0.0,
+            off_by=_COUNTED,
         ),
     ]
 
 
 def _judged(
-    question: str, found: Sequence[float | None], bar: str, ends: tuple[float | None, float | None]
+    question: str,
+    found: Ratio | None,
+    bar: str,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: bool = False,
+    off_by: float = ROUNDING,
 ) -> Judgement:
-    value, low, high = found
-    if value is None or low is None or high is None or ends == (None, None):
+    """`found`: None where nothing has looked. `above`: what is only as large as the least is not above it."""
+    if found is None:
+        return Judgement(question, None, None, None, bar, "not asked")
+    value, low, high = found.value, found.low, found.high
+    if value is None or low is None or high is None or (least is None and most is None):
         return Judgement(question, value, low, high, bar, "not known")
-    least, most = (
-        (-float("inf") if ends[0] is None else ends[0]),
-        (float("inf") if ends[1] is None else ends[1]),
-    )
+    least = -inf if least is None else least + (off_by if above else -off_by)
+    most = inf if most is None else most + off_by
     if least <= low and high <= most:
         return Judgement(question, value, low, high, bar, "yes")
     outside = high < least or low > most

@@ -21,7 +21,7 @@ from pipeline.core.items import EVALUATIONS, Item, canonical_json
 from pipeline.core.results import EDGE_SCORES
 from pipeline.core.selection import Rank
 from pipeline.evaluation import Chosen, Curve, Evaluation, Subject, Values, measured, selections
-from pipeline.evaluation.ratio import faithfulness_over
+from pipeline.evaluation.ratio import ROUNDING, faithfulness_over
 from pipeline.store.place.where import Place
 from pipeline.store.run import evaluations
 from pipeline.store.run.circuits import Evaluated, scores_digest
@@ -207,6 +207,7 @@ def _candidates(config: RunConfig, subject: Subject, shards: Sequence[ByPrompt])
 def _best(config: RunConfig, known: Sequence[Chosen]) -> Chosen | None:
     """The one to judge, of equal ones the first."""
     low, high = config.evaluate.bars.sufficient
+    low, high = low - ROUNDING, high + ROUNDING
 
     def away(one: Chosen) -> float:
         return math.inf if one.discovery.value is None else abs(1 - one.discovery.value)

@@ -92,6 +92,7 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
     without a metric or an ablation of their own are judged under the config's."""
     run = open_run(path)
     known, scored = config.method_ids, of.scored
+    null = config.null_of(scored)
     subjects = [
         Subject(
             of.task,
@@ -104,6 +105,7 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
             run.true_nodes(scored),
             rows_of_prompts=partial(run.rows_of_prompts, method, scored),
             ids_of_prompts=partial(run.ids_of_prompts, scored),
+            rows_of_null=None if null is None else partial(run.rows_of_prompts, method, null),
         )
         for method in of.methods
     ]

@@ -196,6 +196,14 @@ def test_a_run_that_ends_while_it_judges_goes_on_with_what_is_left(run, tmp_path
     assert resumed.evaluations().equals(run.evaluations())
 
 
+def test_a_circuit_holds_out_where_every_prompt_says_the_same(run):
+    """What acdc keeps of the planted model has a faithfulness of 1 on every prompt, but for rounding."""
+    from pipeline.report.essentials import essentials
+
+    (card,) = (card for card in essentials(run)["verdicts"] if card["method"] == "acdc")
+    assert {one["question"]: one["answer"] for one in card["judgements"]}["held out"] == "yes"
+
+
 def test_the_circuit_that_is_shown_is_the_one_that_is_judged(run):
     from pipeline.report.essentials import essentials
 
@@ -210,7 +218,7 @@ def test_without_prompts_held_out_a_circuit_is_judged_by_its_own_and_that_is_sai
     own = {**CONFIG, "tasks": [{"name": "induction", "count": 8}], "methods": [{"name": "eap"}]}
     run = discover(toy_config(tmp_path, **own), local=True, quiet=True)
     assert set(run.evaluations()["evaluation"]) == {
-        *EVALUATIONS,
+        *(name for name in EVALUATIONS if name != "null_data"),
         "hypotheses",
         "learning_curve",
         "completeness",
@@ -219,7 +227,7 @@ def test_without_prompts_held_out_a_circuit_is_judged_by_its_own_and_that_is_sai
     answers = {one["question"]: one["answer"] for one in card["judgements"]}
     assert (card["task"], card["prompts"]) == ("induction", "induction")
     assert answers["sufficient"] in ("yes", "undecided")
-    assert answers["held out"] == "not known"
+    assert answers["held out"] == answers["beyond null data"] == "not asked"
 
 
 def test_one_word_asks_for_all_that_a_verdict_is_made_of(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 
 from pipeline import discover, open_run
 from pipeline.core.errors import ConfigError, PromptError
+from pipeline.evaluation.resamples import bootstrap, overlap_of
 from pipeline.report.compared import compared
+from pipeline.report.essentials import essentials
 from pipeline.schedule import make_plan
 from pipeline.tasks import Ioi
 from tests.runs import toy_config
@@ -44,8 +46,16 @@ def test_what_a_method_finds_in_null_data_stands_beside_what_it_finds(tmp_path):
         {"name": "induction", "count": 32, "answers": "shuffled"},
         {"name": "induction", "count": 32, "answers": "shuffled", "held_out_of": "induction", "as": "null"},
     ]
-    evaluate = {"edge_fractions": [0.05, 0.1, 1.0], "also": ["sufficiency"]}
-    config = toy_config(tmp_path, tasks=tasks, methods=["eap"], shards={"prompts": 32}, evaluate=evaluate)
+    also = ["sufficiency", {"name": "stability", "votes": 0}, "null_data"]
+    evaluate = {"edge_fractions": [0.05, 0.1, 1.0], "also": also}
+    config = toy_config(
+        tmp_path,
+        tasks=tasks,
+        methods=["eap"],
+        shards={"prompts": 32},
+        evaluate=evaluate,
+        store={"prompt_scores": True},
+    )
     run = open_run(discover(config, local=True, quiet=True).path)
     (row,) = compared(run)
     assert (row["task"], row["other_task"]) == ("induction", "induction-shuffled")
@@ -56,6 +66,34 @@ def test_what_a_method_finds_in_null_data_stands_beside_what_it_finds(tmp_path):
     found = run.evaluations()
     assert set(found["task"]) == {"null", "induction-shuffled"}  # the circuits that others have, on null data
     assert np.isfinite(found[found["quantity"] == "discovery"]["value"]).all()
+    # as stable as the circuits of as many edges that null data give, and the card says how far beyond that it is
+    mine = found[found["task"] == "null"].set_index(["evaluation", "circuit", "quantity"])["value"]
+    size = int(mine["sufficiency", "circuit", "n_edges"])
+    rows = run.prompt_scores("eap", "induction-shuffled").to_numpy(dtype=np.float64)
+    overlap = overlap_of(bootstrap(run.graph, rows, size, "absolute", 100, 0), 0)
+    assert mine["null_data", "null", "jaccard"] == overlap.mean
+    assert list(found[found["evaluation"] == "null_data"]["task"].unique()) == ["null"]
+    cards = {card["prompts"]: card["judgements"][-1] for card in essentials(run)["verdicts"]}
+    assert cards["null"]["value"] == mine["stability", "circuit", "jaccard"] - 1.5 * overlap.mean
+    assert cards["null"]["answer"] in ("yes", "no", "undecided")
+    assert (cards["induction-shuffled"]["answer"], cards["induction-shuffled"]["value"]) == (
+        "not asked",
+        None,
+    )
+
+
+def test_null_data_of_a_task_says_what_the_task_says(tmp_path):
+    def null_of(*changed, **own):
+        others = [{"name": "induction", "count": 12, "answers": "shuffled", **one} for one in changed]
+        tasks = [{"name": "induction", "count": 12, **own}, *others]
+        return toy_config(tmp_path, tasks=tasks).null_of("induction")
+
+    assert null_of({}) == "induction-shuffled"
+    assert null_of({"as": "null"}, held_out=4) == "null"
+    assert null_of({"count": 24}) is None  # more prompts are more stable
+    assert null_of({"seed": 1}) is None
+    assert null_of() is None
+    assert toy_config(tmp_path).null_of("induction") is None
 
 
 def test_prompts_that_are_added_would_change_the_answers_of_others(tmp_path):
