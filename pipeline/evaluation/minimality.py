@@ -2,9 +2,9 @@
 
     cost(e) = mean(m(C) - m(C without e)) / mean(m(full) - m(empty))
 
-Knows values of prompts and masks. A removal costs something when its mean over prompts is more than its standard
-error. A circuit of more edges than are tried is judged by a sample of them, drawn by a seed: only then the share has
-an interval.
+Knows values of prompts and masks. A removal costs something when its mean over prompts is more than its standard error,
+and more than rounding: where all prompts say the same, the error is none. A circuit of more edges than are tried is
+judged by a sample of them, drawn by a seed: only then the share has an interval.
 """
 
 from typing import ClassVar, Literal
@@ -16,6 +16,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.intervals import wilson_95
 from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.ratio import ROUNDING
 
 CIRCUIT = "circuit"
 
@@ -60,7 +61,7 @@ class Minimality(Evaluation):
         for label, by_prompt in edges.items():
             lost = (whole - by_prompt) * np.sign(scale)  # a divergence grows as the behaviour goes
             error = lost.std(ddof=1) / np.sqrt(len(lost)) if len(lost) > 1 else np.inf
-            costly += bool(lost.mean() > error)
+            costly += bool(lost.mean() > max(error, ROUNDING * abs(scale)))
             found.append(Found("cost", float(lost.mean()) / abs(scale) if abs(scale) > 1e-9 else None, label))
         known = bool(edges) and len(whole) > 1
         share = costly / len(edges) if known else None
