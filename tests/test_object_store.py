@@ -98,6 +98,7 @@ def test_the_same_config_again_computes_nothing(there, output):
     assert {path: path.stat().st_mtime_ns for path in score_files(there.path)} == before
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_set_aside_and_computed_again(output, here):
     run = discover(toy_config(output, **SMALL), local=True, run_dir=output / "damaged")
     path, *_ = score_files(run.path)
@@ -150,6 +151,7 @@ def test_no_run_in_a_store_is_one_line(output, capsys):
     assert "no such run directory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_for_good_ends_the_run_and_the_same_command_goes_on(output, monkeypatch):
     config = toy_config(output / "refusing", **SMALL | TWO_SHARDS)
 

@@ -129,6 +129,9 @@ def _columns(
     u = (level[None, :] - level[start][:, None]) / np.maximum(level[end] - level[start], 1)[:, None]
     u = np.clip(u * u * (3 - 2 * u), 0, 1)
     reach = HEAD_WIDTH / 2 + 10
+    turns = np.where(np.arange(len(arcs)) % 2, 1.0, -1.0)[:, None]
+    # boxes of near rows keep clear of each other, so that edges stay apart
+    near = (np.abs(level[:, None] - level[None, :]) <= 3) & ~bar[:, None] & ~bar[None, :]
     for step in range(160):  # pull along edges, push boxes off the edges that pass their row
         cooling = 1 - step / 160
         xs, xe = np.where(bar[start], x[end], x[start]), np.where(bar[end], x[start], x[end])
@@ -137,21 +140,14 @@ def _columns(
         np.add.at(move, start, pull)
         np.add.at(move, end, -pull)
         away = x[None, :] - (xs[:, None] + (xe - xs)[:, None] * u)
-        side = np.where(away == 0, np.where(np.arange(len(arcs)) % 2, 1.0, -1.0)[:, None], np.sign(away))
+        side = np.where(away == 0, turns, np.sign(away))
         push = np.where(between, np.clip(reach - np.abs(away), 0, None) * side, 0.0) * 0.25
         move += push.sum(axis=0)
         np.add.at(move, start, np.where(bar[start], 0, -0.3 * push.sum(axis=1)))
         np.add.at(move, end, np.where(bar[end], 0, -0.3 * push.sum(axis=1)))
-        apart = (
-            x[:, None] - x[None, :]
-        )  # boxes of near rows keep clear of each other, so that edges stay apart
-        near = (np.abs(level[:, None] - level[None, :]) <= 3) & ~bar[:, None] & ~bar[None, :]
-        move += (
-            np.where(near, np.clip(1.6 * HEAD_WIDTH - np.abs(apart), 0, None) * np.sign(apart), 0.0).sum(
-                axis=1
-            )
-            * 0.06
-        )
+        apart = x[:, None] - x[None, :]
+        crowd = np.where(near, np.clip(1.6 * HEAD_WIDTH - np.abs(apart), 0, None) * np.sign(apart), 0.0)
+        move += crowd.sum(axis=1) * 0.06
         x += np.clip(move, -25, 25) * cooling
         for lane in lanes:
             _separate(x, lane, width)
@@ -167,15 +163,16 @@ def _columns(
 
 def _separate(x: np.ndarray, lane: np.ndarray, width: float) -> None:
     """Moves the boxes of one row apart, in their order, and into the frame."""
+    low, high = HEAD_WIDTH / 2 + 4, width - HEAD_WIDTH / 2 - 4
+    if len(lane) == 1:
+        (alone,) = lane.tolist()
+        x[alone] = min(max(x[alone], low), high)
+        return
     order = lane[np.argsort(x[lane], kind="stable")]
     apart = HEAD_WIDTH + GAP_X
-    wanted = x[order].copy()
-    right = np.maximum.accumulate(wanted - apart * np.arange(len(order))) + apart * np.arange(len(order))
-    left = np.minimum.accumulate((wanted - apart * np.arange(len(order)))[::-1])[::-1] + apart * np.arange(
-        len(order)
-    )
-    placed = (left + right) / 2
-    low, high = HEAD_WIDTH / 2 + 4, width - HEAD_WIDTH / 2 - 4
-    slots = np.arange(len(order))
-    placed = np.maximum(placed, low + apart * slots)
-    x[order] = np.minimum(placed, high - apart * slots[::-1])
+    slots = apart * np.arange(len(order))
+    closed = x[order] - slots
+    right = np.maximum.accumulate(closed) + slots
+    left = np.minimum.accumulate(closed[::-1])[::-1] + slots
+    placed = np.maximum((left + right) / 2, low + slots)
+    x[order] = np.minimum(placed, high - slots[::-1])

@@ -173,6 +173,7 @@ def test_more_than_the_machine_has_is_refused_instead_of_waited_for(ray_pool, op
         ray_pool(opener, workers=1000)
 
 
+@pytest.mark.slow
 def test_workers_of_several_gpus_see_their_own_and_a_cpu_worker_sees_none(ray_pool, opener):
     jobs = [Deed(f"j{i}", shard=i, script=("meet another",)) for i in range(4)]
     outcomes = list(ray_pool(opener, workers=2, need=Need(gpus=2)).run(jobs))
@@ -182,6 +183,7 @@ def test_workers_of_several_gpus_see_their_own_and_a_cpu_worker_sees_none(ray_po
     assert outcome.result["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.slow
 def test_a_straggler_is_begun_elsewhere_too_and_counts_once_and_as_no_failure(
     ray_pool, opener, tmp_path, soon
 ):
@@ -193,6 +195,7 @@ def test_a_straggler_is_begun_elsewhere_too_and_counts_once_and_as_no_failure(
     assert [line[:2] for line in read(tmp_path) if line[0] == "late/9"] == [["late/9", "1"]] * 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_a_signal_has_stopped_costs_nothing_where_another_is_idle(
     ray_pool, opener, soon, monkeypatch
 ):
@@ -229,6 +232,7 @@ def told(monkeypatch, tmp_path):
     monkeypatch.setattr(Slots, "wait", wait)
 
 
+@pytest.mark.slow
 def test_a_copy_that_fails_does_not_count_while_the_first_goes_on(ray_pool, opener, tmp_path, soon, told):
     jobs = [Deed(f"j/{i}", shard=i) for i in range(4)]
     jobs.append(Deed("late/9", shard=9, script=("fail when repeated",)))
@@ -238,6 +242,7 @@ def test_a_copy_that_fails_does_not_count_while_the_first_goes_on(ray_pool, open
     assert [line[0] for line in read(tmp_path)].count("late/9") == 2, "and is not begun a third time"
 
 
+@pytest.mark.slow
 def test_a_lone_worker_that_a_signal_has_stopped_is_killed_and_replaced(ray_pool, opener, monkeypatch):
     monkeypatch.setattr("pipeline.cluster.slots.STOPPED_SECONDS", 1.0)
     outcomes = list(ray_pool(opener).run([Deed("held/0", script=("stop", "fine"))], attempts=2))

@@ -10,9 +10,11 @@ from pipeline.core.prompts import PromptPair
 from pipeline.tasks import GreaterThan, Induction, Ioi
 from pipeline.tasks.sides import deciding, drawn, side_of
 from tests.configs import config
+from tests.slowly import slow
 from tests.tasks.kinds import FRAMED, KINDS, tokenizer
 
 FEW = [(KINDS[i % 3], task) for i, task in enumerate(FRAMED)]
+FEW = [*FEW[::3], *slow(*(case for i, case in enumerate(FEW) if i % 3))]
 
 
 def parts_of(task):

@@ -18,6 +18,7 @@ from pipeline.store.run.leftovers import sweep
 from pipeline.verify import lines, verify
 from tests.object_store import folder_in
 from tests.runs import score_files, toy_config
+from tests.slowly import slow
 from tests.store.example import copy_of, flip_a_bit
 
 DEAD_PID = 2**22 + 1
@@ -111,7 +112,7 @@ def whole(tmp_path_factory):
     return discover(toy_config(tmp_path_factory.mktemp("results"), **CHANGES), local=True).path
 
 
-@pytest.mark.parametrize("shelf", ["local", "s3"], indirect=True)
+@pytest.mark.parametrize("shelf", ["local", *slow("s3")], indirect=True)
 def test_a_whole_run_is_whole(whole, shelf, capsys):
     run = copy_of(whole, shelf)
     verified = verify(run)
