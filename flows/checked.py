@@ -55,10 +55,9 @@ def print_check(facts: Facts) -> None:
         cells = [count(one["prompts"]), _interval(one, "accuracy"), _interval(one, "greedy")]
         table.add_row(id_, _MARKS[one["verdict"]], *cells, share(one["still_right"]))
         for metric, values in one["metrics"].items():
-            numbers = [
-                _measured(values[which][key]) for which in ("clean", "corrupted") for key in ("mean", "std")
-            ]
-            measured.add_row(id_, metric, *numbers)
+            numbers = [values[which][key] for which in ("clean", "corrupted") for key in ("mean", "std")]
+            scale = max(abs(values[which]["mean"]) for which in ("clean", "corrupted"))
+            measured.add_row(id_, metric, *(number(one, scale) for one in numbers))
     show(table)
     show(measured)
     for id_, one in facts["tasks"].items():
@@ -72,11 +71,6 @@ def print_check(facts: Facts) -> None:
     say(
         "above wrong: the answer is more likely than every wrong one; first: than every token; 95 % intervals (Wilson)"
     )
-
-
-def _measured(value: float) -> str:
-    """A metric; nothing but rounding is 0."""
-    return number(0.0 if abs(value) < 1e-9 else value)
 
 
 def _cells(facts: Facts) -> list[str]:

@@ -93,7 +93,7 @@ def _print_transferred(found: dict[str, Any]) -> None:
     table = table_of("circuit of", "method", "prompts of", "#share", "#edges", "#faithfulness", "#their own")
     for row in found["rows"]:
         share = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
-        cells = (share, count(row["n_edges"]), number(row["faithfulness"]), number(row["own"]))
+        cells = (share, count(row["n_edges"]), number(row["faithfulness"], 1), number(row["own"], 1))
         table.add_row(row["task"], row["method"], row["prompts"], *cells)
     show(table)
 

@@ -37,7 +37,7 @@ def print_pareto(facts: Facts) -> None:
         for row in some:
             part = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
             sizes = [number(row["threshold"]), part, count(row["n_edges"])]
-            measured = [number(row["metric_circuit"]), number(row["faithfulness"])]
+            measured = [number(row["metric_circuit"], _scale(row)), number(row["faithfulness"], 1)]
             by = [row["rank"] or "" for _ in rule]
             table.add_row(row["method"], *by, *sizes, *measured, "*" if row["best"] else "")
         show(table)
@@ -45,6 +45,11 @@ def print_pareto(facts: Facts) -> None:
         "* on the Pareto front: of fewer edges, no circuit of that task and metric is as near to the whole model"
     )
     print_overlap(facts["overlap"])
+
+
+def _scale(row: Facts) -> float:
+    """How large the metric is, with all edges or with none."""
+    return max(abs(row["metric_full"]), abs(row["metric_empty"]))
 
 
 def print_overlap(overlap: list[Facts]) -> None:

@@ -13,7 +13,7 @@ from flows.writing import count, number, say, share, show, size, table_of
 from pipeline.core.items import RESERVED_IDS
 from pipeline.core.machines import fits, reasons, this_machine
 from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
-from pipeline.report.matrices import SHOWN_SO
+from pipeline.report.matrices import SHOWN_SO, scale_of
 from pipeline.schedule import Plan, evaluation_table, work_table
 from pipeline.schedule.session import Session
 from pipeline.schedule.until import first_shards
@@ -256,9 +256,13 @@ def print_show(facts: Facts) -> None:
         bounds = {"score_error": "off by at most"} if "score_error" in result["known"] else {}
         more = (*bounds.values(), *kinds.values(), *shares.values())
         table = table_of(*columns, "#score", *(f"#{words}" for words in more))
+        largest = max((abs(row["score"]) for row in result["top"] if row["score"] is not None), default=0.0)
         for row in result["top"]:
             cells = [str(row[column]) for column in columns]
-            ends = [f"{number(row[f'{key}_low'])} .. {number(row[f'{key}_high'])}" for key in kinds]
+            ends = [
+                f"{number(row[f'{key}_low'], largest)} .. {number(row[f'{key}_high'], largest)}"
+                for key in kinds
+            ]
             off = ("" if row[key] is None else number(row[key]) for key in bounds)
             table.add_row(*cells, number(row["score"]), *off, *ends, *(share(row[key]) for key in shares))
         show(table)
@@ -283,7 +287,7 @@ def print_show(facts: Facts) -> None:
         table = table_of(*columns, "#value")
         for row in others:
             words = (row[_KEYS.get(column, column)] or "" for column in columns)
-            table.add_row(*words, number(row["value"]))
+            table.add_row(*words, number(row["value"], scale_of(row)))
         show(table)
     for name in facts["not_evaluated"]:
         say(f"not evaluated: {name}; see: circuits failures {facts['path']}")
@@ -300,8 +304,8 @@ def print_verdict(card: Facts) -> None:
     say(f"{card['method']} on {card['task']}, the circuit{size}{rule}, judged by {card['prompts']}:")
     table = table_of("question", "answer", "#value", "95 % interval", "yes if")
     for row in card["judgements"]:
-        ends = f"{number(row['low'])} to {number(row['high'])}" if row["low"] is not None else ""
-        table.add_row(row["question"], row["answer"], number(row["value"]), ends, row["bar"])
+        ends = f"{number(row['low'], 1)} to {number(row['high'], 1)}" if row["low"] is not None else ""
+        table.add_row(row["question"], row["answer"], number(row["value"], 1), ends, row["bar"])
     show(table)
 
 
@@ -312,7 +316,7 @@ def print_matrix(matrix: Facts) -> None:
     say(f"{matrix['method']}{of}, faithfulness of the circuit of a row on the prompts of a column:")
     table = table_of("circuit of", *(f"#{name}" for name in matrix["prompts"]))
     for circuit, row in zip(matrix["circuits"], matrix["cells"], strict=True):
-        table.add_row(circuit, *(number(cell.get("value")) for cell in row))
+        table.add_row(circuit, *(number(cell.get("value"), 1) for cell in row))
     show(table)
 
 
@@ -321,14 +325,15 @@ def print_faithfulness(rows: list[Facts]) -> None:
     rule = _rule(rows)
     alike = ("task", "metric", "metric_full", "metric_empty")
     for (task, metric, full, empty), some in groupby(rows, itemgetter(*alike)):
-        say(f"{task}: {metric} is {number(full)} with all edges, {number(empty)} with none")
+        scale = max(abs(full), abs(empty))
+        say(f"{task}: {metric} is {number(full, scale)} with all edges, {number(empty, scale)} with none")
         columns = ("#share", "#edges", "#without dangling", f"#{metric}", "#faithfulness")
         table = table_of("method", *rule, *columns)
         for row in some:
             share = "kept" if row["edge_fraction"] is None else f"{row['edge_fraction']:.1%}"
             sizes = [count(row["n_edges"]), count(row["n_edges_pruned"])]
             by = [row["rank"] or "" for _ in rule]
-            values = [number(row["metric_circuit"]), number(row["faithfulness"])]
+            values = [number(row["metric_circuit"], scale), number(row["faithfulness"], 1)]
             table.add_row(row["method"], *by, share, *sizes, *values)
         show(table)
 

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.core.showing import or_zero
 from pipeline.core.text import printable
 
 GAPS = (2, 1)  # between columns; the second where they fit no other way
@@ -124,9 +125,9 @@ def count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def number(value: float | None) -> str:
-    """Four digits, or a dash for nothing."""
-    return "-" if value is None else f"{value:.4g}"
+def number(value: float | None, scale: float = 0.0) -> str:
+    """Four digits, or a dash for nothing. What is rounding on the `scale` of its measure reads as 0."""
+    return "-" if value is None else f"{or_zero(value, scale):.4g}"
 
 
 def share(value: float | None) -> str:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 SHOWN = 10  # rows of a table, and names in a line
+NOISE = 1e-6  # what is a smaller share of what it is measured on is what float sums leave
 
 
 def names(values: Iterable[object]) -> str:
@@ -15,6 +16,11 @@ def names(values: Iterable[object]) -> str:
     texts = [str(value) for value in values]
     more = f", and {len(texts) - SHOWN:,} more" if len(texts) > SHOWN else ""
     return f"[{', '.join(texts[:SHOWN])}{more}]"
+
+
+def or_zero(value: float, scale: float) -> float:
+    """The value as it is shown: 0 where it is rounding on the scale of its measure. Files keep what was computed."""
+    return 0.0 if abs(value) < NOISE * abs(scale) else value
 
 
 def page(title: object, frame: Any) -> str:

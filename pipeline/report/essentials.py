@@ -16,6 +16,7 @@ from pipeline.core.graph import Graph
 from pipeline.core.prompts import Text, TokenPair
 from pipeline.core.results import EDGE_SCORES
 from pipeline.core.scores import EdgeScores
+from pipeline.core.showing import NOISE
 from pipeline.evaluation.verdict import Bars, cards
 from pipeline.report.matrices import kinds, matrices
 from pipeline.report.overlaps import overlaps
@@ -37,7 +38,6 @@ CONDITIONAL = (
     "A score is what was lost when the edge was tested, after the removals before it. It has no interval: other "
     "prompts may remove other edges."
 )
-NOISE = 1e-6  # scores below this share of the largest are rounding, and are not listed
 
 
 def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _about(circuit: Circuit, row: Mapping[str, Any] | None, why: str) -> dict[st
     pruned = circuit.pruned.n_edges
     words = f"{why[0].upper()}{why[1:]}; {pruned:,} remain without dangling nodes."
     if row:
-        words += f" Faithfulness {number(value)}."
+        words += f" Faithfulness {number(value, scale=1)}."
     return {
         "n_edges": circuit.n_edges,
         "n_edges_pruned": pruned,
@@ -210,7 +210,7 @@ def _result(
     type_ = run.type_of(method["method"])
     panel, frame = panel_of(type_), with_score(frame, type_)
     size = frame["score"].abs()
-    measured = frame[size >= NOISE * size.max()]
+    measured = frame[size >= NOISE * size.max()]  # what is rounding is not listed
     if not len(measured):
         measured = frame[size.notna()]  # none where no prompt was measured
     for count in ("n_prompts", "n_shards"):

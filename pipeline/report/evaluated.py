@@ -46,7 +46,7 @@ def words_of(row: dict[str, object]) -> str:
     """A circuit's tooltip: whose it is, how large and how faithful."""
     n_edges, left = int(row["n_edges"]), int(row["n_edges_pruned"])  # type: ignore[call-overload]
     pruned = "" if left == n_edges else f", {left:,} without dangling nodes"
-    value = number(float(row["faithfulness"]))  # type: ignore[arg-type]
+    value = number(float(row["faithfulness"]), scale=1)  # type: ignore[arg-type]
     rule = f" by {row['rank']}" if row.get("rank") else ""
     return f"{row['method']}{rule}: {n_edges:,} edges{pruned}; faithfulness {value}"
 

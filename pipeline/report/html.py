@@ -16,11 +16,18 @@ from markupsafe import Markup
 
 from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
 from pipeline.report.circuit_figure import circuit_svg, strongest_part
-from pipeline.report.essentials import by_edge, choose_circuit, essentials, faithfulness, rows_of, scores
+from pipeline.report.essentials import (
+    by_edge,
+    choose_circuit,
+    essentials,
+    faithfulness,
+    rows_of,
+    scores,
+)
 from pipeline.report.faithfulness_figure import faithfulness_svg
 from pipeline.report.interval_figure import interval_svg
 from pipeline.report.learning_figure import learning_svg
-from pipeline.report.matrices import SHOWN_SO
+from pipeline.report.matrices import SHOWN_SO, scale_of
 from pipeline.report.matrix_figure import matrix_svg
 from pipeline.report.overlap_figure import overlap_svg
 from pipeline.report.panels import panel_of, with_score
@@ -70,6 +77,7 @@ def _template() -> Template:
         "number": number,
         "share": lambda value: "–" if value is None else percent(value),
         "interval": _interval,
+        "scale_of": scale_of,
         "whisker": lambda row, reach: interval_svg(row["score"], _ends(row, "ci"), _ends(row, "boot"), reach),
         "quoted": lambda pieces: ", ".join(f"“{p}”" if isinstance(p, str) else str(p) for p in pieces),
     }
@@ -138,9 +146,9 @@ def _reach(row: Mapping[str, Any]) -> float:
     return max(abs(size) for size in sizes if size is not None)
 
 
-def _interval(row: Mapping[str, Any], name: str) -> str:
-    low, high = _ends(row, name)
-    return "–" if low is None or high is None else f"{number(low, sign=True)} to {number(high, sign=True)}"
+def _interval(row: Mapping[str, Any], name: str, reach: float) -> str:
+    ends = _ends(row, name)
+    return "–" if None in ends else " to ".join(number(end, sign=True, scale=reach) for end in ends)
 
 
 def _ends(row: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:

@@ -25,12 +25,12 @@ def interval_svg(score: float, student: Ends, bootstrap: Ends, reach: float) -> 
         low, high = map(place, ends)
         bar = {"x": low, "y": HIGH / 2 - 1.5, "width": max(high - low, 1.0), "height": 3}
         parts.append(tag("rect", **bar, class_=sign, fill_opacity="0.45"))
-        label += f", 95 % from {number(ends[0])} to {number(ends[1])}"
+        label += f", 95 % from {number(ends[0], scale=reach)} to {number(ends[1], scale=reach)}"
     if (ends := _known(bootstrap)) is not None:
         low, high = map(place, ends)
         parts.append(line(low, HIGH / 2, high, HIGH / 2, "bracket"))
         parts += [line(x, HIGH / 2 - CAP, x, HIGH / 2 + CAP, "bracket") for x in (low, high)]
-        label += f", bootstrap 95 % from {number(ends[0])} to {number(ends[1])}"
+        label += f", bootstrap 95 % from {number(ends[0], scale=reach)} to {number(ends[1], scale=reach)}"
     parts.append(tag("circle", cx=place(score), cy=HIGH / 2, r=3.6, class_=f"dot {sign}"))
     return figure("interval", WIDE, HIGH, label, *parts)
 

@@ -12,6 +12,13 @@ from pipeline.report.svg import number
 ACROSS, CLUSTERS = "across", "clusters"
 SHOWN_SO = (ACROSS, CLUSTERS)  # evaluations whose rows are shown like this, and not one by one
 
+_IN_SHARES = ("cpr_cmd", "completeness")  # those whose numbers are shares of the behaviour
+
+
+def scale_of(row: Mapping[str, Any]) -> float:
+    """On what scale a number is rounding: 1 for shares of the behaviour, 0 where a small one may be meant, as a p."""
+    return 1.0 if row["evaluation"] in _IN_SHARES else 0.0
+
 
 def matrices(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A matrix of faithfulness per method that has one: evaluation, task (None: of all), method, circuits, prompts, and

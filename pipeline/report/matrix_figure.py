@@ -36,8 +36,12 @@ def _cell(words: str, cell: Mapping[str, Any], x: float, y: float, wide: float) 
     value = cell.get("value")
     rect = {"x": x + 0.75, "y": y + 0.75, "width": wide - 1.5, "height": _HIGH - 1.5, "rx": 2}
     low, high = cell.get("low"), cell.get("high")
-    ends = "" if low is None or high is None else f", 95 % interval {number(low)} to {number(high)}"
-    parts = [tag("title", f"{words}: {number(value)}{ends}"), tag("rect", **rect, class_="none")]
+    ends = (
+        ""
+        if low is None or high is None
+        else f", 95 % interval {number(low, scale=1)} to {number(high, scale=1)}"
+    )
+    parts = [tag("title", f"{words}: {number(value, scale=1)}{ends}"), tag("rect", **rect, class_="none")]
     shade = 0.0 if value is None else min(1.0, abs(value) if value <= 1 else max(0.0, 2 - value))
     if value is not None and shade >= 0.005:
         parts.append(tag("rect", **rect, class_="neg" if value < 0 else "pos", fill_opacity=f"{shade:.2f}"))

@@ -94,8 +94,15 @@ def _ends(rows: pd.DataFrame, axes: Axes) -> list[Markup]:
             parts.append(line(LEFT, y, LEFT + WIDE, y, "end"))
             # few edges do little and many do all: at the other end the words are out of the way
             x, anchor = (LEFT + WIDE - 4, "end") if column == "metric_empty" else (LEFT + 6, None)
-            parts.append(text(x, y - 5, f"{words}: {number(value)}", "muted small", anchor))
+            parts.append(
+                text(x, y - 5, f"{words}: {number(value, scale=_scale(rows))}", "muted small", anchor)
+            )
     return parts
+
+
+def _scale(rows: pd.DataFrame) -> float:
+    """How large the metric is in these rows, with all edges or with none."""
+    return float(rows[["metric_full", "metric_empty"]].abs().max(axis=None))
 
 
 def _marks(series: list[Series], axes: Axes) -> list[Markup]:
@@ -115,7 +122,7 @@ def _series(family: str, rows: pd.DataFrame, axes: Axes, look: int) -> Series:
     for row in rows.sort_values(["n_edges", "threshold"], kind="stable").to_dict("records"):
         threshold = float(row["threshold"])
         written = "" if np.isnan(threshold) else f"{threshold:g}"
-        words = f"{words_of(row)}; {row['metric']} {number(float(row['metric_circuit']))}"
+        words = f"{words_of(row)}; {row['metric']} {number(float(row['metric_circuit']), scale=_scale(rows))}"
         point = axes.point(int(row["n_edges"]), float(row["value"]), words, written)
         found.setdefault((round(point.x), round(point.y)), []).append(point)
     points = []

@@ -32,8 +32,9 @@ def sure_edges(
 
     `p` is Student's t test over prompts against a mean of zero, `q` Benjamini and Hochberg's over all edges that were
     tested. `inclusion` is the share of bootstrapped sets of prompts whose circuit has the edge, `certified` whether it
-    is in (True) or out (False) whatever single prompts go, by votes over random deletions. NaN and NA where that cannot
-    be known: below two prompts, of methods that decide, and the last two without kept scores of every prompt.
+    is in (True) or out (False) by a majority of votes over random deletions that is sure at `alpha`. NaN and NA where
+    that cannot be known: below two prompts, of methods that decide, and the last two without kept scores of every
+    prompt.
     """
     frame = scores(run, task, method)
     if frame is None:

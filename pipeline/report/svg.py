@@ -10,6 +10,8 @@ from importlib.resources import files
 
 from markupsafe import Markup, escape
 
+from pipeline.core.showing import or_zero
+
 MINUS = "−"
 
 
@@ -62,10 +64,12 @@ def message(words: str) -> Markup:
     return figure("message", 640, 48, words, text(12, 29, words, "muted"))
 
 
-def number(value: float | None, sign: bool = False, digits: int = 3) -> str:
-    """`digits` significant digits with a real minus sign; a dash for a missing value."""
+def number(value: float | None, sign: bool = False, digits: int = 3, scale: float = 0.0) -> str:
+    """`digits` significant digits with a real minus sign; a dash for a missing value. What is rounding on the `scale`
+    of its measure reads as 0."""
     if value is None or not math.isfinite(value):
         return "–"
+    value = or_zero(value, scale)
     if value != 0 and not 1e-4 <= abs(value) < 1e6:
         written = f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e")
     else:

@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.writing import LEAST, Sheet, show, table_of
+from flows.writing import number as in_a_terminal
+from pipeline.report.svg import MINUS
+from pipeline.report.svg import number as on_a_page
 
 WORDS = st.text("abc-_> ", min_size=1, max_size=40).map(str.strip).filter(bool)
 NUMBERS = st.sampled_from(["", "7", "12,345,678", "≤ 16,768", "-0.1234 .. 0.1234", "83 %", "-"])
@@ -67,3 +70,19 @@ def test_a_name_steers_no_terminal(capsys):
     sheet.add_row("\x1b[31mred[/]", "1")
     show(sheet)
     assert "\\x1b[31mred[/]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "scale", "shown", "paged"),
+    [
+        (2e-15, 4.6, "0", "0.00"),  # the KL of a whole model to itself
+        (-3e-9, 1.0, "0", "0.00"),
+        (2e-15, 0.0, "2e-15", "2.00e-15"),  # a p: of no scale
+        (2e-15, 1e-12, "2e-15", "2.00e-15"),  # small among small ones
+        (0.0123, 1.0, "0.0123", "0.0123"),
+        (None, 1.0, "-", "–"),
+    ],
+)
+def test_what_is_rounding_on_the_scale_of_its_measure_reads_as_zero(value, scale, shown, paged):
+    assert in_a_terminal(value, scale) == shown
+    assert on_a_page(value, scale=scale) == paged.replace("-", MINUS)

@@ -2,6 +2,7 @@
 keeps."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -202,6 +203,24 @@ def test_a_circuit_holds_out_where_every_prompt_says_the_same(run):
 
     (card,) = (card for card in essentials(run)["verdicts"] if card["method"] == "acdc")
     assert {one["question"]: one["answer"] for one in card["judgements"]}["held out"] == "yes"
+
+
+def test_nobody_is_shown_rounding(run, capsys):
+    from flows.cli import main
+
+    kl = run.faithfulness().query("method == 'acdc'")["metric_full"]
+    assert (kl.abs() < 1e-12).all()
+    assert (kl != 0).any(), "this shows nothing: the KL of the model to itself is exactly 0 here"
+    assert main(["show", str(run.path)]) == 0
+    said = [
+        line for line in capsys.readouterr().out.splitlines() if " hypotheses " not in line
+    ]  # has p-values
+    assert not [line for line in said if re.search(r"\de-\d", line)]
+    assert re.search(r"kl_divergence is 0 with all edges", "\n".join(said))
+    page = (run.path / "report.html").read_text().partition("</style>")[2]
+    assert not re.findall(
+        r".{30}\de−\d+", "\n".join(one for one in page.splitlines() if "hypotheses" not in one)
+    )
 
 
 def test_the_circuit_that_is_shown_is_the_one_that_is_judged(run):
