@@ -46,6 +46,8 @@ class Format(StrEnum):
     csv = "csv"
     graphml = "graphml"
     dot = "dot"
+    acdc = "acdc"
+    auto_circuit = "auto_circuit"
 
 
 def _print_version(asked: bool) -> None:
@@ -150,7 +152,10 @@ def resume(
 @app.command(name="import")
 def import_(
     file: Annotated[
-        str, typer.Argument(help=".json of EAP-IG or MIB, or .csv: a row per edge", show_default=False)
+        str,
+        typer.Argument(
+            help=".json or .pt of EAP-IG, MIB, ACDC, auto-circuit; .csv: a row per edge", show_default=False
+        ),
     ],
     config: ConfigFile,
     set_: Overrides = [],  # noqa: B006

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from pipeline.core.errors import CircuitsError
-from pipeline.core.foreign import mib_json, to_networkx
+from pipeline.core.exported import acdc_json, auto_circuit_json, mib_json, to_networkx
 from pipeline.core.graph import Edge, Graph
 from pipeline.core.scores import EdgeScores, rank_order
 from pipeline.core.selection import select
@@ -130,9 +130,17 @@ class Circuit:
         return bool(has_out[fed.start : fed.stop].any())
 
     def to_mib_json(self) -> dict[str, Any]:
-        """The circuit as EAP-IG and the MIB leaderboard read it (`foreign.mib_json`)."""
+        """The circuit as EAP-IG and the MIB leaderboard read it (`exported.mib_json`)."""
         return mib_json(self.graph, self.mask, self.score)
 
+    def to_acdc_json(self) -> list[Any]:
+        """The circuit as the edges of ACDC (`exported.acdc_json`)."""
+        return acdc_json(self.graph, self.mask, self.score)
+
+    def to_auto_circuit_json(self) -> dict[str, Any]:
+        """The circuit and its scores as auto-circuit's (`exported.auto_circuit_json`)."""
+        return auto_circuit_json(self.graph, self.mask, self.score)
+
     def to_networkx(self) -> "nx.MultiDiGraph":
-        """The circuit as a graph of networkx (`foreign.to_networkx`)."""
+        """The circuit as a graph of networkx (`exported.to_networkx`)."""
         return to_networkx(self.graph, self.mask, self.score)

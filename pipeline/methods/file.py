@@ -1,4 +1,4 @@
-"""Scores or a circuit that somebody else found, read from a file: EAP-IG's and MIB's JSON, or a CSV list of edges.
+"""Scores or a circuit that somebody else found, read from a file: of EAP-IG, MIB, ACDC, auto-circuit, or a CSV list.
 
 They are judged and compared like those of any method. Computes nothing: the file's scores hold for all prompts, their
 spread is not known, and what identifies them are the file's bytes. Workers read the file as they read the model: it
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipeline.core.documents import looked_in
 from pipeline.core.errors import CircuitsError, ConfigError
-from pipeline.core.foreign import SUFFIXES, Foreign, read_circuit
+from pipeline.core.foreign import SAVED, SUFFIXES, Foreign, read_circuit, read_data
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
 from pipeline.core.text import OneLine
@@ -27,14 +27,15 @@ MOST = 1 << 30  # bytes
 
 
 class FileScores(EdgeMethod):
-    """Scores that somebody else found, or with `circuit` the set of edges: EAP-IG's and MIB's JSON, or CSV."""
+    """Scores that somebody else found, or with `circuit` the set of edges: of EAP-IG, ACDC, auto-circuit, or CSV."""
 
     scores_prompts: ClassVar[bool] = False
     elsewhere: ClassVar[frozenset[str]] = frozenset({"path"})
 
     name: Literal["file"] = "file"
     path: OneLine = Field(
-        min_length=1, description=".json of EAP-IG or MIB, or .csv with edge, score, in_graph"
+        min_length=1,
+        description=".json or .pt of EAP-IG, MIB, ACDC or auto-circuit, or .csv with edge, score, in_graph",
     )
     circuit: bool = Field(
         default=False,
@@ -92,11 +93,7 @@ class FileScores(EdgeMethod):
             raise CircuitsError(
                 f"{self.path}: is not what it was when the run was planned; run the config again"
             )
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError:
-            raise CircuitsError(f"{self.path}: is not UTF-8; give a .json or .csv file") from None
-        found = read_circuit(text, self.path, graph)
+        found = _found(content, self.path, graph)
         if self.circuit and (found.mask is None or not found.mask.any()):
             raise CircuitsError(f"{self.path}: marks no edge as in the circuit; leave circuit: true out")
         if not self.circuit and np.isnan(found.score).all():
@@ -106,6 +103,23 @@ class FileScores(EdgeMethod):
         return found
 
 
+def _found(content: bytes, path: str, graph: Graph) -> Foreign:
+    """What the file's bytes say of the graph's edges; torch is loaded for what it has saved alone."""
+    if path.lower().endswith(SAVED):
+        from pipeline.models.saved import read_saved
+
+        try:
+            data = read_saved(content)
+        except CircuitsError as error:
+            raise CircuitsError(f"{path}: {error}") from None
+        return read_data(data, path, graph)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CircuitsError(f"{path}: is not UTF-8; give a .json or .csv file") from None
+    return read_circuit(text, path, graph)
+
+
 def _digest(path: str) -> str:
     return hashlib.sha256(_content(path)).hexdigest()
 
@@ -113,7 +127,7 @@ def _digest(path: str) -> str:
 def _content(path: str) -> bytes:
     """The file's bytes. ConfigError where it cannot be read."""
     if not path.lower().endswith(SUFFIXES):
-        raise ConfigError(f"{path}: a circuit is read from {' or '.join(SUFFIXES)}")
+        raise ConfigError(f"{path}: a circuit is read from {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     try:
         with Path(path).open("rb") as file:
             content = file.read(MOST + 1)  # a device has no size

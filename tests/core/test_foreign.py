@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import CircuitsError
-from pipeline.core.foreign import dot, graphml, mib_json, read_circuit, shares, to_networkx
+from pipeline.core.exported import dot, graphml, mib_json, shares, to_networkx
+from pipeline.core.foreign import read_circuit
 from pipeline.core.graph import Graph
 
 GRAPHS = {
@@ -89,7 +90,12 @@ def test_scores_that_were_not_measured_elsewhere_are_none_here():
     ("where", "text", "message"),
     [
         ("a.json", "[", "a.json: "),
-        ("a.json", "[1]", "a.json: needs edges"),
+        ("a.json", "[1]", "a.json: has 1 for an edge; give its name"),
+        (
+            "a.json",
+            '{"nodes": {}}',
+            "a.json: is nothing that EAP-IG, ACDC or auto-circuit write: needs edges",
+        ),
         ("a.json", '{"edges": {}}', "a.json: lists no edge"),
         (
             "a.json",
@@ -108,7 +114,14 @@ def test_scores_that_were_not_measured_elsewhere_are_none_here():
         ("a.csv", "edge,score\nm0->logits,x\n", "a.csv: line 2 has the score 'x'"),
         ("a.csv", "edge,score\nm0->logits\n", "a.csv: line 2 has another number of cells"),
         ("a.csv", "edge,kept\nm0->logits,maybe\n", "line 2 has kept 'maybe'; give true or false"),
-        ("a.csv", "edge\nm0->logits\nm0->logits\n", "'m0->logits' is there twice"),
+        (
+            "a.csv",
+            "edge\nm0->logits\nm0->logits\n",
+            "a.csv: line 3: 'm0->logits' is there twice; leave one out",
+        ),
+        ("a.csv", "edge\nm0->logits\nMLP 0->Resid End\n", "line 3: 'MLP 0->Resid End' is there twice"),
+        ("a.csv", "edge\n\nm7->logits\n", "a.csv: line 3: 'm7->logits' is not in this model: no sender 'm7'"),
+        ("a.json", '{"edges": {\n "m7->logits": {}}}', "a.json: line 2: 'm7->logits' is not in this model"),
         ("a.csv", "edge,span\nm0->logits,io\n", "line 2 is of the span 'io'"),
     ],
 )

@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import discover, make_plan, open_run
 from pipeline.core.errors import CircuitsError, ConfigError
+from pipeline.core.exported import auto_circuit_json
+from pipeline.core.foreign import read_circuit
 from pipeline.report.compared import compared
 from pipeline.schedule.preparing import resume
 from pipeline.store.run.export import export
@@ -97,7 +100,19 @@ def test_a_run_goes_on_without_the_file_and_not_with_another(ours, tmp_path):
     ("name", "text", "message"),
     [
         ("none.json", None, "no such file"),
-        ("graph.pt", "x", "a circuit is read from .json or .csv"),
+        ("graph.txt", "x", r"a circuit is read from .json, .csv, .pt, .pth or .pkl"),
+        ("graph.pt", "x", "graph.pt: is no archive of torch.save; a pickle is never loaded"),
+        (
+            "edges.csv",
+            "edge,score\nm0->logits,1\nm9->logits,1\n",
+            "edges.csv: line 3: 'm9->logits' is not in this",
+        ),
+        (
+            "twice.csv",
+            "edge,score\nm0->logits,1\nMLP 0->Resid End,1\n",
+            "line 3: 'MLP 0->Resid End' is there twice",
+        ),
+        ("nan.csv", "edge,score\nm0->logits,nan\n", "has no scores, only a set of edges"),
         ("big.json", '{"cfg": {"n_layers": 12}, "edges": {}}', "is of a model with n_layers 12"),
         (
             "set.csv",
@@ -111,6 +126,31 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_written(tmp_path, n
         (tmp_path / name).write_text(text)
     with pytest.raises(CircuitsError, match=message):
         make_plan(config(tmp_path, {"name": "file", "path": str(tmp_path / name)}))
+
+
+@pytest.mark.parametrize(("words", "ending"), [("acdc", ".acdc"), ("auto_circuit", ".auto_circuit")])
+def test_what_is_written_in_others_words_is_what_was_found(ours, tmp_path, words, ending):
+    run, _ = ours
+    for path in export(run, words, tmp_path).paths:
+        mine = run.edge_scores(path.name.partition(".")[0], "induction")
+        assert path.name.endswith(f"{ending}.json")
+        back = read_circuit(path.read_text(), str(path), run.graph)
+        np.testing.assert_array_equal(back.score, np.nan_to_num(mine.score))
+        none = np.zeros(run.graph.n_edges, dtype=bool)
+        expected = mine.kept if mine.kept is not None else none
+        np.testing.assert_array_equal(none if back.mask is None else back.mask, expected)
+
+
+def test_a_file_that_torch_saved_is_judged_as_its_json_is(ours, theirs, tmp_path):
+    run, _ = ours
+    mine = run.edge_scores("eap", "induction")
+    said = auto_circuit_json(run.graph, None, mine.score)["prune_scores"]
+    path = tmp_path / "induction_toy-planted.pkl"
+    torch.save({module: torch.tensor(rows, dtype=torch.float64) for module, rows in said.items()}, path)
+    back = discover(config(tmp_path, {"name": "file", "path": str(path)}), local=True, quiet=True)
+    names = ["n_edges", "metric_circuit", "faithfulness"]
+    expected = theirs.faithfulness().query("method == 'file-induction_toy-planted'")[names]
+    assert back.faithfulness()[names].to_numpy().tolist() == expected.to_numpy().tolist()
 
 
 def test_a_file_without_a_circuit_has_none_to_judge(tmp_path):

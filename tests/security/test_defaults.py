@@ -17,6 +17,7 @@ from tests.runs import toy_config, toy_mapping
 
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "np.load", "pd.read_pickle", "yaml.unsafe_load"}
+SAFE_LOADING = {"weights_only": True}  # torch's reader of tensors and plain values, in one place
 
 
 def sources(root: Path) -> list[Path]:
@@ -33,6 +34,9 @@ def test_no_module_can_unpickle_or_evaluate(root):
                 names = {(node.module or "").partition(".")[0]} & UNSAFE_MODULES
             elif isinstance(node, ast.Call):
                 names = {ast.unparse(node.func)} & UNSAFE_CALLS
+                if names == {"torch.load"} and path.name == "saved.py":
+                    said = {one.arg: getattr(one.value, "value", None) for one in node.keywords}
+                    names = set() if said.items() >= SAFE_LOADING.items() else names
             else:
                 continue
             found += [f"{path.relative_to(root)}:{node.lineno} {name}" for name in names]

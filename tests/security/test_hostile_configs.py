@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.models.toy import toy_path
 from tests.runs import PAIR
-from tests.security.conftest import refused
+from tests.security.conftest import Touch, refused
 
 GOOD = (
     "name: toy\nmodel: {name: 'toy:planted'}\ntasks: [{name: induction, count: 4}]\nmethods: [{name: eap}]\n"
@@ -166,6 +168,38 @@ def test_a_pickle_in_the_place_of_prompts(circuits, config_file, place, name):
     (place.path / name).write_bytes(place.bomb)
     config = config_file(tasks=[{"name": "file", "path": str(place.path / name)}])
     refused(circuits("plan", config), [1], [name])
+
+
+@pytest.mark.parametrize(
+    ("name", "wrapped"),
+    [
+        ("scores.pkl", "bare"),
+        ("graph.pt", "in an archive"),
+        ("graph.pt", "packed"),
+        ("subgraph.pth", "more than it holds"),
+    ],
+)
+def test_a_pickle_in_the_place_of_a_circuit(circuits, config_file, place, name, wrapped):
+    path, words = place.path / name, ["never loaded"]
+    if wrapped == "bare":
+        path.write_bytes(place.bomb)
+    elif wrapped == "in an archive":
+        torch.save({"edges": Touch(place.executed)}, path)
+    elif wrapped == "packed":
+        torch.save({"edges": torch.zeros(10)}, place.path / "plain")
+        with (
+            zipfile.ZipFile(place.path / "plain") as plain,
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new,
+        ):
+            for part in plain.namelist():
+                new.writestr(part, plain.read(part))
+        words = ["larger than the file"]
+    else:
+        torch.save({"edges": torch.zeros(1).expand(10**9)}, path)
+        words = ["has a tensor of the kind"]
+    config = config_file(methods=[{"name": "file", "path": str(path)}])
+    refused(circuits("run", config, "--local"), [2], [name, *words])
+    assert not (place.path / "results").exists()
 
 
 def python_extension_schema(bomb: bytes) -> pa.Schema:

@@ -1,6 +1,6 @@
 """Scores and circuits in other people's formats.
 
-Knows which files there are and where they lie; `core.foreign` knows what is in them. Does not know how scores are
+Knows which files there are and where they lie; `core.exported` knows what is in them. Does not know how scores are
 computed.
 """
 
@@ -15,12 +15,12 @@ import numpy as np
 from pipeline.core.circuit import Circuit
 from pipeline.core.documents import suggest
 from pipeline.core.errors import CircuitsError
-from pipeline.core.foreign import dot, graphml
+from pipeline.core.exported import dot, graphml
 from pipeline.store.place.atomic import write_atomic
 from pipeline.store.place.where import Place, place
 from pipeline.store.run.opened import Run
 
-FORMATS = ("mib", "csv", "graphml", "dot")
+FORMATS = ("mib", "csv", "graphml", "dot", "acdc", "auto_circuit")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def export(
 
     `csv`: `{task}/{method}.csv` with the columns of `load_scores`, the first `top` rows by rank. `mib`: the
     layout of the leaderboard, `{method}/{task}_{model}/importances.json`; in the circuit are the `top` edges,
-    else those that the method kept, else none. `graphml` and `dot`: `{task}/{method}.graphml` and `.dot`, the circuit
-    alone, which they need.
+    else those that the method kept, else none. `acdc` and `auto_circuit`: `{task}/{method}.acdc.json` and
+    `.auto_circuit.json`, edges and scores in their words. `graphml` and `dot`: `{task}/{method}.graphml` and `.dot`,
+    the circuit alone, which they need.
     """
     if file_format not in FORMATS:
         raise CircuitsError(f"format {file_format!r} is unknown{suggest(file_format, FORMATS)}")
@@ -86,17 +87,41 @@ def _write_graph(
 
 
 def _write_mib(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
+    path = folder / method / f"{task}_{_model_name(run)}" / "importances.json"
+    return _write_json(path, _circuit_of(run, method, task, top).to_mib_json())
+
+
+def _write_acdc(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
+    circuit = _circuit_of(run, method, task, top)
+    return _write_json(folder / task / f"{method}.acdc.json", circuit.to_acdc_json())
+
+
+def _write_auto_circuit(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
+    circuit = _circuit_of(run, method, task, top)
+    return _write_json(folder / task / f"{method}.auto_circuit.json", circuit.to_auto_circuit_json())
+
+
+def _circuit_of(run: Run, method: str, task: str, top: int | None) -> Circuit:
+    """The `top` edges, else those that the method kept, else none; with the scores of all."""
     scores = run.edge_scores(method, task)
     if top is not None or scores.kept is not None:
-        circuit = Circuit.from_scores(scores, top=top)
-    else:
-        circuit = Circuit(scores.graph, np.zeros(scores.graph.n_edges, dtype=bool), np.asarray(scores.score))
-    path = folder / method / f"{task}_{_model_name(run)}" / "importances.json"
-    write_atomic(path, json.dumps(circuit.to_mib_json(), indent=1) + "\n")
+        return Circuit.from_scores(scores, top=top)
+    return Circuit(scores.graph, np.zeros(scores.graph.n_edges, dtype=bool), np.asarray(scores.score))
+
+
+def _write_json(path: Place, said: Any) -> Place:
+    write_atomic(path, json.dumps(said, indent=1) + "\n")
     return path
 
 
-_WRITE = {"csv": _write_csv, "mib": _write_mib, "graphml": _write_graphml, "dot": _write_dot}
+_WRITE = {
+    "csv": _write_csv,
+    "mib": _write_mib,
+    "graphml": _write_graphml,
+    "dot": _write_dot,
+    "acdc": _write_acdc,
+    "auto_circuit": _write_auto_circuit,
+}
 
 
 def _model_name(run: Run) -> str:
