@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.ablations import ABLATIONS, get_ablation
+from pipeline.config.combined import check_combined, measured_alike
 from pipeline.config.ids import added, contents, parameters, unique_ids
 from pipeline.config.kept import check_kept, check_until
 from pipeline.config.sections import (
@@ -221,10 +222,12 @@ class RunConfig(Section):
         """Every method by its id in this run, with id, metric and ablation written out."""
         methods = [method for entry in self.methods for method in entry.expanded()]
         ids = unique_ids(methods, "methods")
-        return {
-            id_: method.resolved(self.metric, self.ablation).model_copy(update={"as_": id_})
-            for id_, method in zip(ids, methods, strict=True)
-        }
+        return measured_alike(
+            {
+                id_: method.resolved(self.metric, self.ablation).model_copy(update={"as_": id_})
+                for id_, method in zip(ids, methods, strict=True)
+            }
+        )
 
     def sweep_of(self, method: str) -> tuple[str, ...]:
         """Ids of the methods that differ from this one in nothing but the parameter that it sweeps, itself
@@ -264,11 +267,13 @@ class RunConfig(Section):
     def prompt_scores(self) -> dict[str, str]:
         """The methods whose scores are kept prompt by prompt, by id, with the type of the numbers."""
         wanted = self.store.prompt_scores
-        return {
+        known = self.method_ids
+        kept = {
             id_: self.store.dtype
-            for id_, method in self.method_ids.items()
+            for id_, method in known.items()
             if (id_ in wanted if isinstance(wanted, tuple) else wanted and method.scores_prompts)
         }
+        return {id_: kind for id_, kind in kept.items() if kept.keys() >= {*known[id_].combines}}
 
     def identity(self) -> dict[str, Any]:
         """What the scores depend on, as plain data: not where it runs or what it is called.
@@ -376,6 +381,7 @@ class RunConfig(Section):
                 resolved.check(self.model.dtype)
             except ConfigError as error:
                 raise ConfigError(f"methods.{index} ({id_}): {error}") from None
+        check_combined(self.method_ids, self.store.prompt_scores)
         if self.until is not None:
             check_until(self.until, self.shards, self.discovering, self.method_ids, self.prompt_scores)
         check_kept(self.store.prompt_scores, self.method_ids, self.aggregate, kept=bool(self.prompt_scores))

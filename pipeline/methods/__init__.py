@@ -10,6 +10,7 @@ from pipeline.methods.base import Cost, Method
 from pipeline.methods.eap import Eap
 from pipeline.methods.eap_ig import EapIg
 from pipeline.methods.edge_patching import EdgePatching
+from pipeline.methods.ensemble import Ensemble
 from pipeline.methods.file import FileScores
 from pipeline.methods.knockout import Knockout
 from pipeline.methods.logit_lens import LogitLens
@@ -27,6 +28,7 @@ METHODS: tuple[type[Method], ...] = (
     Knockout,
     Attention,
     FileScores,
+    Ensemble,
 )
 
 # one of these, or of what an installed package adds
@@ -40,6 +42,7 @@ __all__ = [
     "Eap",
     "EapIg",
     "EdgePatching",
+    "Ensemble",
     "FileScores",
     "Knockout",
     "LogitLens",

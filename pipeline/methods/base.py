@@ -148,6 +148,12 @@ class Method(Entry):
         """Whether it looks at all prompts of a task together, and not shard by shard."""
         return False
 
+    @property
+    def combines(self) -> tuple[str, ...]:
+        """Ids of methods of the same run whose scores of the same prompts it reads, and nothing else: they come first,
+        and it is measured as they are."""
+        return ()
+
     def expanded(self: M) -> "list[M]":
         """The methods that this entry stands for: itself, unless it holds several values of a parameter."""
         return [self]

@@ -3,15 +3,15 @@
 Knows how the parts fit together and how scores of prompts are collected. Does not know any method. Loads without torch.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pipeline.ablations import Statistics, ablate, get_ablation
-from pipeline.core.scores import Moments
+from pipeline.core.scores import EdgeScores, Moments
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Work:
     ablation: str | None = None
     statistics: Statistics | None = None
     per_prompt: bool = False  # whether every prompt's scores are wanted too
+    others: Mapping[str, EdgeScores] = field(default_factory=dict)  # of the methods that it combines, by id
 
     @property
     def sign(self) -> int:

@@ -64,12 +64,15 @@ def _waves(session: Session, workers: int) -> Iterator[list[Item]]:
     for kind in ("filtered", "statistics"):
         first = [item for item in session.pending if item.kind == kind and not _is_blocked(session, item)]
         yield from _portions(session, first, WAVE * workers)
-    rest = [
-        item
-        for item in session.pending
-        if not _is_blocked(session, item) and not session.plan.is_pooled(item)
-    ]
-    yield from _portions(session, rest, WAVE * workers)
+    for combining in (False, True):  # what combines the scores of methods waits for these
+        rest = [
+            item
+            for item in session.pending
+            if bool(_combined(session, item)) == combining
+            and not _is_blocked(session, item)
+            and not session.plan.is_pooled(item)
+        ]
+        yield from _portions(session, rest, WAVE * workers)
 
 
 def run_wave(session: Session, items: Sequence[Item], pool: Pool, on_event: OnEvent = ignore) -> None:
@@ -253,8 +256,18 @@ def _portions(session: Session, items: list[Item], size: int) -> Iterator[list[I
         yield items[start : start + size]
 
 
+def _combined(session: Session, item: Item) -> list[Item]:
+    """The items whose scores an item combines."""
+    methods = session.config.method_ids
+    names = () if item.method is None else methods[item.method].combines
+    return [replace(item, method=name, kind=methods[name].kind.name) for name in names]
+
+
 def _is_blocked(session: Session, item: Item) -> bool:
-    """Whether an item waits for means, or for which prompts are kept, and their own item has failed."""
+    """Whether an item waits for means, for which prompts are kept, or for scores that it combines, and their own item
+    has failed."""
+    if any(other not in session.done for other in _combined(session, item)):
+        return True
     if item.kind != "filtered" and session.config.task_ids[item.task].filter is not None:
         whole = item.kind == "statistics" or session.plan.is_pooled(item)
         shards = range(session.plan.tokens[item.task].n_shards) if whole else (item.shard,)

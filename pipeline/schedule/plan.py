@@ -199,6 +199,8 @@ class Plan:
         if item.method is None:
             return identity | {"metrics": self.config.metrics}
         method = whole["methods"][item.method]
+        if combined := self.methods[item.method].combines:
+            identity |= {"of": [whole["methods"][id_] for id_ in combined]}
         if method["ablation"] and needs_statistics(
             method["ablation"]
         ):  # the means come from the prompts of the other shards too

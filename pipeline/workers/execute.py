@@ -42,6 +42,7 @@ from pipeline.workers.circuit_values import (
     together,
     values_of,
 )
+from pipeline.workers.combined import found_by
 from pipeline.workers.filtering import filtered
 from pipeline.workers.jobs import Opener, process_peak_memory
 from pipeline.workers.together import Consult, Enlist, Parts
@@ -269,6 +270,9 @@ def compute(item: Item, replica: Replica) -> tuple[Payload, dict[str, Any]]:
     if (shared := replica.together(item)) is not None:
         return shared, shared.facts
     method, work = replica.config.method_ids[item.method], replica.work(item.task, item.method, batches)
+    if method.combines:
+        ids = [prompt for batch in batches for prompt in batch.prompt_ids]
+        work = replace(work, others=found_by(replica.directory, item, method.combines, ids))
     found = method.run(work)
     if work.per_prompt and isinstance(found, EdgeScores) and found.per_prompt is not None:
         order = np.argsort([prompt for batch in batches for prompt in batch.prompt_ids])

@@ -50,7 +50,7 @@ ASKED: dict[str, Method] = {
         Attention.model_validate({"from": "start"}),
     )
 }
-COMPUTED = {method.model_fields["name"].default for method in METHODS} - {"file"}  # which is read
+COMPUTED = {method.model_fields["name"].default for method in METHODS} - {"file", "ensemble"}  # which read
 assert set(ASKED) == COMPUTED, "every method is asked"
 CIRCUITS = "circuits"
 # Largest difference from float64, relative to the largest value of the method. On a CPU the worst are 7e-6 and 9e-2.
