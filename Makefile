@@ -58,7 +58,7 @@ test-order: $(VENV)/.installed ## the fast tests in a random order: SEED=0
 	  --random-order-seed=$(SEED) $(ARGS)
 
 test-slow: $(VENV)/.installed ## tests that kill processes or take long
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n $(JOBS) --dist loadscope $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-real: $(VENV)/.installed ## tests of that language model, which is fetched where it is not there yet
 	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.real --model-only
