@@ -21,6 +21,7 @@ from pipeline.evaluation.necessity import Necessity
 from pipeline.evaluation.null_data import NullData
 from pipeline.evaluation.stability import Stability
 from pipeline.evaluation.sufficiency import Sufficiency
+from pipeline.evaluation.worst_set import WorstSet
 
 EVALUATIONS: tuple[type[Evaluation], ...] = (
     Auroc,
@@ -30,6 +31,7 @@ EVALUATIONS: tuple[type[Evaluation], ...] = (
     Minimality,
     Chance,
     Completeness,
+    WorstSet,
     Stability,
     NullData,
     Hypotheses,
@@ -63,6 +65,7 @@ __all__ = [
     "Subject",
     "Sufficiency",
     "Values",
+    "WorstSet",
     "circuit_values",
     "evaluate",
     "faithfulness_of",

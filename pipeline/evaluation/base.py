@@ -8,7 +8,8 @@ the prompts, committed like scores. What an evaluation raises is recorded like t
 evaluations and shards go on.
 
 One that is `of_chosen` judges a single circuit, which faithfulness has chosen on the prompts that the scores come from,
-and does so on the prompts that the task holds out, where it holds some out. One that is `of_others` gets the chosen
+and does so on the prompts that the task holds out, where it holds some out. It may search: go on, in rounds, with
+circuits that depend on what those before have shown over all prompts. One that is `of_others` gets the chosen
 circuits of all tasks besides. One that is `of_own` is asked by the prompts alone that the scores come from.
 """
 
@@ -124,12 +125,22 @@ class Evaluation(BaseModel):
     name: str
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:  # noqa: ARG002 - a pure one wants none
-        """How many circuits it wants at most of a method, which `decides` itself what it keeps or ranks all edges; of
-        each task where it is of others."""
+        """How many circuits it wants at most, in all rounds, of a method, which `decides` itself what it keeps or
+        ranks all edges; of each task where it is of others."""
         return 0
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:  # noqa: ARG002 - as above
         """The circuits to run, by label."""
+        return {}
+
+    @property
+    def rounds(self) -> int:
+        """How often it wants circuits at most; more than once only where it is `of_chosen`."""
+        return 1
+
+    def further(self, subject: Subject, values: Values) -> dict[str, Circuit]:  # noqa: ARG002 - few search
+        """The circuits of the next round, by labels that say all of what they are; `values` are those of all rounds
+        before. None: it has what it wants."""
         return {}
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:

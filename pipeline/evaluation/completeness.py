@@ -3,14 +3,15 @@
     incompleteness(K) = |mean(m(C without K)) - mean(m(M without K))| / |mean(m(full) - m(empty))|
 
 Knows values of prompts and masks. K are nodes of the circuit, each with probability 1/2, as in the IOI paper (Wang et
-al. 2022, arXiv 2211.00593), which also lets a search choose K: the largest of a few random sets is a lower bound. What
-takes over when the nodes are gone, and is not in the circuit, makes the model better than the circuit.
+al. 2022, arXiv 2211.00593): the largest of a few random sets is a lower bound, and a search finds worse ones
+(`worst_set`). What takes over when the nodes are gone, and is not in the circuit, makes the model better than the
+circuit.
 """
 
 from typing import ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
 from pipeline.core.circuit import Circuit
@@ -18,7 +19,7 @@ from pipeline.core.graph import Graph
 from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
 
 CIRCUIT = "circuit"
-_OF_CIRCUIT, _OF_MODEL = "circuit-without", "model-without"
+OF_CIRCUIT, OF_MODEL = "circuit-without", "model-without"
 
 
 class Completeness(Evaluation):
@@ -41,24 +42,20 @@ class Completeness(Evaluation):
         circuit, graph = subject.the_circuit, subject.scores.graph
         found = {CIRCUIT: circuit}
         for index in range(self.draws):
-            left = ~_out_of(graph, sampled(circuit, self.seed, index))
-            found[f"{_OF_CIRCUIT}-{index}"] = Circuit(graph, circuit.mask & left)
-            found[f"{_OF_MODEL}-{index}"] = Circuit(graph, left)
+            left = ~out_of(graph, sampled(circuit, self.seed, index))
+            found[f"{OF_CIRCUIT}-{index}"] = Circuit(graph, circuit.mask & left)
+            found[f"{OF_MODEL}-{index}"] = Circuit(graph, left)
         return found
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """whole; median, largest of the sets; incompleteness of each."""
         del subject, curve
         assert values is not None
-        ran, scale = values.circuits, abs(float((values.full - values.empty).mean()))
-
-        def apart(one: np.ndarray, other: np.ndarray) -> float | None:
-            return abs(float(one.mean()) - float(other.mean())) / scale if scale > 1e-9 else None
-
-        gaps = [apart(ran[f"{_OF_CIRCUIT}-{i}"], ran[f"{_OF_MODEL}-{i}"]) for i in range(self.draws)]
+        ran = values.circuits
+        gaps = [apart(values, ran[f"{OF_CIRCUIT}-{i}"], ran[f"{OF_MODEL}-{i}"]) for i in range(self.draws)]
         known = [gap for gap in gaps if gap is not None]
         return [
-            Found("whole", apart(ran[CIRCUIT], values.full), CIRCUIT),
+            Found("whole", apart(values, ran[CIRCUIT], values.full), CIRCUIT),
             Found("median", float(np.median(known)) if known else None, CIRCUIT),
             Found("largest", max(known, default=None), CIRCUIT),
             *(Found("incompleteness", gap, f"without-{i}") for i, gap in enumerate(gaps)),
@@ -69,8 +66,7 @@ def sampled(circuit: Circuit, seed: int, index: int) -> Bool[np.ndarray, " sende
     """A set of the circuit's senders but for the input, each with probability 1/2, and never none where there are
     some; the first sets are the same however many are drawn."""
     graph, rng = circuit.graph, np.random.default_rng([seed, index])
-    nodes = np.unique(graph.edge_senders[circuit.pruned.mask])
-    nodes = nodes[nodes > 0]
+    nodes = nodes_of(circuit)
     chosen = np.zeros(graph.n_senders, dtype=bool)
     chosen[nodes] = rng.random(len(nodes)) < 0.5
     if len(nodes) and not chosen.any():
@@ -78,5 +74,20 @@ def sampled(circuit: Circuit, seed: int, index: int) -> Bool[np.ndarray, " sende
     return chosen
 
 
-def _out_of(graph: Graph, senders: Bool[np.ndarray, " sender"]) -> Bool[np.ndarray, " edge"]:
+def nodes_of(circuit: Circuit) -> Int[np.ndarray, " node"]:
+    """The circuit's senders but for the input; without those that dangle."""
+    nodes = np.unique(circuit.graph.edge_senders[circuit.pruned.mask])
+    return np.asarray(nodes[nodes > 0], dtype=np.int64)
+
+
+def apart(
+    values: Values, one: Float[np.ndarray, " prompt"], other: Float[np.ndarray, " prompt"]
+) -> float | None:
+    """How far two circuits are apart in shares of the behaviour; None where there is none."""
+    scale = abs(float((values.full - values.empty).mean()))
+    return abs(float(one.mean()) - float(other.mean())) / scale if scale > 1e-9 else None
+
+
+def out_of(graph: Graph, senders: Bool[np.ndarray, " sender"]) -> Bool[np.ndarray, " edge"]:
+    """The edges out of these senders."""
     return np.asarray(senders[graph.edge_senders], dtype=np.bool_)

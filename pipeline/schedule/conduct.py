@@ -103,7 +103,7 @@ def aggregate_what_is_there(session: Session) -> None:
 
 def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
     """Writes faithfulness.parquet and circuits/, unless they are there for these scores and settings."""
-    from pipeline.schedule.evaluating import choose, chosen_jobs, circuit_jobs, judge
+    from pipeline.schedule.evaluating import choose, chosen_jobs, circuit_jobs, further_jobs, judge
 
     key = session.evaluation_key
     if _is_evaluated(session, key):
@@ -116,6 +116,12 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
     chosen = {} if session.is_full else choose(path, config, jobs, there)
     of_chosen = chosen_jobs(*asked, chosen)
     there |= _run_circuits(session, of_chosen, pool, on_event)
+    for number in range(1, max((one.rounds for one in config.evaluate.also), default=1)):
+        more = {} if session.is_full else further_jobs(path, config, of_chosen, there, number)
+        there |= _run_circuits(session, more, pool, on_event)
+        of_chosen = {of: [*some, *more.get(of, ())] for of, some in of_chosen.items()}
+        if not more:
+            break
     if session.is_full:
         on_event(session.event("note", session.fullness))
         return

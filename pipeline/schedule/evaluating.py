@@ -17,16 +17,25 @@ from pipeline.config import RunConfig
 from pipeline.config.sections import Evaluate
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.core.items import EVALUATIONS, Item, canonical_json
+from pipeline.core.items import EVALUATIONS, Item, canonical_json, digest
 from pipeline.core.results import EDGE_SCORES
 from pipeline.core.selection import Rank
-from pipeline.evaluation import Chosen, Curve, Evaluation, Subject, Values, measured, selections
+from pipeline.evaluation import Chosen, Curve, Evaluation, Subject, measured, selections
 from pipeline.evaluation.ratio import ROUNDING, faithfulness_over
 from pipeline.store.place.where import Place
 from pipeline.store.run import evaluations
 from pipeline.store.run.circuits import Evaluated, scores_digest
 from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt
-from pipeline.workers.circuit_values import CircuitJob, Judging, RuleFile, label_of, subjects_of
+from pipeline.workers.circuit_values import (
+    CircuitJob,
+    Judging,
+    RuleFile,
+    circuits_of,
+    label_of,
+    seen_so_far,
+    subjects_of,
+    values_over,
+)
 from pipeline.workers.jobs import Failure
 
 Jobs = dict[Judging, list[CircuitJob]]
@@ -97,6 +106,46 @@ def chosen_jobs(
                     }
                     found[of] = _jobs(path, of, tasks, done, files)
     return found
+
+
+def further_jobs(
+    path: Place,
+    config: RunConfig,
+    jobs: Jobs,
+    there: set[CircuitJob],
+    number: int,
+) -> Jobs:
+    """The jobs of the next round of evaluations that search, by the values of all rounds before; none of those that
+    lack a shard, or have what they want. `jobs` are those of all rounds before."""
+    searching = {one.name for one in config.evaluate.also if one.of_chosen and one.rounds > number}
+    found: Jobs = {}
+    for of, every in jobs.items():
+        asked = {job.evaluation for job in every} & searching
+        subjects = {one.method: one for one in subjects_of(path, config, of)} if asked else {}
+        for name in sorted(asked):
+            before = [job for job in every if job.evaluation == name]
+            last = [job for job in before if job.files[0].number == number - 1]
+            job = last[0] if last else before[0]
+            if not last or not there.issuperset(before):
+                continue
+            shards = tuple(job.shard for job in last)
+            file = replace(job.files[0], number=number, shards=shards)
+            wanted = {method: _further(path, config, job, file, one) for method, one in subjects.items()}
+            if wanted := {method: labels for method, labels in wanted.items() if labels}:
+                after = {"round": number, "after": before[0].files[0].key, "circuits": digest(wanted)}
+                file = replace(file, methods=tuple(wanted), key=canonical_json(after))
+                found.setdefault(of, []).extend(replace(one, files=(file,)) for one in last)
+    return found
+
+
+def _further(path: Place, config: RunConfig, job: CircuitJob, file: RuleFile, subject: Subject) -> list[str]:
+    """The labels of a method's circuits in the round of a file; what its search raises where it fails: whoever runs the
+    round fails too, and that is recorded."""
+    so_far = seen_so_far(path, job.of, job.evaluation, file, subject.method)
+    try:
+        return [] if so_far is None else sorted(circuits_of(subject, config, job.evaluation, so_far))
+    except Exception as error:  # noqa: BLE001 - of a package maybe
+        return [repr(error)]
 
 
 def _alone(config: RunConfig) -> Evaluate:
@@ -239,15 +288,20 @@ def _read(path: Place, jobs: Sequence[CircuitJob]) -> dict[str, dict[RuleFile, l
 def _shards(
     values: Mapping[str, Mapping[RuleFile, list[ByPrompt]]], evaluation: str, subject: Subject
 ) -> list[ByPrompt]:
-    """Those that hold the circuits of this method by this rule; a chosen circuit has one file whatever its rule."""
-    return next(
-        (
-            shards
-            for file, shards in values.get(evaluation, {}).items()
-            if subject.method in file.methods and (subject.chosen is not None or file.rank == subject.rank)
-        ),
-        [],
-    )
+    """Those that hold the circuits of this method by this rule, in the first round."""
+    return next(iter(_rounds(values, evaluation, subject)), [])
+
+
+def _rounds(
+    values: Mapping[str, Mapping[RuleFile, list[ByPrompt]]], evaluation: str, subject: Subject
+) -> list[list[ByPrompt]]:
+    """The shards of every round; a chosen circuit has one file of each whatever its rule."""
+    files = values.get(evaluation, {})
+    return [
+        files[file]
+        for file in sorted(files, key=lambda file: file.number)
+        if subject.method in file.methods and (subject.chosen is not None or file.rank == subject.rank)
+    ]
 
 
 def _by_rules(config: RunConfig, subject: Subject) -> list[Subject]:
@@ -291,7 +345,7 @@ def judge(
                     asked = of.asks(evaluation) and evaluation.name not in lacking
                     if asked and (evaluation.by_rank or place == 0):
                         rows = _find(
-                            evaluation, judging, _shards(values, evaluation.name, one), curve, judged
+                            evaluation, judging, _rounds(values, evaluation.name, one), curve, judged
                         )
                         rank = _rank_of(config, one) if evaluation.by_rank else None
                         judged.found += [{**row, "rank": rank} for row in rows]
@@ -329,13 +383,15 @@ def _faithfulness(
 
 
 def _find(
-    evaluation: Evaluation, subject: Subject, shards: Sequence[ByPrompt], curve: Curve, judged: Judged
+    evaluation: Evaluation,
+    subject: Subject,
+    rounds: Sequence[Sequence[ByPrompt]],
+    curve: Curve,
+    judged: Judged,
 ) -> list[dict[str, Any]]:
     """What an evaluation finds in one method; why it finds nothing is entered."""
     name, method = evaluation.name, subject.method
-    labels = [label for of, _, label in (shards[0] if shards else ()) if of == method]
-    ran = {label: _over_prompts(shards, method, name, label) for label in labels}
-    values = Values(ran.pop(FULL), ran.pop(EMPTY), ran) if ran else None
+    values = values_over(rounds, method, name)
     row = {"task": subject.task, "method": method, "evaluation": name}
     try:
         found = evaluation.find(subject, values, tuple(curve))

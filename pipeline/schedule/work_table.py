@@ -31,9 +31,9 @@ def work_table(plan: Plan) -> list[dict[str, Any]]:
 
 
 def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
-    """By task and evaluation, the work of running its circuits once all items are there; those that want none are left
-    out. Methods that agree in metric and ablation share the recorded runs (the circuits of all edges and of none) and
-    what equal circuits cost."""
+    """By task and evaluation, the work of running its circuits once all items are there, of every round where it
+    searches; those that want none are left out. Methods that agree in metric and ablation share the recorded runs (the
+    circuits of all edges and of none) and what equal circuits cost."""
     methods = [method for method in plan.methods.values() if method.kind == EDGE_SCORES]
     fractions = plan.config.evaluate.edge_fractions
     below = sum(fraction < 1 for fraction in fractions)
@@ -41,6 +41,7 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
     of_chosen = {one.name for one in plan.config.evaluate.also if one.of_chosen}
     of_own = {one.name for one in plan.config.evaluate.also if one.of_own}
     rules = len(plan.config.evaluate.ranks)
+    rounds = {one.name: one.rounds for one in plan.config.evaluate.also}
     wanted = {
         FAITHFULNESS: [
             (1, 1) if method.decides else (len(fractions) * rules, below * rules) for method in methods
@@ -57,6 +58,7 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
     return {
         (task, name): Cost(
             forward_passes=_recorded(plan, [m for m, (n, _) in zip(methods, counts, strict=True) if n])
+            * rounds.get(name, 1)
             * len(tokens),
             evaluations=sum(n for _, n in counts) * len(tokens),
             evaluations_at_most=True,  # circuits that are the same once nothing dangles are run once

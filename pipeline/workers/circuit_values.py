@@ -16,9 +16,17 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
 from pipeline.core.items import EVALUATIONS, Item
 from pipeline.core.selection import Rank
-from pipeline.evaluation import Chosen, Evaluation, Subject, circuit_values, selections
+from pipeline.evaluation import Chosen, Evaluation, Subject, Values, circuit_values, selections
 from pipeline.store.place.where import Place
-from pipeline.store.run.evaluations import EMPTY, FAITHFULNESS, FULL, ByPrompt, Label, path_of
+from pipeline.store.run.evaluations import (
+    EMPTY,
+    FAITHFULNESS,
+    FULL,
+    ByPrompt,
+    Label,
+    path_of,
+    read_values,
+)
 from pipeline.store.run.opened import open_run
 
 if TYPE_CHECKING:
@@ -50,16 +58,19 @@ class Judging:
 
 @dataclass(frozen=True)
 class RuleFile:
-    """The circuits by one rule, of these methods. `is_first`: the file lies where that of a rule alone would."""
+    """The circuits by one rule, of these methods. `is_first`: the file lies where that of a rule alone would. `number`
+    is the round of an evaluation that searches, and `shards` those whose rounds before it goes on from."""
 
     rank: Rank
     methods: tuple[str, ...]
     key: str
     is_first: bool = True
+    number: int = 0
+    shards: tuple[int, ...] = ()
 
     def path(self, folder: Place, item: Item) -> Place:
         """Where it lies."""
-        return path_of(folder, item, None if self.is_first else self.rank)
+        return path_of(folder, item, None if self.is_first else self.rank, self.number)
 
 
 @dataclass(frozen=True)
@@ -147,13 +158,16 @@ def by_rule(subjects: Sequence[Subject], file: RuleFile) -> list[Subject]:
     ]
 
 
-def circuits_of(subject: Subject, config: RunConfig, evaluation: str) -> dict[str, Circuit]:
-    """Every circuit that an evaluation wants of a subject, by label. ScoreError where these are more than it says."""
+def circuits_of(
+    subject: Subject, config: RunConfig, evaluation: str, so_far: Values | None = None
+) -> dict[str, Circuit]:
+    """Every circuit that an evaluation wants of a subject, by label; of one that searches, after what it has seen
+    `so_far`. ScoreError where these are more than it says."""
     if evaluation == FAITHFULNESS:
         tops = selections(config.evaluate.edge_fractions, subject.scores, rank=subject.rank)
         return {label_of(fraction): circuit for fraction, circuit in tops}
     (asked,) = (one for one in config.evaluate.also if one.name == evaluation)
-    circuits = asked.circuits(subject)
+    circuits = asked.circuits(subject) if so_far is None else asked.further(subject, so_far)
     most = asked.n_circuits(subject.scores.graph, decides=subject.scores.kept is not None)
     most *= len(subject.others) if asked.of_others else 1
     if len(circuits) > most:
@@ -161,6 +175,27 @@ def circuits_of(subject: Subject, config: RunConfig, evaluation: str) -> dict[st
             f"{evaluation} wants {len(circuits)} circuits of {subject.method}, and its n_circuits() says {most}"
         )
     return circuits
+
+
+def seen_so_far(path: Place, of: Judging, evaluation: str, file: RuleFile, method: str) -> Values | None:
+    """What the rounds before that of a file have shown of a method; None before the first."""
+    if not file.number:
+        return None
+    items = [Item(EVALUATIONS, of.task, evaluation, shard) for shard in file.shards]
+    rounds = [[read_values(path_of(path, item, None, n)) for item in items] for n in range(file.number)]
+    return values_over(rounds, method, evaluation)
+
+
+def values_over(rounds: Sequence[Sequence[ByPrompt]], method: str, evaluation: str) -> Values | None:
+    """What the shards of all rounds say of a method, over all of their prompts; None where nothing was run."""
+    found: dict[str, np.ndarray] = {}
+    for shards in rounds:
+        labels = [
+            label for of, name, label in (shards[0] if shards else ()) if (of, name) == (method, evaluation)
+        ]
+        for label in labels:
+            found[label] = np.concatenate([shard[method, evaluation, label] for shard in shards])
+    return Values(found.pop(FULL), found.pop(EMPTY), found) if found else None
 
 
 def label_of(fraction: float | None) -> str:

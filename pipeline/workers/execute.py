@@ -38,6 +38,7 @@ from pipeline.workers.circuit_values import (
     apart,
     by_rule,
     circuits_of,
+    seen_so_far,
     subjects_of,
     together,
     values_of,
@@ -163,7 +164,12 @@ class Replica:
                 file: {
                     (subject.method, job.evaluation, label): circuit
                     for subject in by_rule(subjects, file)
-                    for label, circuit in circuits_of(subject, self.config, job.evaluation).items()
+                    for label, circuit in circuits_of(
+                        subject,
+                        self.config,
+                        job.evaluation,
+                        seen_so_far(self.directory.path, job.of, job.evaluation, file, subject.method),
+                    ).items()
                 }
                 for file in job.files
             }

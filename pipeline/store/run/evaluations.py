@@ -56,11 +56,13 @@ Label = tuple[str, str, str]  # method, evaluation, circuit
 ByPrompt = dict[Label, Float[np.ndarray, " prompt"]]
 
 
-def path_of(folder: Place, item: Item, rank: str | None = None) -> Place:
-    """Where the values of an evaluation's shard lie; `rank` is the rule, where it is not the first."""
+def path_of(folder: Place, item: Item, rank: str | None = None, number: int = 0) -> Place:
+    """Where the values of an evaluation's shard lie; `rank` is the rule, where it is not the first, and `number` the
+    round of one that searches."""
     task = folder / FOLDER / f"task={item.task}"
     within = task if item.method == FAITHFULNESS else task / f"evaluation={item.method}"
     within = within if rank is None else within / f"rank={rank}"
+    within = within / f"round={number}" if number else within
     return within / f"shard-{item.shard:05d}.parquet"
 
 
