@@ -32,6 +32,7 @@ class Family:
     out: str
     norm2: str | None
     mlp: tuple[str, ...] = ("mlp",)
+    gated: bool = True  # the MLP has three matrices, one of them a gate; or two
 
     # q, k and v: separate projections, or one that holds them `concat`enated or `interleaved` per head.
     projections: dict[str, str] = field(default_factory=lambda: {"q": "q_proj", "k": "k_proj", "v": "v_proj"})
@@ -86,6 +87,7 @@ _GEMMA = _LLAMA | {
 FAMILIES: tuple[Family, ...] = (
     Family(
         model_types=("gpt2",),
+        gated=False,
         blocks="h",
         final_norm="ln_f",
         norm1="ln_1",
@@ -118,6 +120,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("gpt_neox",),
+        gated=False,
         blocks="layers",
         final_norm="final_layer_norm",
         norm1="input_layernorm",
@@ -130,6 +133,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("gptj",),
+        gated=False,
         blocks="h",
         final_norm="ln_f",
         norm1="ln_1",
@@ -141,6 +145,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("opt",),
+        gated=False,
         blocks="decoder.layers",
         final_norm="decoder.final_layer_norm",
         norm1="self_attn_layer_norm",
@@ -153,6 +158,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("phi",),
+        gated=False,
         blocks="layers",
         final_norm="final_layernorm",
         norm1="input_layernorm",

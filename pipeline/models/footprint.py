@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.graph import Graph
+from pipeline.models.families import family_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -30,10 +31,14 @@ class Footprint:
     dtype: str
 
     def weights(self) -> int:
-        """The model's parameters."""
-        tied = 1 if getattr(self.config, "tie_word_embeddings", True) else 2
-        per_layer = 4 * self._d_model**2 + 3 * self._d_model * self._inner
-        return self._bytes(self._layers * per_layer + tied * self.config.vocab_size * self._d_model)
+        """The model's parameters: its matrices, without norms, biases and positions."""
+        config, d_model, n_heads = self.config, self._d_model, self.graph.n_heads
+        tied = 1 if getattr(config, "tie_word_embeddings", True) else 2
+        sharing = getattr(config, "num_key_value_heads", None) or n_heads  # heads of keys and of values
+        attention = 2 * d_model * self._head * (n_heads + sharing)
+        matrices = 3 if family_of(config).gated else 2
+        numbers = self._layers * attention + matrices * d_model * self._mlp_widths
+        return self._bytes(numbers + tied * config.vocab_size * d_model)
 
     def passes(self, prompts: int, length: int) -> int:
         """A batch under work: two recorded runs, what a backward pass needs, differences of all senders."""
@@ -50,8 +55,7 @@ class Footprint:
     def searched(self, batches: Sequence[tuple[int, int]]) -> int:
         """The recorded runs of batches of (prompts, length) while a circuit is searched in them: the clean run,
         the heads' and MLPs' differences, the senders' written differences where `DELTA_BYTES` hold them."""
-        head = getattr(self.config, "head_dim", None) or self._d_model // self.graph.n_heads
-        per_layer = 5 * self._d_model + 5 * self.graph.n_heads * head
+        per_layer = 5 * self._d_model + 5 * self.graph.n_heads * self._head
         total = 0
         for prompts, length in batches:
             positions = prompts * length
@@ -65,14 +69,32 @@ class Footprint:
         return int(self.config.hidden_size)
 
     @property
+    def _head(self) -> int:
+        return int(getattr(self.config, "head_dim", None) or self._d_model // self.graph.n_heads)
+
+    @property
+    def _mlp_widths(self) -> int:
+        """The inner widths of all MLPs together, those of experts among them."""
+        config = self.config
+        experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+        if not experts:
+            return self._layers * self._inner
+        step = getattr(config, "decoder_sparse_step", None) or 1
+        plain = set(getattr(config, "mlp_only_layers", None) or ())
+        n_plain = sum(layer in plain or (layer + 1) % step > 0 for layer in range(self._layers))
+        each = getattr(config, "moe_intermediate_size", None) or self._inner
+        mixture = experts * each + (getattr(config, "shared_expert_intermediate_size", None) or 0)
+        return int(n_plain * self._inner + (self._layers - n_plain) * mixture)
+
+    @property
     def _layers(self) -> int:
         return int(self.config.num_hidden_layers)
 
     @property
     def _inner(self) -> int:
         config = self.config
-        inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
-        return int(inner or 4 * self._d_model)
+        names = ("intermediate_size", "n_inner", "ffn_dim")
+        return int(next(filter(None, (getattr(config, name, None) for name in names)), 4 * self._d_model))
 
     def _bytes(self, numbers: int) -> int:
         return BYTES[self.dtype] * numbers
