@@ -8,8 +8,8 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported anywhere: nothing is reported
@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 
 from pipeline.cluster import signals
 from pipeline.cluster.imports import OwnJob
-from pipeline.cluster.private import private
+from pipeline.cluster.private import bare, private
 from pipeline.core.errors import ClusterError, ConfigError
 from pipeline.core.machines import Machine, Need, capacity, fits, gpus_needed, reasons, this_machine
 from pipeline.core.text import first_line
@@ -28,13 +28,15 @@ JOIN_SECONDS = 2.0
 KNOCK_SECONDS = 10.0  # in which a cluster must answer; Ray itself asks for minutes
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"  # whoever speaks gRPC answers it with settings of its own
 SETTINGS = 4
+_found: dict[str, str] = {}  # what workers of the private Ray that is up find in their environment
 OBJECT_STORE = 128 * 2**20  # bytes; jobs and reports are small, scores go straight to files
 
 
 @contextmanager
-def connected(address: str, cpus: int) -> Iterator[None]:
+def connected(address: str, cpus: int, variables: Mapping[str, str]) -> Iterator[None]:
     """Within it Ray is there: a private one of this machine, or the cluster at the address. More workers than cores
-    may share them. ConfigError where no cluster answers."""
+    may share them. On this machine all workers find the `variables` in their environment. ConfigError where no
+    cluster answers."""
     with ExitStack() as stack:
         options: dict[str, Any] = {"job_config": OwnJob()}
         if address == "local":
@@ -43,31 +45,38 @@ def connected(address: str, cpus: int) -> Iterator[None]:
         else:
             _knock(address)
         try:
-            with signals.kept(starting=True):
+            with signals.kept(starting=True), bare(variables) if address == "local" else nullcontext():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            if address == "local":
+        except (ConnectionError, RuntimeError, ValueError, RayError, SystemExit) as error:
+            if address != "local":
+                raise _unreachable(address, first_line(error)) from None
+            if isinstance(error, ValueError):
                 raise
-            raise _unreachable(address, next(iter(str(error).splitlines()), type(error).__name__)) from None
+            raise _not_started(error) from None
         except Exception as error:
             if type(error) is not Exception:  # Ray's own word for a node that is too slow to start
                 raise
-            raise ClusterError(
-                f"Ray did not start on this machine ({first_line(error)}): it is busy, or short of memory; the same "
-                "command tries again, and --local runs without Ray"
-            ) from None
+            raise _not_started(error) from None
         stack.callback(_disconnect)
         _hush()
+        if address == "local":
+            _found.update(variables)
+            stack.callback(_found.clear)
         yield
 
 
 @contextmanager
 def answering(address: str) -> Iterator[None]:
-    """Ray ends a process whose own node is gone, by a SystemExit wherever it waits: here that is a ClusterError."""
+    """Ray ends a process whose own node is gone, by a SystemExit wherever it waits, or whatever it asks fails: here
+    that is a ClusterError."""
     try:
         yield
     except SystemExit:
         raise lost(address) from None
+    except Exception:
+        if is_lost(address):
+            raise lost(address) from None
+        raise
 
 
 def lost(address: str) -> ClusterError:
@@ -86,6 +95,19 @@ def is_lost(address: str) -> bool:
     if address != "local" or node is None:
         return False
     return any(kind in ("gcs_server", "raylet") for kind, _ in node.dead_processes())
+
+
+def runtime_env(variables: Mapping[str, str]) -> dict[str, Any]:
+    """What to ask of Ray, that a worker finds these variables: nothing where all do, and one that Ray has started
+    ahead will do."""
+    return {} if _found == variables else {"env_vars": dict(variables)}
+
+
+def _not_started(error: BaseException) -> ClusterError:
+    return ClusterError(
+        f"Ray did not start on this machine ({first_line(error)}): a part of it was killed, or the machine is "
+        "busy or short of memory; the same command tries again, and --local runs without Ray"
+    )
 
 
 def _disconnect() -> None:

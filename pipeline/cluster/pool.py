@@ -16,6 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported 
 import ray
 
 from pipeline.cluster import connection
+from pipeline.cluster.actor import worker_environment
 from pipeline.cluster.pace import Pace
 from pipeline.cluster.slots import Slot, Slots
 from pipeline.core.machines import Need, capacity
@@ -49,12 +50,15 @@ class RayPool:
         self._bound: dict[int, Slot] = {}  # who took which of the jobs that belong together
         with ExitStack() as begun:  # ended again where the rest cannot begin
             if not ray.is_initialized():
-                begun.enter_context(connection.connected(address, (workers or 1) * self._need.threads))
-            wanted = connection.decide(workers, self._need, address, grows=wait_minutes > 0)
-            timeout = max(START_TIMEOUT, 60 * wait_minutes)
-            self._slots = Slots(wanted, opener, self._need, timeout=timeout, address=address)
-            begun.callback(self._slots.close)
-            self._slots.fill()
+                cpus = (workers or 1) * self._need.threads
+                variables = worker_environment(self._need.threads, self._need.gpus)
+                begun.enter_context(connection.connected(address, cpus, variables))
+            with connection.answering(address):
+                wanted = connection.decide(workers, self._need, address, grows=wait_minutes > 0)
+                timeout = max(START_TIMEOUT, 60 * wait_minutes)
+                self._slots = Slots(wanted, opener, self._need, timeout=timeout, address=address)
+                begun.callback(self._slots.close)
+                self._slots.fill()
             self._begun = begun.pop_all()
 
     @property
@@ -62,7 +66,8 @@ class RayPool:
         """How many workers there is room for now, of those asked for."""
         if self._address == "local":
             return len(self._slots)
-        room = capacity(connection.machines(), connection.need_of_ray(self._need))
+        with connection.answering(self._address):
+            room = capacity(connection.machines(), connection.need_of_ray(self._need))
         return max(1, min(room, len(self._slots)))
 
     def run(
@@ -73,9 +78,10 @@ class RayPool:
         budget, queue = Budget(attempts, tried), Queue(jobs)
         with self._slots.giving_up():
             while queue or self._slots.busy:
-                self._feed(queue, budget)
-                heard = self._slots.wait()
-                outcome = None if heard is None else self._finish(heard, budget)
+                with connection.answering(self._address):
+                    self._feed(queue, budget)
+                    heard = self._slots.wait()
+                    outcome = None if heard is None else self._finish(heard, budget)
                 if outcome is None:
                     continue
                 if not outcome.final:
@@ -84,13 +90,14 @@ class RayPool:
 
     def together(self, jobs: Mapping[int, Any]) -> dict[int, Outcome]:
         """See `Pool.together`. A job for which the cluster has lost the place fails as one whose worker died."""
-        slots = self._bind(jobs)
-        outcomes = {
-            index: Outcome(job, 1, 0.0, index, None, _no_place(self._need))
-            for index, job in jobs.items()
-            if index not in slots
-        }
-        with self._slots.giving_up():
+        with connection.answering(self._address):
+            slots = self._bind(jobs)
+            outcomes = {
+                index: Outcome(job, 1, 0.0, index, None, _no_place(self._need))
+                for index, job in jobs.items()
+                if index not in slots
+            }
+        with connection.answering(self._address), self._slots.giving_up():
             for index, slot in slots.items():
                 self._slots.send(slot, jobs[index], 1)
             indices = {slot: index for index, slot in slots.items()}

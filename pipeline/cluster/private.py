@@ -9,7 +9,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ SOCKET = len("/ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_sto
 LONGEST = 103
 
 
+# What Ray starts on every head, each a Python of its own that its start waits for or shares the processor with: pages
+# and usage statistics, machines that come and go, and the output of workers at the driver's terminal.
+HELPERS = ("start_api_server", "start_monitor", "start_log_monitor")
+
+
 @contextmanager
 def private() -> Iterator[str]:
     """The folder for a Ray that starts within, which goes away at the end; the environment and Ray's view of it are
@@ -44,6 +49,34 @@ def private() -> Iterator[str]:
             _have_ray_read(before)
 
 
+@contextmanager
+def bare(variables: Mapping[str, str]) -> Iterator[None]:
+    """A Ray that starts within has what runs actors, and none of its `HELPERS`: it has no pages, does not grow and
+    says nothing. Its workers find the variables. One that does not start helpers by these names starts as ever."""
+    from ray._private.node import Node
+
+    def none(node: Any, **_: Any) -> None:
+        node._webui_url = ""  # noqa: SLF001 - what `start_api_server` leaves behind
+
+    with ExitStack() as stack:
+        stack.enter_context(_environment(variables))
+        for name in HELPERS:
+            if hasattr(Node, name):
+                stack.callback(setattr, Node, name, getattr(Node, name))
+                setattr(Node, name, none)
+        yield
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    try:
+        _set(variables)
+        yield
+    finally:
+        _set(before)
+
+
 def _room() -> str:
     """Where Ray's folder lies: the first place whose path is short enough for a socket's."""
     places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - a folder of our own in it
@@ -53,12 +86,16 @@ def _room() -> str:
 
 def _have_ray_read(variables: Mapping[str, str | None]) -> None:
     """Sets the variables, or removes them, also for a Ray that has read some already."""
+    _set(variables)
+    tell_ray()
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    tell_ray()
 
 
 def tell_ray() -> None:

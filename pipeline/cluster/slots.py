@@ -65,7 +65,7 @@ class Slots:
             num_gpus=need.gpus,
             max_restarts=0,  # replaced by hand: a restart inside Ray would try a bad start for ever
             max_task_retries=0,
-            runtime_env={"env_vars": worker_environment(need.threads, need.gpus)},
+            runtime_env=connection.runtime_env(worker_environment(need.threads, need.gpus)),
         )
         self._slots = [Slot(index) for index in range(count)]
         self._failed_starts: list[float] = []  # when, since the last one that worked
@@ -115,10 +115,6 @@ class Slots:
 
         Raises ModelError or ConfigError when no worker can start, ClusterError when Ray has ended.
         """
-        with connection.answering(self._address):
-            return self._wait()
-
-    def _wait(self) -> Slot | None:
         by_ref = {slot.ref: slot for slot in self._slots if slot.ref is not None}
         done: list[Any] = []
         if by_ref:
@@ -138,8 +134,7 @@ class Slots:
         """(result, failure, seconds) of the job that has ended; a dead actor is replaced."""
         result = None
         try:
-            with connection.answering(self._address):
-                result, failure, seconds = ray.get(slot.ref)
+            result, failure, seconds = ray.get(slot.ref)
             slot.job = slot.ref = None
         except RayTaskError as error:  # outside of the worker's own care: unpicklable job or result
             failure, seconds = Failure.of(error), time.monotonic() - slot.since
@@ -150,7 +145,10 @@ class Slots:
         return result, failure, seconds
 
     def replace(self, slot: Slot) -> None:
-        """Kills whoever sits there and asks for another."""
+        """Kills whoever sits there and asks for another. ClusterError when Ray has ended: it would be asked for a
+        minute, and then end this process."""
+        if connection.is_lost(self._address):
+            raise connection.lost(self._address)
         ray.kill(slot.actor, no_restart=True)
         self._start(slot)
 

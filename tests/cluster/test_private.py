@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cluster import private as module
-from pipeline.cluster.private import CLOSED, TOKEN, TOKEN_PATH, private
+from pipeline.cluster.private import CLOSED, HELPERS, TOKEN, TOKEN_PATH, bare, private
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +65,15 @@ def test_rays_sockets_lie_where_a_path_is_short_enough(monkeypatch, tmp_path):
     with private() as folder:
         socket = f"{folder}/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store"
         assert len(socket) <= 103
+
+
+def test_ray_still_starts_its_helpers_by_the_names_that_are_left_out():
+    from ray._private.node import Node
+
+    before = {name: getattr(Node, name) for name in HELPERS}
+    variables = dict(os.environ)
+    with bare({"OMP_NUM_THREADS": "7"}):
+        assert all(getattr(Node, name) is not function for name, function in before.items())
+        assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert {name: getattr(Node, name) for name in HELPERS} == before
+    assert dict(os.environ) == variables
