@@ -241,7 +241,7 @@ def discover(
         on_event = ignore if quiet else telling()
     with closing(prepare(config, run_dir, extend)) as session:
         if not settle(session):
-            with closing(open_pool(session, local=local)) as pool:
+            with session.continued(), closing(open_pool(session, local=local)) as pool:
                 conduct(session, pool, on_event)
         return open_run(session.path)
 

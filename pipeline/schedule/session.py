@@ -5,12 +5,13 @@ an item is computed.
 """
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipeline.config import RunConfig
+from pipeline.core.errors import ClusterError
 from pipeline.core.items import EVALUATIONS, Item
 from pipeline.schedule import Plan
 from pipeline.store.place.atomic import give_reserve
@@ -130,6 +131,14 @@ class Session:
         if self._counted is None or self._counted[0] is not limits:
             self._counted = limits, len(self.items)
         return self._counted[1]
+
+    @contextmanager
+    def continued(self) -> Iterator[None]:
+        """Who loses the workers within it is told what to type next: a ClusterError names the run."""
+        try:
+            yield
+        except ClusterError as error:
+            raise ClusterError(f"{error}; next: circuits resume {self.path}") from None
 
     def logged(self, on_event: OnEvent) -> OnEvent:
         """Passes events on, and keeps them in the run's log."""
