@@ -17,7 +17,7 @@ def computed(session: Any, *, local: bool, quiet: bool) -> bool:
     already = settle(session)
     if not already:
         # Whatever a library prints must not get into the data on stdout.
-        with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as on_event:
+        with contextlib.redirect_stdout(sys.stderr), shown(quiet=quiet) as on_event, session.continued():
             _compute(session, on_event, local)
     return already
 
@@ -33,6 +33,6 @@ def _compute(session: Any, on_event: Any, local: bool) -> None:
     from flows.environment import set_quiet_environment
 
     set_quiet_environment()
-    from flows.discover import run_flow
+    from flows.running import run_flow
 
     run_flow(session, on_event)

@@ -35,12 +35,12 @@ class Server:
     auth: str
     guard: "subprocess.Popen[bytes]"
 
-    def wait(self, seconds: float) -> None:
-        """Returns once it answers. OSError where it has ended, or says nothing for so long."""
+    def wait(self, seconds: float, is_over: Callable[[], bool]) -> None:
+        """Returns once it answers. OSError where it has ended, says nothing for so long, or `is_over`."""
         import httpx
 
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end and not is_over():
             if self.guard.poll() is not None:
                 raise OSError("Prefect's own server has ended while it started")
             try:
@@ -71,10 +71,31 @@ def ready() -> None:
         _servers.append(_start())
 
 
+def may_be_named() -> bool:
+    """Whether a Prefect server may be named anywhere that Prefect looks for its settings. Does not import Prefect."""
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    return (
+        any(os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_PROFILE"))
+        or Path("prefect.toml").exists()
+        or "PREFECT_API_URL" in _text(profiles)
+        or "PREFECT_" in _text(Path(".env"))
+        or "[tool.prefect" in _text(Path("pyproject.toml"))
+        or "prefect" in sys.modules  # whose settings may have been set in this process
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 @contextmanager
-def asked() -> Iterator[Callable[[], None]]:
+def asked(is_over: Callable[[], bool]) -> Iterator[Callable[[], None]]:
     """Within it Prefect's client asks the server that is `ready`. It gives a way to hang up: whatever is asked after
-    that fails at once. OSError where our own server has not come up."""
+    that fails at once. OSError where our own server has not come up, or `is_over` says that it need not."""
     from prefect.context import SyncClientContext
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
@@ -86,7 +107,7 @@ def asked() -> Iterator[Callable[[], None]]:
     updates = {}
     if not PREFECT_API_URL.value():
         own = _servers[0]
-        own.wait(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+        own.wait(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value(), is_over)
         updates = {PREFECT_API_URL: own.url, PREFECT_API_AUTH_STRING: own.auth}
     with temporary_settings(updates), SyncClientContext() as context:
 

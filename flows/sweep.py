@@ -21,14 +21,15 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.artifacts import quietly
-from flows.discover import IncompleteRunError, run_flow, starting
+from flows.discover import IncompleteRunError
 from flows.progress import shown
+from flows.running import run_flow
 from flows.stopping import stoppable
 from pipeline.cluster.submission import keep_folder_from_workers
 from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError, ConfigError
 from pipeline.schedule.conduct import conduct, settle
-from pipeline.schedule.pools import lend, open_shared_pool
+from pipeline.schedule.pools import lend, open_shared_pool, starting
 from pipeline.schedule.preparing import prepare
 from pipeline.schedule.session import OnEvent, Session, ignore
 from pipeline.store.place.atomic import write_atomic

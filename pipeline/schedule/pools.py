@@ -4,6 +4,9 @@ Knows what a worker opens with. Does not know what is given to it.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,18 @@ if TYPE_CHECKING:
 def open_pool(session: Session, *, local: bool = False) -> Pool:
     """The workers that the config asks for; with `local` one, in this process."""
     return start_pool(worker_opener(session), session.plan, local=local)
+
+
+@contextmanager
+def starting(open_: Callable[[], Pool]) -> "Iterator[Future[Pool]]":
+    """The pool that `open_` returns, on its way; closed at the end."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="start-pool") as thread:
+        pool = thread.submit(open_)
+        try:
+            yield pool
+        finally:
+            if pool.exception() is None:
+                pool.result().close()
 
 
 def open_shared_pool(session: Session, *, local: bool = False) -> Pool:

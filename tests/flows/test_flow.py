@@ -47,7 +47,8 @@ def in_prefect(prefect_session):
 @pytest.fixture
 def without_ray(monkeypatch):
     """Items are computed in this process."""
-    monkeypatch.setattr("flows.discover.open_pool", partial(open_pool, local=True))
+    for module in ("flows.discover", "flows.running"):
+        monkeypatch.setattr(f"{module}.open_pool", partial(open_pool, local=True))
 
 
 @pytest.mark.parametrize("workers", [1, *slow(2)])

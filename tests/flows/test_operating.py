@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import threading
-from contextlib import closing, nullcontext
+from contextlib import closing
 from unittest.mock import MagicMock
 
 import pytest
@@ -277,7 +277,7 @@ def test_a_stop_that_was_lost_in_a_destructor_can_be_asked_for_again(monkeypatch
 
 
 def test_workers_are_let_go_of_undisturbed_however_late_the_next_signal_comes(monkeypatch):
-    import flows.discover as flow
+    from flows import running
 
     closed = []
 
@@ -287,13 +287,12 @@ def test_workers_are_let_go_of_undisturbed_however_late_the_next_signal_comes(mo
             closed.append(True)
 
     monkeypatch.setattr(stopping, "LOST_SECONDS", -1.0)
-    monkeypatch.setattr(flow, "open_pool", lambda _: Workers())
-    monkeypatch.setattr(flow, "ready", lambda: None)
-    monkeypatch.setattr(flow, "asked", lambda: nullcontext(lambda: None))
-    monkeypatch.setattr(flow, "refuse_what_is_not_here", lambda _: None)
-    monkeypatch.setattr(flow, "discover", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(running, "open_pool", lambda _: Workers())
+    monkeypatch.setattr(running, "may_be_named", lambda: False)
+    monkeypatch.setattr(running, "refuse_what_is_not_here", lambda _: None)
+    monkeypatch.setattr(running, "conduct", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt), stoppable():
-        flow.run_flow(MagicMock())
+        running.run_flow(MagicMock())
     assert closed == [True]
 
 

@@ -15,7 +15,7 @@ import yaml
 from tests.infra.doors import doors
 from tests.infra.nodes import listening
 from tests.processes import busy_workers, wait_for
-from tests.runs import score_files, toy_mapping
+from tests.runs import toy_mapping
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,8 @@ def under_way(tmp_path, drive):
         driver = drive("run", config, "--run-dir", tmp_path / "run", env=env)
     finally:
         os.umask(before)
-    wait_for(lambda: len(score_files(tmp_path / "run")) >= 2 and busy_workers(driver.pid))
+    wait_for(lambda: ports_of(driver.pid, "prefect.server"))  # it comes after the first items
+    wait_for(lambda: busy_workers(driver.pid))
     return driver, home
 
 
