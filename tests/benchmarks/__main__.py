@@ -29,6 +29,7 @@ from tests.benchmarks.paths import path_rows
 from tests.benchmarks.planning import planning_rows
 from tests.benchmarks.rows import row_rows
 from tests.benchmarks.simulated import simulated_rows
+from tests.benchmarks.start import start_rows
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
 
@@ -94,6 +95,7 @@ def main() -> None:
         "sweep": lambda: sweep_rows(model, weights),
         "pooled": pooled_rows,
         "orchestration": orchestration_rows,
+        "start": start_rows,
         "driver": driver_rows,
         "overhead": many_items_rows,
         "planning": plan_rows,
