@@ -28,6 +28,7 @@ class Beside:
     def __init__(self) -> None:
         self._steps: SimpleQueue[Begun | None] = SimpleQueue()
         self._run: Future[None] = Future()
+        self._begun = threading.Event()  # there are workers
         self._wanted = threading.Event()  # somebody may begin to show it
         self._latest: Event | None = None
         self._listener: Callable[[Event], None] = self._keep
@@ -50,6 +51,7 @@ class Beside:
         """Passes an event on."""
         self._latest = event
         self._listener(event)
+        self._begun.set()
         if event.kind != "begin":
             self._wanted.set()
 
@@ -60,6 +62,7 @@ class Beside:
         else:
             self._run.set_exception(error)
         self._steps.put(None)
+        self._begun.set()
         self._wanted.set()
 
     # --- of the one who shows it ----------------------------------------------------------------------------
@@ -67,6 +70,7 @@ class Beside:
     def wait(self) -> bool:
         """Returns when it may be shown; False for one that was broken off before that, which nobody is kept waiting
         for."""
+        self._begun.wait()
         self._wanted.wait(PATIENCE)
         return not self.is_broken_off
 

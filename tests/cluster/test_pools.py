@@ -312,7 +312,7 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch, error):
     monkeypatch.setattr(connection, "_knock", lambda address: None)
     with (
         pytest.raises(ConfigError, match=r"cluster\.address: '10\.9\.9\.9:1' cannot be reached") as caught,
-        connection.connected("10.9.9.9:1", 1),
+        connection.connected("10.9.9.9:1", 1, {}),
     ):
         pass
     assert "\n" not in str(caught.value)
