@@ -1,5 +1,9 @@
 """Whether rows of scores are of one kind or of several, by parting them where they are clearly two.
 
+Rows count by the sizes of their scores: where the model prefers a wrong answer all signs of a prompt are turned, and
+the edges are the same. By signs such prompts are kinds of their own, or hide how two behaviours differ. The price:
+prompts that differ by degrees, so far that many scores change their sign on the way, look like two kinds.
+
 DCD (arXiv 2605.09129) clusters each prompt's scores, the fewest that carry a share `gamma` of their sum of sizes, after
 a reduction to principal components, and takes the number of clusters of the largest silhouette. That number is never
 one, and the silhouette of a random cut grows with how few directions carry the spread. So rows, at unit length, are
@@ -8,6 +12,9 @@ hold: the best cut of the component leaves within its halves a share w of the sp
 a normal distribution (p), and the halves' means are at least `bar` standard deviations apart,
 
     separation = 2 sqrt(1 / w - 1)        4 of them: one row in forty or so would be on the wrong side
+
+Where one holds and the other does not, how many kinds there are is not known: the halves of too few rows may be far
+apart by chance, and two kinds near to each other.
 
 Several kinds that are as far from each other as any two may show along no component alone; of the first few the one
 that parts best is taken, and p is multiplied by their number. Knows arrays; not edges, tasks or files.
@@ -37,10 +44,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Parted:
-    """Rows by kind, the largest first; and the cut of all rows, whether or not it was made."""
+    """Rows by kind, the largest first; and the cut of all rows, whether or not it was made. `decided`: whether both
+    or neither of what a cut needs hold of it."""
 
     labels: Int[np.ndarray, " row"]
     first: Cut
+    decided: bool
 
     @property
     def n(self) -> int:
@@ -77,15 +86,15 @@ def parted(
     labels = np.zeros(len(rows), dtype=np.int64)
     for number, (members, _) in enumerate(sorted(parts, key=lambda part: (-len(part[0]), part[0][0]))):
         labels[members] = number
-    return Parted(labels, first)
+    return Parted(labels, first, (first.separation >= bar) == (first.p <= alpha))
 
 
 def cosines(rows: Rows, gamma: float) -> Products:
-    """Products of the rows at unit length, each with its largest entries alone; a row of zeros stays what it is."""
+    """Products of the sizes in rows at unit length, each with its largest alone; a row of zeros stays what it is."""
     least = np.asarray([_smallest_kept(row, gamma) for row in rows])
     products = np.zeros((len(rows), len(rows)))
     for part in _columns(rows):
-        part[np.abs(part) < least[:, None]] = 0.0
+        part[part < least[:, None]] = 0.0
         products += part @ part.T
     length = np.sqrt(np.diag(products))
     length[length == 0] = 1.0
@@ -132,9 +141,9 @@ def _within(
 
 
 def _columns(rows: Rows) -> Iterator[Rows]:
-    """Some columns at a time in float64; what is not known is 0."""
+    """The sizes in some columns at a time in float64; what is not known is 0."""
     for start in range(0, rows.shape[1], _COLUMNS):
-        yield np.nan_to_num(np.asarray(rows[:, start : start + _COLUMNS], dtype=np.float64))
+        yield np.abs(np.nan_to_num(np.asarray(rows[:, start : start + _COLUMNS], dtype=np.float64)))
 
 
 def _smallest_kept(row: Float[np.ndarray, " column"], gamma: float) -> float:

@@ -1,9 +1,10 @@
 """One behaviour or several: prompts whose scores are alike, a circuit of each kind, and what it does with the others.
 
-Knows scores of single prompts, which a run keeps with `store: {prompt_scores: true}`; without them, and of methods that
-decide, everything is null. How kinds are told apart, and when there is one, is `clustering`'s. Where there are several,
-every kind has a circuit, of the mean of its own prompts. A circuit is tried on prompts that it was not found on: those
-of a kind are halved, and each half judges the circuit of the other.
+Knows scores of single prompts, which a run keeps with `store: {prompt_scores: true}`; without them, of fewer than eight
+prompts, and of methods that decide, everything is null; and so is the number of kinds where there may be one or two.
+How kinds are told apart, and when there is one, is `clustering`'s. Where there are several, every kind has a circuit,
+of the mean of its own prompts. A circuit is tried on prompts that it was not found on: those of a kind are halved, and
+each half judges the circuit of the other.
 """
 
 from dataclasses import dataclass
@@ -94,17 +95,19 @@ class Clusters(Evaluation):
         }
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
-        """clusters, a number; separation and p of the first cut; prompts of each; faithfulness with its ends
-        of each circuit on each; the cluster of every prompt that was looked at."""
+        """clusters, a number, or null where the first cut is neither clear nor none; its separation and p; prompts of
+        each; faithfulness with its ends of each circuit on each; the cluster of every prompt that was looked at."""
         del curve
         kinds = self._kinds(subject)
         if kinds is None:
             return [Found(name, None) for name in ("clusters", "separation", "p")]
+        cut = [Found("separation", kinds.found.first.separation), Found("p", kinds.found.first.p)]
+        if not kinds.found.decided:
+            return [Found("clusters", None), *cut]
         labels, ids = kinds.labels, np.asarray(subject.ids_of_prompts())[kinds.places]
         found = [
             Found("clusters", float(kinds.n)),
-            Found("separation", kinds.found.first.separation),
-            Found("p", kinds.found.first.p),
+            *cut,
             *(Found("prompts", float((labels == c).sum()), f"{CLUSTER}{c}") for c in range(kinds.n)),
         ]
         if kinds.n > 1 and values is not None:

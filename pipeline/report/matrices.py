@@ -72,9 +72,11 @@ def kinds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _words(method: str, numbers: Mapping[tuple[str, str], Any]) -> str:
     n = numbers.get(("", "clusters"))
-    if n is None:
-        return f"{method}: whether its prompts are of one kind is not known without the scores of each"
+    if numbers.get(("", "separation")) is None:
+        return f"{method}: whether its prompts are of one kind is not known without the scores of each of eight or more"
     apart = f"{number(numbers['', 'separation'])} standard deviations, p {number(numbers['', 'p'])} if of one kind"
+    if n is None:
+        return f"{method}: one kind of prompts or two, too near to tell; the best two halves are apart by {apart}"
     if n == 1:
         return f"{method}: one kind of prompts; the best two halves are apart by {apart}"
     sizes = [value for (_, quantity), value in numbers.items() if quantity == "prompts"]

@@ -33,9 +33,8 @@ def test_one_kind_is_one_however_its_rows_differ_in_size():
         rows = rng.normal(size=40) + rng.normal(size=(40, 40))
         rows *= np.exp(rng.normal(size=(40, 1))) if draw % 2 else 1.0
         if draw % 3 == 0:
-            rows += np.outer(
-                rng.normal(size=40), rng.normal(size=40)
-            )  # one direction in which they differ by degrees
+            # one direction in which they differ by degrees, less than so far that scores change their sign
+            rows += 0.3 * np.outer(rng.normal(size=40), rng.normal(size=40))
         several += parted(rows, least=4, **PLAIN).n > 1
     assert several <= 2  # 1 % and what luck adds
 
@@ -60,6 +59,32 @@ def test_rows_count_by_their_direction_alone():
     rows, _ = kinds((10, 10), apart=1.0)
     length = np.linspace(0.1, 50, 20)[:, None]
     np.testing.assert_allclose(cosines(rows * length, 1.0), cosines(rows, 1.0), atol=1e-12)
+
+
+def test_prompts_whose_signs_are_turned_are_of_the_same_kind():
+    """As where the model prefers the wrong answer: the same edges, of scores that are all negative."""
+    rng = np.random.default_rng(3)
+    rows, truth = kinds((20, 20), apart=1.5)
+    turned = rows * rng.choice([-1.0, 1.0], size=(40, 1))
+    np.testing.assert_allclose(cosines(turned, 0.9), cosines(rows, 0.9))
+    found = parted(turned, least=4, **PLAIN)
+    assert found.n == 2
+    assert len({*zip(truth.tolist(), found.labels.tolist(), strict=True)}) == 2
+    assert parted(turned[truth == 0], least=4, **PLAIN).n == 1
+
+
+def test_what_is_neither_clearly_two_kinds_nor_clearly_one_is_not_decided():
+    rng = np.random.default_rng(4)
+    seen = set()
+    for n, gap in [(8, 0.0), (8, 5.0), (200, 3.2), (80, 0.0), (80, 8.0)]:
+        position = np.concatenate([rng.normal(size=n // 2), gap + rng.normal(size=n // 2)])
+        rows = np.outer(position, [1.0, 0.0]) + np.asarray([50.0, 100.0])  # an angle, nearly the position
+        found = parted(rows, least=4, **{**PLAIN, "components": 1})
+        far, unlikely = found.first.separation >= 4, found.first.p <= 0.01
+        assert found.decided == (far == unlikely)
+        assert (found.n > 1) == (far and unlikely)
+        seen.add((bool(far), bool(unlikely)))
+    assert seen == {(True, True), (True, False), (False, True), (False, False)}
 
 
 def test_gamma_keeps_the_fewest_entries_that_carry_its_share():

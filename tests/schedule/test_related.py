@@ -93,7 +93,7 @@ def test_prompts_of_two_behaviours_are_told_apart_and_those_of_one_are_not(run):
     of = [set(kinds["cluster"][start::2]) for start in (0, 1)]
     assert not of[0] & of[1]
     values = found(run, "clusters")
-    assert values["mixed", None, "clusters"] == len(of[0] | of[1])
+    assert values["mixed", None, "clusters"] == len(of[0] | of[1]) == 2
     assert (values["alone", None, "clusters"], set(run.clusters("eap", "alone")["cluster"])) == (1, {0})
     assert not any(task == "alone-held-out" for task, _, _ in values)
     assert np.isnan(found(run, "clusters", "acdc")["mixed", None, "clusters"])
