@@ -117,8 +117,10 @@ def verdict(numbers: Numbers, bars: Bars | None = None, *, held_out: bool) -> li
         _judged(
             "beyond null data",
             None if on_null is None else less(overlap or Ratio(None), on_null, bars.null_data),
-            f"at least 0: the overlap of resamples less {bars.null_data:g} times that on null data"
-            + ("" if on_null is None else f", {_number(on_null.value)}"),
+            "no null data (beside the task another that says the same, with answers: shuffled)"
+            if on_null is None
+            else f"at least 0: the overlap of resamples less {bars.null_data:g} times {_number(on_null.value)}, that "
+            "on null data",
             0.0,
             off_by=_COUNTED,
         ),
@@ -150,7 +152,7 @@ def _judged(
 
 
 def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.2f}"
+    return "?" if value is None else f"{value:.3g}"
 
 
 def numbers_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], float | None]:

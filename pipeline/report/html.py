@@ -26,6 +26,7 @@ from pipeline.report.essentials import (
 )
 from pipeline.report.faithfulness_figure import faithfulness_svg
 from pipeline.report.interval_figure import interval_svg
+from pipeline.report.learning_figure import NAME as DRAWN
 from pipeline.report.learning_figure import learning_svg
 from pipeline.report.matrices import SHOWN_SO, scale_of
 from pipeline.report.matrix_figure import matrix_svg
@@ -118,7 +119,7 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
         "evaluations": [
             row
             for row in facts["evaluations"]
-            if row["task"] == task and row["evaluation"] not in (*OF_A_VERDICT, *SHOWN_SO)
+            if row["task"] == task and row["evaluation"] not in (*OF_A_VERDICT, *SHOWN_SO, DRAWN)
         ],
         "kinds": [found["words"] for found in facts["kinds"] if found["task"] == task],
         "matrices": [(one["method"], matrix_svg(one)) for one in facts["matrices"] if one["task"] == task],

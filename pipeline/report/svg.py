@@ -100,7 +100,10 @@ def log_ticks(low: float, high: float, *, whole: bool = True) -> list[float]:
     """1, 2, 5 times powers of ten inside [low, high], whole numbers unless told; powers alone over many decades."""
     steps: Sequence[int] = (1, 2, 5) if math.log10(high / low) <= 3.2 else (1,)
     ticks = [m * 10**p if p >= 0 else m / 10**-p for p in range(0 if whole else -9, 9) for m in steps]
-    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    found = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    if whole and len(found) < 2:  # one says nothing of how far it is from end to end
+        found = [tick for tick in dict.fromkeys((math.ceil(low), math.floor(high))) if low <= tick <= high]
+    return found
 
 
 def _short(value: object) -> object:

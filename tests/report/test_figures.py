@@ -15,6 +15,7 @@ from pipeline.report.figures import (
 )
 from pipeline.report.interval_figure import WIDE, interval_svg
 from pipeline.report.layout import lay_out
+from pipeline.report.matrix_figure import broken, matrix_svg
 from pipeline.report.svg import linear_ticks, log_ticks, number, tag
 from tests.report.conftest import SVG, curve_rows, parse, planted_frame, titles, words
 
@@ -301,6 +302,7 @@ def test_numbers_have_three_digits_and_a_real_minus(value, written):
 def test_ticks_are_round_and_inside():
     assert linear_ticks(-0.05, 1.05) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert log_ticks(3, 120) == [5, 10, 20, 50, 100]
+    assert log_ticks(4, 8) == [4, 8]  # one alone, 5, would not say where it ends
     assert log_ticks(1, 1_000_000) == [1, 10, 100, 1000, 10_000, 100_000, 1_000_000]
 
 
@@ -336,3 +338,33 @@ def test_a_figure_on_its_own_brings_its_colours_and_stays_well_formed():
     alone = standalone(faithfulness_svg(frame))
     assert parse(alone).find(f"{SVG}style").text
     assert "prefers-color-scheme: dark" in alone
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("ioi", ["ioi"]),
+        ("ioi-held-out", ["ioi-held-out"]),
+        ("induction-of-another-seed", ["induction-of-", "another-seed"]),
+        ("a" * 30, ["a" * 13, "a" * 13, "aaaa"]),
+        ("----------------_", ["-------------", "---_"]),
+    ],
+)
+def test_a_long_name_is_broken_and_loses_nothing(name, lines):
+    assert broken(name, 13) == lines
+    assert "".join(broken(name, 13)) == name
+
+
+def test_cells_of_a_matrix_are_no_wider_than_a_line_of_a_name_and_lie_in_the_figure():
+    names = ["ioi", "x", "induction-of-another-seed-with-a-very-very-long-name" * 2]
+    cell = {"value": 0.5, "low": 0.4, "high": 0.6}
+    drawn = matrix_svg({"method": "eap", "circuits": names, "prompts": names, "cells": [[cell] * 3] * 3})
+    root = parse(drawn)
+    rects = [r for r in root.iter(f"{SVG}rect") if r.get("class") == "none"]
+    ends = [
+        (float(r.get("x")) + float(r.get("width")), float(r.get("y")) + float(r.get("height"))) for r in rects
+    ]
+    assert max(float(r.get("width")) for r in rects) < 100
+    assert len({end[0] for end in ends}) == len({end[1] for end in ends}) == 3
+    assert max(end[0] for end in ends) <= float(root.get("width"))
+    assert max(end[1] for end in ends) <= float(root.get("height"))
