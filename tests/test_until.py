@@ -79,6 +79,29 @@ def test_it_is_the_run_of_that_many_prompts(run, plain):
     assert run.missing_from("eap", "induction") == ()
 
 
+def test_an_ablation_by_the_mean_takes_that_of_all_prompts_that_there_may_be(tmp_path):
+    """What is there when it stops is the beginning of the run of all of them: lifting the limit keeps every file."""
+    methods = {"methods": [{"name": "eap", "ablation": "mean"}], "evaluate": {"edge_fractions": [0.05]}}
+    config = config_of(tmp_path / "few", until=UNTIL | {"stability": 0.5, "max_prompts": 24}, **methods)
+    few, _ = go(config)
+    assert decided(few)["why"] == "stable"
+    assert decided(few)["prompts"] < 24
+    every, _ = go(config_of(tmp_path / "every", count=24, **methods))
+    assert few.path.name == every.path.name
+    mine, all_ = (one.directory.statistics("induction") for one in (few, every))
+    assert mine["count"].sum() == all_["count"].sum()
+    assert all(np.array_equal(mine[name], all_[name]) for name in all_)
+    shards = few.scores(level="shard")
+    theirs = every.scores(level="shard")
+    theirs = theirs[theirs["shard"].isin(shards["shard"])].reset_index(drop=True)
+    assert shards.equals(theirs)
+    times = {path: path.stat().st_mtime_ns for path in (few.path / "scores").rglob("*.parquet")}
+    lifted, _ = go(config_of(tmp_path / "few", count=24, **methods))
+    assert lifted.path == few.path
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert content(lifted.path / "aggregate") == content(every.path / "aggregate")
+
+
 def test_it_says_why_it_stopped_and_when_it_could_not_be_stable(run, tmp_path, capsys):
     from flows.cli import main
 
@@ -163,8 +186,14 @@ def test_another_bar_goes_on_and_no_bar_takes_all(run, tmp_path):
     ("changes", "words"),
     [
         ({"store": {}}, "set store.prompt_scores: true too"),
-        ({"methods": ["eap", "acdc"]}, "acdc decides over all prompts"),
-        ({"methods": ["eap", {"name": "eap", "ablation": "mean", "as": "m"}]}, "is a mean over all prompts"),
+        ({"methods": ["eap", "acdc"]}, "acdc decides over all prompts of a task together"),
+        (
+            {
+                "tasks": [{"name": "induction", "count": 4, "filter": "correct"}],
+                "methods": [{"name": "eap", "ablation": "mean"}],
+            },
+            "a mean over the prompts of induction-correct that its filter keeps",
+        ),
         ({"shards": {"prompts": 4, "by_length": True}}, "leave by_length"),
         ({"tasks": [{"name": "induction", "count": 41}]}, "begins with 41"),
         ({"until": {"stability": 1.5, "max_prompts": 40}}, "until.stability"),

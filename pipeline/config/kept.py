@@ -50,15 +50,17 @@ def check_until(
     for id_, method in methods.items():
         if method.pooled:
             raise ConfigError(
-                f"until: {id_} decides over all prompts of a task, which are not known before; run it afterwards, or "
-                "by shard where it can (scope: shard)"
+                f"until: {id_} decides over all prompts of a task together: with more of them it is another search, of "
+                "which nothing is left; run it by itself with the count at which this stops, or by shard where it can "
+                "(scope: shard)"
             )
-        if method.ablation is not None and needs_statistics(method.ablation):
-            raise ConfigError(
-                f"until: {method.ablation} of {id_} is a mean over all prompts of a task, which are not known before; "
-                "use another ablation"
-            )
+    means = {method.ablation for method in methods.values() if method.ablation is not None}
     for id_, task in tasks.items():
+        if task.filter is not None and any(needs_statistics(name) for name in means):
+            raise ConfigError(
+                f"until: a mean over the prompts of {id_} that its filter keeps is known when all have been tried, "
+                "which this would save; leave the filter out, or use another ablation"
+            )
         if task.answers == "shuffled":
             raise ConfigError(
                 f"until: the answers of {id_} are shuffled over all of its prompts; run it by itself"

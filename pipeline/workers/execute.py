@@ -150,6 +150,10 @@ class Replica:
         """All prompts of a task in batches. PromptError where its filter keeps none."""
         return [*some(self._collate(task, None), task)]
 
+    def batches_of_every_prompt(self, task: str) -> "list[Batch]":
+        """The same with those beyond `until`: a mean over them is known before it is known how many count."""
+        return [*some(self._batched(task, self.directory.used_prompts(task, every=True)), task)]
+
     def batches_to_filter(self, task: str, shard: int) -> "list[Batch]":
         """All prompts of a shard in batches, whatever its task keeps of them."""
         return self._batched(task, self.directory.prompts(task, shard))
@@ -309,7 +313,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _statistics(item: Item, replica: Replica) -> dict[str, np.ndarray]:
-    batches = replica.task_batches(item.task)
+    batches = replica.batches_of_every_prompt(item.task)
     statistics = collect_statistics(replica.model, batches)
     if bad := [name for name, values in statistics.items() if not np.isfinite(values).all()]:
         raise ScoreError(

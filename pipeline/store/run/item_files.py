@@ -280,10 +280,10 @@ class ItemFiles(PlannedRun):
                 found.setdefault(item.task, []).append(item)
         return {task: tuple(items) for task, items in found.items()}
 
-    def used_prompts(self, task: str, shard: int | None = None) -> list[TokenPair]:
-        """The prompts of a shard, or of the whole task, that are measured: those that its filter keeps, where it has
-        one. RunDirectoryError where that is not known yet."""
-        tokens = self.prompts(task, shard)
+    def used_prompts(self, task: str, shard: int | None = None, *, every: bool = False) -> list[TokenPair]:
+        """The prompts of a shard, or of the whole task, that are measured, or with `every` that may be: those that its
+        filter keeps, where it has one. RunDirectoryError where that is not known yet."""
+        tokens = self.prompts(task, shard, every=every)
         if task not in self._filters:
             return tokens
         kept: set[int] = set()

@@ -195,14 +195,15 @@ class PlannedRun:
         """The text of run.yaml."""
         return self._text("run.yaml")
 
-    def prompts(self, task: str, shard: int | None = None) -> list[TokenPair]:
-        """The prompts of a shard, or of all of a task's that count; needs no tokenizer."""
+    def prompts(self, task: str, shard: int | None = None, *, every: bool = False) -> list[TokenPair]:
+        """The prompts of a shard, or of all of a task's that count, or `every` one that may come to count; needs no
+        tokenizer."""
         tokens = []
         for table in [self._prompts] if self._prompts is not None else self._parts(task, shard):
             chosen = pc.equal(table["task"], task)
             if shard is not None:
                 chosen = pc.and_(chosen, pc.equal(table["shard"], shard))
-            elif task in self.limits:
+            elif task in self.limits and not every:
                 chosen = pc.and_(chosen, pc.less(table["shard"], self.limits[task]))
             tokens += prompts_of(table.filter(chosen))
         if not tokens:
