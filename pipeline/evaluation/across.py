@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, in_words
-from pipeline.evaluation.ratio import faithfulness_over
+from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, faithful
 
 
 class Across(Evaluation):
@@ -34,8 +33,4 @@ class Across(Evaluation):
         """faithfulness with faithfulness_low and _high, of the circuit of each task."""
         del subject, curve
         assert values is not None
-        return [
-            one
-            for task, by_prompt in values.circuits.items()
-            for one in in_words("faithfulness", faithfulness_over(values.full, values.empty, by_prompt), task)
-        ]
+        return faithful(values)

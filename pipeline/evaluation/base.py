@@ -26,7 +26,7 @@ from pipeline.core.graph import Graph
 from pipeline.core.prompt_rows import AnyRows
 from pipeline.core.scores import EdgeScores
 from pipeline.core.selection import Rank
-from pipeline.evaluation.ratio import Ratio
+from pipeline.evaluation.ratio import Ratio, faithfulness_over
 
 Rows = AnyRows
 
@@ -103,6 +103,15 @@ def in_words(quantity: str, ratio: Ratio, circuit: str | None = None) -> list[Fo
     """A ratio and both ends of its interval, as three numbers."""
     ends = (("", ratio.value), ("_low", ratio.low), ("_high", ratio.high))
     return [Found(quantity + suffix, value, circuit) for suffix, value in ends]
+
+
+def faithful(values: Values) -> list[Found]:
+    """faithfulness with faithfulness_low and _high of every circuit that was run."""
+    return [
+        one
+        for label, by_prompt in values.circuits.items()
+        for one in in_words("faithfulness", faithfulness_over(values.full, values.empty, by_prompt), label)
+    ]
 
 
 Curve = Sequence[

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, in_words
-from pipeline.evaluation.ratio import faithfulness_over
+from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, faithful
 
 COMPLEMENT = "complement"
 
@@ -34,5 +33,4 @@ class Necessity(Evaluation):
         """faithfulness of the complement, with faithfulness_low and _high."""
         del subject, curve
         assert values is not None
-        left = faithfulness_over(values.full, values.empty, values.circuits[COMPLEMENT])
-        return in_words("faithfulness", left, COMPLEMENT)
+        return faithful(values)

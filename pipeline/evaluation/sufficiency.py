@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, in_words
-from pipeline.evaluation.ratio import faithfulness_over
+from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, faithful, in_words
 
 CIRCUIT, TWICE = "circuit", "twice"
 
@@ -41,10 +40,8 @@ class Sufficiency(Evaluation):
         del curve
         assert values is not None
         assert subject.chosen is not None
-        found = [
+        return [
             Found("n_edges", float(subject.the_circuit.n_edges), CIRCUIT),
             *in_words("discovery", subject.chosen.discovery, CIRCUIT),
+            *faithful(values),
         ]
-        for label, by_prompt in values.circuits.items():
-            found += in_words("faithfulness", faithfulness_over(values.full, values.empty, by_prompt), label)
-        return found

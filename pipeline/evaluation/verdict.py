@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.core.showing import or_zero
 from pipeline.evaluation.ratio import ROUNDING, Ratio, less
 
 Answer = Literal["yes", "no", "undecided", "not known", "not asked"]
@@ -152,7 +153,7 @@ def _judged(
 
 
 def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}"
+    return "?" if value is None else f"{or_zero(value, 1):.3g}"
 
 
 def numbers_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], float | None]:

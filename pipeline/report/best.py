@@ -6,7 +6,15 @@ Knows how a run is read. Does not know how a circuit is drawn or told.
 from dataclasses import dataclass
 
 from pipeline.core.circuit import Circuit
-from pipeline.report.essentials import NEAR, choose_circuit, faithfulness, rows_of, scores
+from pipeline.report.essentials import (
+    NEAR,
+    choose_circuit,
+    evaluated,
+    faithfulness,
+    rows_of,
+    scores,
+    verdicts_of,
+)
 from pipeline.store.run.opened import Run
 
 
@@ -24,13 +32,13 @@ class Best:
 def best_circuit(run: Run) -> Best | None:
     """Of the circuits that each task and method shows, the one with the fewest edges (dangling ones left out) whose
     faithfulness is within 0.15 of 1; where none is, the one nearest to 1; None where nothing was evaluated."""
-    curve = faithfulness(run)
+    curve, verdicts = faithfulness(run), verdicts_of(run, evaluated(run))
     found = []
     for task in run.tasks:
         for method in run.methods:
             if run.level(method) != "edge" or (frame := scores(run, task, method)) is None:
                 continue
-            circuit, facts = choose_circuit(run, frame, rows_of(curve, task, method))
+            circuit, facts = choose_circuit(run, frame, rows_of(curve, task, method), verdicts)
             if facts["faithfulness"] is not None:
                 found.append(Best(task, method, circuit, facts["faithfulness"], facts["words"]))
     return min(found, key=_order, default=None)

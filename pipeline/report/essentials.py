@@ -4,7 +4,7 @@ Knows how to read a run. Does not know how anything is drawn or printed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from pipeline.store.run.files import read_footer
 from pipeline.store.run.limits import in_words, read_limits
 from pipeline.store.run.opened import Run
 from pipeline.store.run.status import not_evaluated
+
+Rows = Sequence[Mapping[str, Any]]
 
 EXAMPLES = 3
 TOP = 20
@@ -54,7 +56,8 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     there = set(footers["item"]) if len(footers) else set()
     missing = [item.name for item in run.directory.items if item.name not in there]
     lacks = not_evaluated(run.directory)
-    found = plain(run.evaluations()) if (run.path / evaluations.FILE).exists() else []
+    found = evaluated(run)
+    verdicts = verdicts_of(run, found)
     curve = faithfulness(run)
     asked, limits = read_limits(run.path)
     results = []
@@ -65,7 +68,9 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
                 results.append(
                     {
                         "task": task,
-                        **_result(run, task, method, frame, rows_of(curve, task, method["method"]), top),
+                        **_result(
+                            run, task, method, frame, rows_of(curve, task, method["method"]), verdicts, top
+                        ),
                     }
                 )
     return {
@@ -88,7 +93,7 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
         "methods": methods,
         "results": results,
         "faithfulness": plain(curve),
-        "verdicts": _verdicts(run),
+        "verdicts": verdicts,
         "ranks": list(run.ranks),
         "evaluations": found,
         "matrices": matrices(found),
@@ -97,14 +102,19 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     }
 
 
-def _verdicts(run: Run) -> list[dict[str, Any]]:
-    """What is to be thought of each chosen circuit, where evaluations have looked at it."""
-    if not (run.path / evaluations.FILE).exists():
+def evaluated(run: Run) -> list[dict[str, Any]]:
+    """The rows of `run.evaluations()`, none where nothing was found."""
+    return plain(run.evaluations()) if (run.path / evaluations.FILE).exists() else []
+
+
+def verdicts_of(run: Run, found: Rows) -> list[dict[str, Any]]:
+    """What is to be thought of each chosen circuit that evaluations have looked at; `found` is `evaluated(run)`."""
+    if not found:
         return []
     tasks = run.manifest["identity"]["tasks"]
     sources = {id_: task.get("held_out_of", id_) for id_, task in tasks.items()}
     bars = Bars.model_validate(run.config.get("evaluate", {}).get("bars", {}))
-    return cards(plain(run.evaluations()), sources, bars)
+    return cards(found, sources, bars)
 
 
 def scores(run: Run, task: str, method: str) -> pd.DataFrame | None:
@@ -126,13 +136,16 @@ def rows_of(curve: pd.DataFrame, task: str, method: str) -> pd.DataFrame:
     return curve[(curve["task"] == task) & (curve["method"] == method)]
 
 
-def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[Circuit, dict[str, Any]]:
+def choose_circuit(
+    run: Run, frame: pd.DataFrame, curve: pd.DataFrame, verdicts: Rows
+) -> tuple[Circuit, dict[str, Any]]:
     """The circuit to show for one task and method, and what to say of it.
 
     The kept set of a method that decides; else the one that evaluations have judged; else the smallest evaluated
     selection whose faithfulness is within 0.15 of 1; else the nearest to 1; else a twentieth of the edges. The whole
     graph is never chosen.
-    `frame` is the aggregate, `curve` the rows of `run.faithfulness()` for this task and method.
+    `frame` is the aggregate, `curve` the rows of `run.faithfulness()` for this task and method, `verdicts` are those of
+    the run.
     """
     graph = run.graph
     score = by_edge(frame, "score", graph)
@@ -148,7 +161,7 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
     parts = rows[rows["n_edges"] < graph.n_edges]  # the whole graph is always at 1, and no find
     away = (parts["faithfulness"].astype(float) - 1).abs()
     near = parts[away <= NEAR + 1e-9]  # 1 - 0.85 is more than 0.15
-    size, rule = _judged(run, curve)
+    size, rule = _judged(verdicts, curve)
     judged = parts[(parts["n_edges"] == size) & (_rank(parts) == (rule or ""))]
     row = _first(judged) or _first(near) or _first(parts.loc[away.dropna().sort_values(kind="stable").index])
     n_edges = int(row["n_edges"]) if row else max(1, graph.n_edges // 20)
@@ -169,12 +182,13 @@ def choose_circuit(run: Run, frame: pd.DataFrame, curve: pd.DataFrame) -> tuple[
     return circuit, _about(circuit, row, why)
 
 
-def _judged(run: Run, curve: pd.DataFrame) -> tuple[float | None, str | None]:
+def _judged(verdicts: Rows, curve: pd.DataFrame) -> tuple[float | None, str | None]:
     """How many edges the circuit has that evaluations have judged, and which of several rules has selected it, of the
     task and method of these rows."""
-    cards_ = _verdicts(run) if len(curve) else []
-    of = {(card["task"], card["method"]): (card["n_edges"], card["rank"]) for card in cards_}
-    return of.get(tuple(curve.iloc[0][["task", "method"]]), (None, None)) if of else (None, None)
+    of = {(card["task"], card["method"]): (card["n_edges"], card["rank"]) for card in verdicts}
+    return (
+        of.get(tuple(curve.iloc[0][["task", "method"]]), (None, None)) if of and len(curve) else (None, None)
+    )
 
 
 def _rank(curve: pd.DataFrame) -> pd.Series:
@@ -204,7 +218,13 @@ def _about(circuit: Circuit, row: Mapping[str, Any] | None, why: str) -> dict[st
 
 
 def _result(
-    run: Run, task: str, method: Mapping[str, Any], frame: pd.DataFrame, curve: pd.DataFrame, top: int
+    run: Run,
+    task: str,
+    method: Mapping[str, Any],
+    frame: pd.DataFrame,
+    curve: pd.DataFrame,
+    verdicts: Rows,
+    top: int,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {key: method[key] for key in ("method", "level", "metric", "ablation")}
     type_ = run.type_of(method["method"])
@@ -228,7 +248,7 @@ def _result(
     found |= {"known": _known(rows), "top": rows, "title": panel.title, "columns": dict(panel.columns)}
     if type_ != EDGE_SCORES:
         return found
-    return found | {"decides": decides(frame), "circuit": choose_circuit(run, frame, curve)[1]}
+    return found | {"decides": decides(frame), "circuit": choose_circuit(run, frame, curve, verdicts)[1]}
 
 
 def _measured(result: Mapping[str, Any]) -> str:

@@ -101,7 +101,7 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
         if (draw := panel_of(type_).figure) is not None:
             shown["figure"] = draw(with_score(frame, type_))
         else:
-            circuit, _ = choose_circuit(run, frame, rows_of(curve, task, result["method"]))
+            circuit, _ = choose_circuit(run, frame, rows_of(curve, task, result["method"]), facts["verdicts"])
             part = strongest_part(circuit, by_edge(frame, "score", run.graph))
             shown["figure"] = circuit_svg(part if part.n_edges else circuit, frame)
             shown["left_out"] = _left_out(part.n_edges, circuit.pruned.n_edges)

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.core.errors import CircuitsError
 from pipeline.evaluation.resamples import bootstrap, certified
 from pipeline.evaluation.significance import discoveries, no_effect
-from pipeline.report.essentials import choose_circuit, faithfulness, rows_of, scores
+from pipeline.report.essentials import choose_circuit, evaluated, faithfulness, rows_of, scores, verdicts_of
 from pipeline.store.run.opened import Run
 
 COLUMNS = ("edge_id", "edge", "score", "n_prompts", "p", "q", "in_circuit", "inclusion", "certified")
@@ -41,7 +41,8 @@ def sure_edges(
         raise CircuitsError(f"{run.path}: no scores of {method} on {task} yet; circuits resume {run.path}")
     merged = run.edge_scores(method, task)
     if top is None or merged.kept is not None:
-        circuit, about = choose_circuit(run, frame, rows_of(faithfulness(run), task, method))
+        curve, verdicts = rows_of(faithfulness(run), task, method), verdicts_of(run, evaluated(run))
+        circuit, about = choose_circuit(run, frame, curve, verdicts)
         rank = about["rank"] or run.ranks[0]
     else:
         rank = rank or run.ranks[0]

@@ -264,7 +264,7 @@ def test_a_circuit_that_overshoots_is_as_far_from_the_model_as_one_that_falls_sh
     run, values, n_edges, said
 ):
     frame = run.scores(task="pronoun", method="eap")
-    circuit, about = choose_circuit(run, frame, curve_rows(run.graph, "pronoun", "eap", values))
+    circuit, about = choose_circuit(run, frame, curve_rows(run.graph, "pronoun", "eap", values), [])
     assert circuit.n_edges == n_edges
     assert said in about["words"]
 

@@ -205,6 +205,15 @@ def test_a_circuit_holds_out_where_every_prompt_says_the_same(run):
     assert {one["question"]: one["answer"] for one in card["judgements"]}["held out"] == "yes"
 
 
+def test_the_page_reads_what_was_found_once(run, tmp_path, monkeypatch):
+    from pipeline.report.html import write_report
+
+    read, seen = type(run).evaluations, []
+    monkeypatch.setattr(type(run), "evaluations", lambda self: seen.append(self) or read(self))
+    write_report(open_run(run.path), tmp_path / "report.html")
+    assert len(seen) == 1
+
+
 def test_nobody_is_shown_rounding(run, capsys):
     from flows.cli import main
 
