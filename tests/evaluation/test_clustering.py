@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from pipeline.evaluation.clustering import best_cut, cosines, parted
 
@@ -85,6 +86,35 @@ def test_what_is_neither_clearly_two_kinds_nor_clearly_one_is_not_decided():
         assert (found.n > 1) == (far and unlikely)
         seen.add((bool(far), bool(unlikely)))
     assert seen == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_of_prompts_that_are_not_decided_no_number_is_said_and_no_kind():
+    from pipeline.core.graph import Graph
+    from pipeline.core.scores import EdgeScores, Moments
+    from pipeline.evaluation.base import Subject
+    from pipeline.evaluation.clusters import Clusters
+    from pipeline.report.matrices import kinds as in_words
+
+    graph = Graph(1, 2, 2)
+    for n, gap, number in [(200, 3.0, None), (200, 8.0, 2.0), (200, 0.0, 1.0), (7, 8.0, None)]:
+        quantiles = norm.ppf((np.arange(n // 2) + 0.5) / (n // 2))
+        position = np.concatenate([quantiles, gap + quantiles, [gap] * (n % 2)])
+        rows = np.zeros((n, graph.n_edges))
+        rows[:, :2] = np.stack([50 + position, np.full(n, 100.0)], axis=1)
+        scores = EdgeScores.from_moments(graph, Moments.of(rows))
+        subject = Subject(
+            "task", "eap", scores, "logit_diff", "corrupted",
+            rows_of_prompts=lambda rows=rows: rows, ids_of_prompts=lambda n=n: range(n),
+        )  # fmt: skip
+        found = Clusters(components=1, draws=499).find(subject, None, ())
+        numbers = {one.quantity: one.value for one in found}
+        assert numbers["clusters"] == number
+        assert (numbers["separation"] is None) == (n == 7)
+        assert ("cluster" in numbers) == (number is not None)
+        said = [{"evaluation": "clusters", "task": "task", "method": "eap", **vars(one)} for one in found]
+        (words,) = in_words(said)
+        expected = {None: "one kind of prompts or two", 1.0: "one kind of prompts;", 2.0: "2 kinds"}[number]
+        assert ("of eight or more" if n == 7 else expected) in words["words"]
 
 
 def test_gamma_keeps_the_fewest_entries_that_carry_its_share():
