@@ -110,7 +110,9 @@ def _circuit_of(run: Run, method: str, task: str, top: int | None) -> Circuit:
 
 
 def _write_json(path: Place, said: Any) -> Place:
-    write_atomic(path, json.dumps(said, indent=1) + "\n")
+    by_edge = "[\n" + ",\n".join(map(json.dumps, said)) + "\n]"
+    text = by_edge if isinstance(said, list) else json.dumps(said, indent=1)
+    write_atomic(path, text + "\n")
     return path
 
 
