@@ -116,6 +116,10 @@ def print_plan(facts: Facts) -> None:
             say(f"no scores by prompt: of {', '.join(without)}")
     say(f"run: {facts['path']}, {facts['done']} of {len(facts['items'])} items done")
     say("passes are counted in prompts; evals (evaluations) are runs of a patched part of the model")
+    if len({row["method"] for row in facts["evaluation"]}) > 1:
+        say(
+            "evaluations of a shard share recorded runs while a worker stays with it: their passes are the most"
+        )
 
 
 def _work(row: Facts, prompts: Any, edges: Any) -> list[str]:

@@ -13,7 +13,14 @@ from pipeline.evaluation.chance import Chance
 from pipeline.evaluation.clusters import Clusters
 from pipeline.evaluation.completeness import Completeness
 from pipeline.evaluation.cpr_cmd import CprCmd
-from pipeline.evaluation.faithfulness import circuit_values, evaluate, faithfulness_of, measured, selections
+from pipeline.evaluation.faithfulness import (
+    Recordings,
+    circuit_values,
+    evaluate,
+    faithfulness_of,
+    measured,
+    selections,
+)
 from pipeline.evaluation.hypotheses import Hypotheses
 from pipeline.evaluation.learning_curve import LearningCurve
 from pipeline.evaluation.minimality import Minimality
@@ -61,6 +68,7 @@ __all__ = [
     "Minimality",
     "Necessity",
     "NullData",
+    "Recordings",
     "Stability",
     "Subject",
     "Sufficiency",

@@ -8,7 +8,8 @@ edges dangle has the value of the empty one to the last bit. Knows circuits and 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +23,63 @@ from pipeline.core.wiring import Wiring, wire
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.engine.batch import Batch
+    from pipeline.engine.emptied import Emptied
     from pipeline.engine.patchable import PatchableModel
 
 # Bytes that one batch's sender outputs may take while circuits run; larger batches are split.
 _BATCH_BYTES = 2**28
 _NO_DENOMINATOR = 1e-9
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A part of a batch, what answers read in its clean run, and the empty circuit, from which all others start."""
+
+    batch: "Batch"
+    clean: "Tensor"
+    emptied: "Emptied"
+
+
+class Recordings:
+    """The recorded runs of some batches, for several calls of `circuit_values` with the same batches and statistics:
+    those after the first need no pass of the model. Kept are as many as one call takes without them at most. Values are
+    the same to the last bit."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, list[_Recorded]] = {}
+        self._bytes = 0
+
+    def of(
+        self,
+        model: "PatchableModel",
+        batches: "Sequence[Batch]",
+        ablation: str,
+        statistics: Statistics | None,
+    ) -> "Iterable[_Recorded]":
+        """The recorded parts of all batches under an ablation, in their order."""
+        if ablation in self._kept:
+            return self._kept[ablation]
+        parts = _recorded(model, batches, ablation, statistics)
+        size = sum(batch.n_prompts * _bytes_of_prompt(model, batch) for batch in batches)
+        if self._bytes + size > _BATCH_BYTES:
+            return parts
+        self._bytes += size
+        return self._kept.setdefault(ablation, [*parts])
+
+
+def _recorded(
+    model: "PatchableModel", batches: "Sequence[Batch]", ablation: str, statistics: Statistics | None
+) -> "Iterator[_Recorded]":
+    from pipeline.engine.emptied import Emptied
+
+    for batch in (part for whole in batches for part in whole.split(_prompts_at_once(model, whole))):
+        runs = record(model, batch, ablation, statistics)
+        executor = model.executor(runs.clean, runs.answer_pos)
+        clean = executor.answer_hidden(runs.clean)
+        yield _Recorded(batch, clean, Emptied.of(model.parts, model.graph, executor, runs.clean, runs.values))
 
 
 def circuit_values(
@@ -37,15 +89,16 @@ def circuit_values(
     metric: str = "logit_diff",
     ablation: str = "corrupted",
     statistics: Statistics | None = None,
+    recordings: Recordings | None = None,
 ) -> Float[np.ndarray, "row prompt"]:
     """The metric of every prompt in the full graph, in the empty one, and in each circuit.
 
-    float64 [2 + circuits, prompt]; prompts follow each other as in the batches.
+    float64 [2 + circuits, prompt]; prompts follow each other as in the batches. `recordings` are what earlier calls
+    have recorded of these batches.
     """
     import torch
 
     from pipeline.engine.circuit_run import run_circuits
-    from pipeline.engine.emptied import Emptied
 
     graph = model.graph
     wirings = wire(graph, model.coupled, masks, mute=get_ablation(ablation).name == "corrupted")
@@ -54,16 +107,13 @@ def circuit_values(
     full, empty = np.ones(graph.n_edges, dtype=bool), np.zeros(graph.n_edges, dtype=bool)
     run = [key for key in different if key not in (full.tobytes(), empty.tobytes())]
     columns = []
-    for batch in (part for whole in batches for part in whole.split(_prompts_at_once(model, whole))):
-        runs = record(model, batch, ablation, statistics)
-        executor = model.executor(runs.clean, runs.answer_pos)
-        clean = executor.answer_hidden(runs.clean)
+    for one in (recordings or Recordings()).of(model, batches, ablation, statistics):
+        batch, clean, emptied = one.batch, one.clean, one.emptied
         objective = model.objective(get_metric(metric), batch, clean)
-        emptied = Emptied.of(model.parts, graph, executor, runs.clean, runs.values)
         hidden = {full.tobytes(): clean, empty.tobytes(): emptied.hidden()}
         for some in _at_once(model, batch, [different[key] for key in run]):
             found = run_circuits(emptied, some)
-            hidden |= {wiring.mask.tobytes(): one for wiring, one in zip(some, found, strict=True)}
+            hidden |= {wiring.mask.tobytes(): final for wiring, final in zip(some, found, strict=True)}
         model.counters.evaluations += batch.n_prompts * len(run)
         keys = [circuit.tobytes() for circuit in (full, empty, *circuits)]
         columns.append(objective(torch.stack([hidden[key] for key in keys])).cpu().numpy())
@@ -87,8 +137,12 @@ def _at_once(model: "PatchableModel", batch: "Batch", wirings: Sequence[Wiring])
 
 
 def _prompts_at_once(model: "PatchableModel", batch: "Batch") -> int:
-    per_prompt = model.graph.n_senders * batch.length * model.config.hidden_size * 4
-    return max(1, _BATCH_BYTES // per_prompt)
+    return max(1, _BATCH_BYTES // _bytes_of_prompt(model, batch))
+
+
+def _bytes_of_prompt(model: "PatchableModel", batch: "Batch") -> int:
+    """What the outputs of all senders take for a prompt of a batch."""
+    return int(model.graph.n_senders * batch.length * model.config.hidden_size * 4)
 
 
 def faithfulness_of(full: float, empty: float, circuit: float) -> float | None:

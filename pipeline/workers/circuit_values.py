@@ -16,7 +16,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
 from pipeline.core.items import EVALUATIONS, Item
 from pipeline.core.selection import Rank
-from pipeline.evaluation import Chosen, Evaluation, Subject, Values, circuit_values, selections
+from pipeline.evaluation import Chosen, Evaluation, Recordings, Subject, Values, circuit_values, selections
 from pipeline.store.place.where import Place
 from pipeline.store.run.evaluations import (
     EMPTY,
@@ -232,12 +232,13 @@ def values_of(
     model: "PatchableModel",
     batches: "Sequence[Batch]",
     statistics: "Statistics | None",
+    recordings: Recordings | None = None,
 ) -> ByPrompt:
     """The metric of every prompt, in the order of ids: of each method's full model, with no edge, and in its circuits;
     of a method without any, nothing. `circuits` are those of one evaluation.
 
     Methods that agree in metric and ablation are evaluated in one sweep. Raises ScoreError for values that
-    are not finite.
+    are not finite. `recordings` are those of these batches.
     """
     order = np.argsort([prompt for batch in batches for prompt in batch.prompt_ids]).astype(np.intp)
     groups: dict[tuple[str, str], list[str]] = {}
@@ -248,7 +249,7 @@ def values_of(
     for (metric, ablation), members in groups.items():
         labels = [label for label in circuits if label[0] in members]
         masks = np.stack([circuits[label].mask for label in labels])
-        values = circuit_values(model, batches, masks, metric, ablation, statistics)[:, order]
+        values = circuit_values(model, batches, masks, metric, ablation, statistics, recordings)[:, order]
         if not np.isfinite(values).all():
             raise ScoreError(f"{name}: {metric} of a circuit is not finite; look at the model's logits")
         for method, evaluation in dict.fromkeys(label[:2] for label in labels):

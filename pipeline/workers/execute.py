@@ -24,7 +24,7 @@ from pipeline.core.items import Item
 from pipeline.core.prompts import TokenPair, bucket_by_length, some
 from pipeline.core.results import Result, Rows, rows_of
 from pipeline.core.scores import EdgeScores, Moments, NodeScores
-from pipeline.evaluation import Subject
+from pipeline.evaluation import Recordings, Subject
 from pipeline.methods.collective import Collective
 from pipeline.methods.work import Work
 from pipeline.metrics import get_metric
@@ -92,6 +92,7 @@ class Replica:
         self.model = model
         self.batch_size = batch_size
         self._batches: tuple[tuple[str, int], list[Batch]] | None = None
+        self._recordings = Recordings()  # of these batches
         self._judged: tuple[CircuitJob, list[Subject], dict[RuleFile, dict[Label, Circuit]]] | None = None
         self._together: tuple[tuple[str, int], dict[str, Result]] | None = None
         self._parts = Parts()
@@ -115,6 +116,7 @@ class Replica:
         """The shard's prompts in batches of similar lengths; kept until another shard is asked for."""
         if self._batches is None or self._batches[0] != (task, shard):
             self._batches = None  # let go of the old ones before making new ones
+            self._recordings = Recordings()
             self._batches = ((task, shard), self._collate(task, shard))
         return self._batches[1]
 
@@ -181,7 +183,13 @@ class Replica:
         _, subjects, circuits = self._judged
         batches, statistics = self.batches(job.of.task, job.shard), self.directory.statistics(job.of.task)
         ids = sorted(prompt_id for batch in batches for prompt_id in batch.prompt_ids)
-        values = values_of(job.name, together(circuits), subjects, self.model, batches, statistics)
+        try:
+            values = values_of(
+                job.name, together(circuits), subjects, self.model, batches, statistics, self._recordings
+            )
+        except BaseException:
+            self._recordings = Recordings()  # it may have been for want of the memory that these take
+            raise
         self.directory.require()
         for file, own in apart(circuits, values).items():
             write_values(file.path(self.directory.path, job.item), ids, own, file.key)
