@@ -36,6 +36,7 @@ RESULTS = (
     "aggregate/",
     "node_aggregate/",
     "circuits/",
+    "evaluations",
     "faithfulness",
     "graph",
     "nodes",
@@ -57,10 +58,13 @@ FIRST = toy_mapping(
     store={"prompt_scores": ["eap"]},
     evaluate={"edge_fractions": [0.5]},
 )
+EAP_IG = {"name": "eap_ig", "steps": 2, "as": "eap_ig"}
+SEARCH = {"name": "worst_set", "searches": 1, "steps": 2, "sample": 1}
 CONFIGS = {
     "first": FIRST,
-    "more": FIRST | {"methods": [{"name": "eap_ig", "steps": 2}], "store": {}},
-    "other": FIRST | {"evaluate": {"edge_fractions": [0.25]}},
+    "more": FIRST
+    | {"methods": [EAP_IG, {"name": "ensemble", "of": ["eap", "eap_ig"]}, {"name": "eap"}], "store": {}},
+    "other": FIRST | {"evaluate": {"edge_fractions": [0.25], "also": [SEARCH]}},
 }
 
 
