@@ -4,7 +4,7 @@ Knows config, prompts in tokens, the graph, and each method's cost. Does not kno
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,8 @@ class Plan:
             return identity | {"metrics": self.config.metrics}
         method = whole["methods"][item.method]
         if combined := self.methods[item.method].combines:
-            identity |= {"of": [whole["methods"][id_] for id_ in combined]}
+            others = [replace(item, method=id_, kind=self.methods[id_].kind.name) for id_ in combined]
+            identity |= {"of": [digest(self._item_identity(other)) for other in others]}
         if method["ablation"] and needs_statistics(
             method["ablation"]
         ):  # the means come from the prompts of the other shards too

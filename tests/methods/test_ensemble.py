@@ -100,6 +100,20 @@ def test_it_is_measured_as_its_methods_are(tmp_path):
     assert (found.metric, found.ablation) == ("prob_diff", "zero")
 
 
+def test_its_items_are_others_where_those_that_it_combines_are(tmp_path):
+    def keys(steps):
+        of = [
+            {"name": "eap"},
+            {"name": "eap_ig", "steps": steps, "as": "ig"},
+            {"name": "ensemble", "of": ["eap", "ig"]},
+        ]
+        return {item.name: key for item, key in make_plan(toy_config(tmp_path, methods=of)).item_keys.items()}
+
+    one, other = keys(2), keys(3)
+    assert one["induction/eap/0"] == other["induction/eap/0"]
+    assert one["induction/ensemble-eap-ig/0"] != other["induction/ensemble-eap-ig/0"]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return discover(toy_config(tmp_path_factory.mktemp("ensemble"), **CONFIG), local=True, quiet=True)
