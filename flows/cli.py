@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,8 @@ from pipeline.core.text import printable
 
 OK, ERROR, USAGE, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 STOPPED = "stopped; the same command goes on where it was"
+
+_ends_with_command: ContextVar[bool] = ContextVar("ends_with_command", default=False)
 
 app = typer.Typer(
     name="circuits",
@@ -128,7 +131,12 @@ def run(
     """Run a config, or continue its run: only what is missing is computed."""
     from pipeline.config import RunConfig
 
-    _conduct(_prepared(lambda: RunConfig.load(config, set_), run_dir, extend, quiet), local, quiet, as_json)
+    asked = RunConfig.load(config, set_)
+    with (
+        _spoken_for("the same command begins again"),
+        contextlib.nullcontext() if local or extend else _on_its_way(asked, run_dir),
+    ):
+        _conduct(_prepared(lambda: asked, run_dir, extend, quiet), local, quiet, as_json)
 
 
 @app.command()
@@ -290,12 +298,36 @@ def _prepared(asked: Callable[[], Any], run_dir: str | None, extend: str | None,
         return prepare(asked(), run_dir, extend)
 
 
+def _on_its_way(config: Any, run_dir: str | None) -> contextlib.AbstractContextManager[None]:
+    """Has Ray start while the run is planned, in a process that ends with its command: what planning refuses is said at
+    once, and Ray goes after that."""
+    if not _ends_with_command.get():
+        return contextlib.nullcontext()
+    from flows.environment import set_quiet_environment
+    from pipeline.schedule.pools import on_its_way
+
+    set_quiet_environment()
+    return on_its_way(config, run_dir)
+
+
+def _spoken_for(next_step: str) -> contextlib.AbstractContextManager[None]:
+    """Has somebody say what to type where this process, of this command alone, is ended without a word."""
+    if not _ends_with_command.get():
+        return contextlib.nullcontext()
+    from flows.last_word import last_word
+
+    return last_word(
+        "error: this process was ended from outside: killed, out of memory, or because a part of Ray on this machine "
+        f"has ended beneath it; what has landed stays; {printable(next_step)}"
+    )
+
+
 def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
     """Does what is left of a session, and ends with the exit code that its state means."""
     from flows import printing
     from flows.computing import computed
 
-    with closing(session), stoppable():
+    with closing(session), _spoken_for(f"next: circuits resume {session.path}"), stoppable():
         already = computed(session, local=local, quiet=quiet)
         facts = printing.run_facts(session, already)
     _emit(facts, as_json, printing.print_run)
@@ -317,6 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Without `argv` that of the process, which ends with this command.
     """
+    _ends_with_command.set(argv is None)
     try:
         with stoppable(last=argv is None):
             app(args=None if argv is None else list(argv), prog_name="circuits")

@@ -6,6 +6,9 @@ Ray: `slots` makes the actor out of this class.
 
 import os
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from pipeline.workers.jobs import Failure, Opener, Work, attempt
@@ -18,15 +21,20 @@ class Worker:
     the reason otherwise, and a raised one says nothing of host and device.
     """
 
-    def __init__(self, opener: Opener) -> None:
-        self._opener = opener
+    def __init__(self) -> None:
         self._work: Work | None = None
 
-    def start(self) -> tuple[tuple[str, int], Failure | None]:
+    def warm(self, modules: Sequence[str]) -> None:
+        """Imports what it will need while nobody knows yet for which model. What cannot be is told when it starts."""
+        for name in modules:
+            with suppress(Exception):
+                import_module(name)
+
+    def start(self, opener: Opener) -> tuple[tuple[str, int], Failure | None]:
         """(host and process id, None) once the model is loaded; or why it cannot be."""
         me = socket.gethostname(), os.getpid()
         try:
-            self._work = self._opener()
+            self._work = opener()
         except Exception as error:  # noqa: BLE001 - the driver decides what it means
             return me, Failure.of(error)
         return me, None

@@ -17,6 +17,7 @@ import ray
 
 from pipeline.cluster import connection
 from pipeline.cluster.actor import worker_environment
+from pipeline.cluster.early import taken_over
 from pipeline.cluster.pace import Pace
 from pipeline.cluster.slots import Slot, Slots
 from pipeline.core.machines import Need, capacity
@@ -32,7 +33,8 @@ class RayPool:
 
     Starting is asynchronous: the constructor returns when Ray runs and the actors are asked for; `run` uses each as
     soon as its model is loaded, also one whose machine joins the cluster later. A dead actor is replaced. If Ray is
-    already up in this process it is used and left running. `stragglers`: see `Pace`.
+    already up in this process it is used and left running; one that is on its way (`early`) is taken over.
+    `stragglers`: see `Pace`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class RayPool:
         self._pace = Pace(stragglers)
         self._bound: dict[int, Slot] = {}  # who took which of the jobs that belong together
         with ExitStack() as begun:  # ended again where the rest cannot begin
+            spare = taken_over(address, self._need, begun)
             if not ray.is_initialized():
                 cpus = (workers or 1) * self._need.threads
                 variables = worker_environment(self._need.threads, self._need.gpus)
@@ -56,7 +59,7 @@ class RayPool:
             with connection.answering(address):
                 wanted = connection.decide(workers, self._need, address, grows=wait_minutes > 0)
                 timeout = max(START_TIMEOUT, 60 * wait_minutes)
-                self._slots = Slots(wanted, opener, self._need, timeout=timeout, address=address)
+                self._slots = Slots(wanted, opener, self._need, timeout=timeout, address=address, spare=spare)
                 begun.callback(self._slots.close)
                 self._slots.fill()
             self._begun = begun.pop_all()

@@ -6,7 +6,7 @@ Knows Ray's actors and how they start and end. Does not know which job is next, 
 import os
 import socket
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,16 +57,19 @@ class Slots:
     Without a single worker for `timeout` seconds it gives up. On a "local" address no node can be lost but the one.
     """
 
-    def __init__(self, count: int, opener: Opener, need: Need, *, timeout: float, address: str) -> None:
+    def __init__(
+        self,
+        count: int,
+        opener: Opener,
+        need: Need,
+        *,
+        timeout: float,
+        address: str,
+        spare: Sequence[Any] = (),
+    ) -> None:
+        self._spare = list(spare)  # actors that were asked for before
         self._need, self._timeout, self._address = need, timeout, address
         self._opener = ray.put(opener)
-        self._actor = ray.remote(Worker).options(
-            num_cpus=need.threads,
-            num_gpus=need.gpus,
-            max_restarts=0,  # replaced by hand: a restart inside Ray would try a bad start for ever
-            max_task_retries=0,
-            runtime_env=connection.runtime_env(worker_environment(need.threads, need.gpus)),
-        )
         self._slots = [Slot(index) for index in range(count)]
         self._failed_starts: list[float] = []  # when, since the last one that worked
         self._looked = time.monotonic()
@@ -154,16 +157,20 @@ class Slots:
 
     def close(self) -> None:
         """Kills the actors."""
+        if not ray.is_initialized() or connection.is_lost(self._address):
+            return
+        for actor in self._spare:
+            ray.kill(actor, no_restart=True)
         for slot in self._slots:
-            if slot.actor is not None and ray.is_initialized() and not connection.is_lost(self._address):
+            if slot.actor is not None:
                 ray.kill(slot.actor, no_restart=True)
                 slot.actor = slot.ref = None
 
     # --- beginning and end of a worker -------------------------------------------------------------------
 
     def _start(self, slot: Slot) -> None:
-        slot.actor = self._actor.remote(self._opener)
-        slot.ref = slot.actor.start.remote()
+        slot.actor = self._spare.pop() if self._spare else new_actor(self._need)
+        slot.ref = slot.actor.start.remote(self._opener)
         slot.since = time.monotonic()
         slot.ready, slot.job, slot.place, slot.stopped, slot.again = False, None, None, None, None
         slot.host, slot.pid = "", 0
@@ -213,6 +220,18 @@ class Slots:
                 f"{connection.describe(connection.machines())}, maybe in use by others; lower cluster.workers, "
                 "cluster.threads or cluster.gpus_per_worker, or try again later"
             )
+
+
+def new_actor(need: Need) -> Any:
+    """Asks for a worker that has opened nothing yet; returns at once."""
+    asked = ray.remote(Worker).options(
+        num_cpus=need.threads,
+        num_gpus=need.gpus,
+        max_restarts=0,  # replaced by hand: a restart inside Ray would try a bad start for ever
+        max_task_retries=0,
+        runtime_env=connection.runtime_env(worker_environment(need.threads, need.gpus)),
+    )
+    return asked.remote()
 
 
 def _is_stopped(slot: Slot) -> bool:

@@ -6,24 +6,46 @@ Knows what a worker opens with. Does not know what is given to it.
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config import RunConfig
 from pipeline.core.errors import ConfigError
 from pipeline.core.machines import Machine, Need, fits, gpus_here
 from pipeline.schedule import Plan
 from pipeline.schedule.session import Session
-from pipeline.store.place.where import Place
+from pipeline.store.place.where import Place, place
+from pipeline.store.run.run_dir import SUCCESS
 from pipeline.workers.jobs import Opener, Pool
 
 if TYPE_CHECKING:
     from pipeline.workers.execute import Settings
 
 
+COMPUTES = (
+    "pipeline.workers.execute",
+    "pipeline.models.load",
+    "pipeline.engine.patchable",
+)  # what a worker imports
+
+
 def open_pool(session: Session, *, local: bool = False) -> Pool:
     """The workers that the config asks for; with `local` one, in this process."""
     return start_pool(worker_opener(session), session.plan, local=local)
+
+
+def on_its_way(config: RunConfig, run_dir: str | None) -> AbstractContextManager[None]:
+    """Within it workers on this machine start before it is known what they compute, and a pool that opens takes them
+    over. Not for a cluster, nor where a run of that name, or there, is complete: nothing may be left to do."""
+    cluster, output = config.cluster, place(run_dir or config.output)
+    complete = SUCCESS if run_dir else f"{config.name}-*/{SUCCESS}"
+    if cluster.address != "local" or not isinstance(output, Path) or any(output.glob(complete)):
+        return nullcontext()
+    from pipeline.cluster import early
+
+    workers = 1 if cluster.workers == "auto" else cluster.workers
+    return early.on_its_way(workers, Need(cluster.threads, cluster.gpus_per_worker), COMPUTES)
 
 
 @contextmanager
