@@ -21,6 +21,7 @@ from pipeline.engine.patchable import patchable
 from tests.benchmarks.acdc import acdc_rows, ops_rows, pooled_rows, sweep_rows, tiny_rows, vocabulary_rows
 from tests.benchmarks.attribution import attribution_rows, layer_rows, memory_rows
 from tests.benchmarks.circuits import circuit_rows
+from tests.benchmarks.large import large_rows
 from tests.benchmarks.measure import row, wall_seconds
 from tests.benchmarks.models import gpt2_small_shaped
 from tests.benchmarks.orchestration import commit_seconds, schedule_seconds, start_seconds
@@ -30,6 +31,7 @@ from tests.benchmarks.planning import planning_rows
 from tests.benchmarks.rows import row_rows
 from tests.benchmarks.simulated import simulated_rows
 from tests.benchmarks.start import start_rows
+from tests.benchmarks.threads import thread_rows
 
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
 
@@ -87,6 +89,7 @@ def main() -> None:
     groups = {
         "attribution": lambda: [*attribution_rows(model, stock, weights), *layer_rows()],
         "memory": memory_rows,
+        "large": large_rows,
         "paths": lambda: path_rows(model, stock, weights),
         "circuits": lambda: circuit_rows(model, stock, weights),
         "acdc": lambda: [*acdc_rows(model, stock, weights), *tiny_rows()],
@@ -96,6 +99,7 @@ def main() -> None:
         "pooled": pooled_rows,
         "orchestration": orchestration_rows,
         "start": start_rows,
+        "threads": thread_rows,
         "driver": driver_rows,
         "overhead": many_items_rows,
         "planning": plan_rows,

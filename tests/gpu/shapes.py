@@ -60,12 +60,13 @@ def chosen(kit: Kit) -> tuple[str, ...]:
     return kit.shapes or (("smollm2", "1b", "8b") if kit.on_cuda else ("tiny",))
 
 
-def stock(name: str, kit: Kit, dtype: str) -> Any:
-    """A Llama of that shape, in evaluation mode, its weights drawn where they stay."""
+def stock(name: str, kit: Kit, dtype: str, **changed: int) -> Any:
+    """A Llama of that shape but for what is `changed`, in evaluation mode, its weights drawn where they stay."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[name], max_position_embeddings=2048, bos_token_id=0, eos_token_id=0)
+    sizes = SHAPES[name] | changed
+    config = LlamaConfig(**sizes, max_position_embeddings=2048, bos_token_id=0, eos_token_id=0)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(getattr(torch, dtype))
