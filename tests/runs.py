@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from pipeline import RunConfig
@@ -41,6 +42,21 @@ def nan_beyond_ten(folder: Path) -> Path:
     (positions,) = [name for name in weights if name.endswith("wpe.weight")]
     weights[positions] = weights[positions].copy()
     weights[positions][10:] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def with_more_words(folder: Path, words: int = 16_384) -> Path:
+    """A copy of a bundled model with so many tokens that decisions about a divergence are made by bounds; prompts never
+    have the new ones, and they are unlikely."""
+    shutil.copytree(toy_path("toy:planted"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": words}))
+    weights, rng = load_file(folder / "model.safetensors"), np.random.default_rng(0)
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        known = weights[name]
+        more = rng.normal(size=(words - len(known), known.shape[1])) * known.std() * 0.1
+        weights[name] = np.concatenate([known, more.astype(np.float32)])
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from flows.cli import main
-from pipeline import open_run
+from pipeline import load_scores, open_run
 from tests.processes import busy_workers, wait_for
-from tests.runs import content, items_of, score_files, toy_mapping
+from tests.runs import content, items_of, score_files, toy_mapping, with_more_words
 from tests.slow.survival import assert_like_undisturbed, kill_and_go_on
 
 pytestmark = pytest.mark.slow
@@ -45,15 +45,22 @@ def test_a_run_survives_the_death_of_a_worker_and_then_of_its_driver(config, tmp
     assert attempts[died["name"]] == 2
 
 
-def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(tmp_path, drive):
+@pytest.mark.parametrize("scores", [pytest.param("exact", marks=pytest.mark.long), "bounded"])
+def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(tmp_path, drive, scores):
+    prompts, batch_size, thresholds = {
+        "exact": (512, 60, [1e-6, 1e-5, 0.01]),
+        "bounded": (32, 10, [1e-5, 0.01]),
+    }[scores]
     mapping = toy_mapping(
         tmp_path / "results",
-        tasks=[{"name": "induction", "count": 512}],
-        methods=[{"name": "acdc", "thresholds": [1e-6, 1e-5, 0.01]}],
-        shards={"prompts": 512},
-        cluster={"workers": 2, "batch_size": 60},
+        tasks=[{"name": "induction", "count": prompts}],
+        methods=[{"name": "acdc", "thresholds": thresholds, "scores": scores}],
+        shards={"prompts": prompts},
+        cluster={"workers": 2, "batch_size": batch_size},
         evaluate={"edge_fractions": [1.0]},
     )
+    if scores == "bounded":
+        mapping["model"] = {"name": str(with_more_words(tmp_path / "model"))}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(mapping))
     run = tmp_path / "disturbed"
@@ -79,6 +86,8 @@ def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(t
     assert facts["replayed_steps"] == len(before)
     assert main(["run", str(config), "--run-dir", str(tmp_path / "undisturbed"), "--local"]) == 0
     assert content(run / "aggregate") == content(tmp_path / "undisturbed" / "aggregate")
+    if scores == "bounded":
+        assert (load_scores(run)["score_error"] > 0).any()
 
 
 @pytest.fixture
