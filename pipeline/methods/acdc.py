@@ -32,8 +32,10 @@ from pipeline.core.questions import Step
 from pipeline.core.results import BOUNDED_EDGE_SCORES, Result, ResultType
 from pipeline.core.scores import EdgeScores
 from pipeline.methods.base import Cost, Needs, captures
+from pipeline.methods.branches import GUARD, Rule
 from pipeline.methods.collective import Collective, Record, Taken, Workers
-from pipeline.methods.search import GUARD, Found, Order, Rule, Search, Visits
+from pipeline.methods.search import Found, Search
+from pipeline.methods.visits import Order, Visits
 from pipeline.methods.work import Work
 from pipeline.metrics import get_metric
 

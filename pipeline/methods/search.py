@@ -4,16 +4,16 @@ Knows receivers, candidates and decisions. Does not know tensors, processes or f
 the prompts, whoever holds them (`pipeline.methods.collective`).
 
 Thresholds that have decided alike share a state and every evaluation. Within a receiver they part where a delta
-lies between them (`_Branch`), and go on from states of their own. Guesses make the search fast and decide nothing:
+lies between them (`Branch`), and go on from states of their own. Guesses make the search fast and decide nothing:
 a chain of candidates is measured under guessed decisions, and decided in order for as long as the guesses were
 right; the rest is asked again, and what it did in the slightly different state is the next guess. A delta too close
-to a threshold for its rounding is taken from evaluations of one variant each, whose rounding no batching changes.
-Where bounds are enough, so is a delta whose bounds a threshold lies between.
+to a threshold for its rounding is taken from evaluations of one variant each, whose rounding no batching changes, and
+so is one whose bounds a threshold lies between. The first guesses at a head are what the same senders did at the one
+before it: heads of a layer read much the same of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,64 +22,13 @@ from pipeline.core.errors import ScoreError
 from pipeline.core.graph import Graph
 from pipeline.core.liveness import Liveness
 from pipeline.core.questions import Bound, Clean, Decided, Forget, Measure, Question, Settle, Step, Value
+from pipeline.methods.branches import Branch, Rule, Told
 from pipeline.methods.collective import Workers
+from pipeline.methods.visits import LATE_FIRST, Visits
 
-Order = Literal["late_first", "early_first", "random"]
-
-# Half-width of the band around a threshold, relative to max(metric, 1), in which a float32 value is not trusted.
-GUARD = 1e-6
-
-
-@dataclass(frozen=True)
-class Visits:
-    """In which order receivers, and the senders of each, are visited: always from the output to the input.
-
-    `late_first`: heads and senders from the last to the first; `early_first`: from the first to the last;
-    `random`: shuffled by `seed`. A layer's MLP comes before its heads, `<q>` before `<k>` before `<v>`.
-    """
-
-    order: Order = "late_first"
-    seed: int = 0
-
-    def receivers(self, graph: Graph) -> Iterator[int]:
-        yield graph.logits_receiver
-        for layer in reversed(range(graph.n_layers)):
-            yield graph.mlp_receiver(layer)
-            ports: tuple[tuple[Literal["q", "k", "v"], int], ...]
-            ports = (("q", graph.n_heads), ("k", graph.n_ports), ("v", graph.n_ports))
-            for port, heads in ports:
-                first = graph.head_receiver(layer, port)
-                yield from self._ordered(range(first, first + heads), key=first)
-
-    def senders(self, graph: Graph, receiver: int) -> list[int]:
-        return self._ordered(range(int(graph.senders_read[receiver])), key=graph.n_receivers + receiver)
-
-    def _ordered(self, items: range, key: int) -> list[int]:
-        if self.order == "late_first":
-            return list(reversed(items))
-        if self.order == "early_first":
-            return list(items)
-        return [items[i] for i in np.random.default_rng([self.seed, key]).permutation(len(items))]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """When an edge goes: harm = sign * (metric after - before), or its size if `absolute`, below the threshold."""
-
-    sign: int
-    absolute: bool
-    guard: float = GUARD
-
-    def removes(self, delta: float, threshold: float) -> bool:
-        return (abs(delta) if self.absolute else delta) < threshold
-
-    def uncertain(self, delta: float, threshold: float, metric: float, error: float = 0.0) -> bool:
-        margin = (abs(delta) if self.absolute else delta) - threshold
-        return abs(margin) < error + self.band(metric)
-
-    def band(self, metric: float) -> float:
-        """How close to a threshold a delta is not trusted."""
-        return self.guard * max(abs(metric), 1.0)
+# Candidates of which nothing is known that are guessed to go at first: of more in a round each costs less, but more are
+# measured in vain after the first that stays.
+_AT_FIRST = 8
 
 
 @dataclass
@@ -96,60 +45,6 @@ class Found:
     error: Float[np.ndarray, " edge"] | None = None  # of delta, 0 where it is exact; None: exact everywhere
 
 
-@dataclass
-class _Branch:
-    """Thresholds that decide alike at one receiver, so far."""
-
-    state: int
-    thresholds: tuple[float, ...]
-    rest: list[int]  # candidates in the order of their tests
-    before: Float[np.ndarray, " prompt"]  # the metric with what is removed so far
-    senders: list[int] = field(default_factory=list)
-    kept: list[bool] = field(default_factory=list)
-    steps: list[Float[np.ndarray, " prompt"]] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-    guarded: int = 0
-    hints: dict[int, float] = field(default_factory=dict)  # sender -> its delta in a slightly different state
-    reach: int = 1  # candidates without a hint in the next chain; kept edges come in clusters, so it adapts
-
-    def take(
-        self,
-        sender: int,
-        values: Float[np.ndarray, " prompt"],
-        step: Float[np.ndarray, " prompt"],
-        *,
-        kept: bool,
-        guarded: bool,
-        error: float,
-    ) -> None:
-        """Decides the next candidate; `values` are the metric without it, `step` the harm of that, whose mean is off by
-        `error` at most."""
-        assert self.rest[0] == sender, "candidates are decided in order"
-        del self.rest[0]
-        self.senders.append(sender)
-        self.kept.append(kept)
-        self.steps.append(step)
-        self.errors.append(error)
-        self.guarded += guarded
-        self.before = self.before if kept else values
-
-    def forked(self, thresholds: Sequence[float]) -> "_Branch":
-        return replace(
-            self,
-            thresholds=tuple(thresholds),
-            rest=list(self.rest),
-            senders=list(self.senders),
-            kept=list(self.kept),
-            steps=list(self.steps),
-            errors=list(self.errors),
-            hints=dict(self.hints),
-        )
-
-    @property
-    def removed(self) -> tuple[int, ...]:
-        return tuple(s for s, kept in zip(self.senders, self.kept, strict=True) if not kept)
-
-
 class Search:
     """One search over all prompts of the workers. `run` yields a record per receiver that anybody still reads.
 
@@ -163,17 +58,19 @@ class Search:
         thresholds: Sequence[float],
         rule: Rule,
         *,
-        visits: Visits = Visits(),
+        visits: Visits = LATE_FIRST,
         width: int = 32,
         bounded: bool = False,
     ) -> None:
         self._graph, self._workers, self._rule, self._bounded = graph, workers, rule, bounded
         self._visits, self._width = visits, width
-        self._least = width if all(one.eager for one in workers.about) else 1
+        self._least = width if all(one.eager for one in workers.about) else min(_AT_FIRST, width)
         clean = workers.ask([Clean()])[0][0]
         every = tuple(sorted(set(thresholds)))
         self._states = {0: (Liveness(graph, workers.about[0].coupled), every, clean)}
         self._next_state = 1
+        # by state, the layer whose heads were decided last, and what their senders' edges did
+        self._beside: dict[int, tuple[int | None, dict[int, float]]] = {}
         self.found = {t: _nothing(graph, clean, bounded=bounded) for t in every}
         self.evaluations = self.rounds = 0
 
@@ -230,14 +127,14 @@ class Search:
     def _decide(self, receiver: int, states: Sequence[int]) -> Step:
         evaluations, rounds = self.evaluations, self.rounds
         senders = self._visits.senders(self._graph, receiver)
-        open_ = [_Branch(s, self._states[s][1], list(senders), self._states[s][2]) for s in states]
+        open_ = [Branch(s, self._states[s][1], list(senders), self._states[s][2]) for s in states]
         for branch in open_:
-            branch.reach = self._least
-        done: list[_Branch] = []
+            branch.reach, branch.hints = self._least, self._hints(branch.state, receiver)
+        done: list[Branch] = []
         while open_:
-            asked = [self._chain(receiver, branch) for branch in open_]
+            asked = [branch.chain(receiver, self._width, self._rule) for branch in open_]
             answers = self._ask([self._wanted(*pair) for pair in zip(open_, asked, strict=True)])
-            after: list[_Branch] = []
+            after: list[Branch] = []
             for branch, question, values in zip(open_, asked, answers, strict=True):
                 after += self._walk(branch, question, values)
             done += [branch for branch in after if not branch.rest]
@@ -263,7 +160,13 @@ class Search:
             self._next_state += 1
         return Step(receiver, tuple(decided), self.evaluations - evaluations, self.rounds - rounds)
 
-    def _wanted(self, branch: _Branch, chain: Measure) -> Measure | Bound:
+    def _hints(self, state: int, receiver: int) -> dict[int, float]:
+        """What the same senders did where they were last removed from what another head of this layer reads."""
+        node = self._graph.receivers[receiver]
+        layer, deltas = self._beside.get(state, (None, {}))
+        return dict(deltas) if node.kind == "head" and node.layer == layer else {}
+
+    def _wanted(self, branch: Branch, chain: Measure) -> Measure | Bound:
         """What must be known of a chain."""
         if not self._bounded:
             return chain
@@ -274,44 +177,25 @@ class Search:
         self.evaluations += sum(question.n_variants for question in questions)
         return self._workers.ask(questions)
 
-    def _chain(self, receiver: int, branch: _Branch) -> Measure:
-        """The next candidates, and those of them that are guessed to stay."""
-        middle = branch.thresholds[len(branch.thresholds) // 2]
-        chain, spared, unknown = [], set(), 0
-        for sender in branch.rest[: self._width]:
-            hint = branch.hints.get(sender)
-            unknown += hint is None
-            if unknown > branch.reach:
-                break
-            chain.append(sender)
-            if hint is not None and not self._rule.removes(hint, middle):
-                spared.add(sender)
-        return Measure(branch.state, receiver, branch.removed, tuple(chain), frozenset(spared))
-
     def _walk(
-        self, branch: _Branch, question: Measure, answer: Float[np.ndarray, "*two variant prompt"]
-    ) -> list[_Branch]:
+        self, branch: Branch, question: Measure, answer: Float[np.ndarray, "*two variant prompt"]
+    ) -> list[Branch]:
         """The branch with the chain decided as far as it was guessed right; parted where thresholds disagree."""
-        out = []
-        errors = [0.0] * len(question.candidates)
-        with np.errstate(invalid="ignore"):  # said below
-            if self._bounded:
-                steps, errors = answer[0] * self._rule.sign, answer[1].mean(axis=1).tolist()
-                befores, values = _summed(branch.before, question, answer[0])
-            else:
-                befores, values = _befores(branch.before, question, answer), answer
-                steps = np.ascontiguousarray((values - befores) * self._rule.sign)
-        deltas, metrics = steps.mean(axis=1).tolist(), befores.mean(axis=1).tolist()
+        read = Told.bounded if self._bounded else Told.measured
+        told = read(branch.before, question, answer, self._rule.sign)
+        deltas, metrics = told.steps.mean(axis=1).tolist(), told.befores.mean(axis=1).tolist()
+        out, values = [], told.values
         for index, sender in enumerate(question.candidates):
-            step, delta, metric, error = steps[index], deltas[index], metrics[index], errors[index]
-            if not np.isfinite(delta):
-                edge = int(self._graph.first_edge[question.receiver]) + sender
-                raise ScoreError(f"acdc: the metric is not finite at {self._graph.edge_name(edge)}")
-            alone = any(self._rule.uncertain(delta, t, metric, error) for t in branch.thresholds)
+            step, delta, metric, error = told.steps[index], deltas[index], metrics[index], told.errors[index]
+            alone = not np.isfinite(delta)  # of its own, or of another candidate of the chain
+            alone = alone or any(self._rule.uncertain(delta, t, metric, error) for t in branch.thresholds)
             guarded = alone and error == 0.0
             if alone:
                 step, error = self._alone(question.receiver, branch, sender), 0.0
                 delta = float(step.mean())
+                if not np.isfinite(delta):
+                    edge = int(self._graph.first_edge[question.receiver]) + sender
+                    raise ScoreError(f"acdc: the metric is not finite at {self._graph.edge_name(edge)}")
             removing = [t for t in branch.thresholds if self._rule.removes(delta, t)]
             keeping = [t for t in branch.thresholds if not self._rule.removes(delta, t)]
             right, wrong = (keeping, removing) if sender in question.spared else (removing, keeping)
@@ -329,7 +213,7 @@ class Search:
         branch.reach = min(self._width, 2 * branch.reach)
         return [*out, branch]
 
-    def _alone(self, receiver: int, branch: _Branch, sender: int) -> Float[np.ndarray, " prompt"]:
+    def _alone(self, receiver: int, branch: Branch, sender: int) -> Float[np.ndarray, " prompt"]:
         """The step of one removal from evaluations of a single variant each."""
         removed = branch.removed
         questions = [Measure(branch.state, receiver, removed, chain) for chain in ((sender,), ())]
@@ -350,6 +234,9 @@ class Search:
             values = np.asarray(decided.values, dtype=np.float64)
             liveness = self._states[decided.state][0].keeping(step.receiver, decided.remaining)
             self._states[decided.into] = (liveness, decided.thresholds, values)
+            node, beside = self._graph.receivers[step.receiver], self._hints(decided.state, step.receiver)
+            beside |= zip(decided.senders, decided.delta, strict=True)
+            self._beside[decided.into] = (node.layer if node.kind == "head" else None, beside)
             edges = first + np.asarray(decided.senders, dtype=np.int64)
             for threshold in decided.thresholds:
                 found = self.found[threshold]
@@ -364,29 +251,7 @@ class Search:
             self._next_state = max(self._next_state, decided.into + 1)
         for state in old:
             del self._states[state]
-
-
-def _befores(
-    before: Float[np.ndarray, " prompt"], question: Measure, values: Float[np.ndarray, "variant prompt"]
-) -> Float[np.ndarray, "variant prompt"]:
-    """The metric before each candidate's removal, where those before it are decided as guessed."""
-    rows = []
-    for sender, after in zip(question.candidates, values, strict=True):
-        rows.append(before)
-        before = before if sender in question.spared else after
-    return np.stack(rows)
-
-
-def _summed(
-    before: Float[np.ndarray, " prompt"], question: Measure, steps: Float[np.ndarray, "variant prompt"]
-) -> tuple[Float[np.ndarray, "variant prompt"], Float[np.ndarray, "variant prompt"]]:
-    """The metric before and after each candidate's removal, summed up from steps."""
-    befores, afters = [], []
-    for sender, step in zip(question.candidates, steps, strict=True):
-        befores.append(before)
-        afters.append(before + step)
-        before = before if sender in question.spared else afters[-1]
-    return np.stack(befores), np.stack(afters)
+            self._beside.pop(state, None)
 
 
 def _nothing(graph: Graph, clean: Float[np.ndarray, " prompt"], *, bounded: bool) -> Found:

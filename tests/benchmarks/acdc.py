@@ -58,7 +58,7 @@ def tiny_rows() -> list[dict[str, Any]]:
         (shared("models/stories260K"), _prompts("prompts/pronoun.jsonl"), 0.001),
     ):
         if name.startswith("toy:") or Path(name).is_dir():
-            model, batch = _small(name, task)
+            model, batch = small_model(name, task)
             stock = AutoModelForCausalLM.from_pretrained(resolve_model(name).path)
             forward = _forward_seconds(stock, batch)
             what = f"{Path(name).name}, B{batch.n_prompts} T{batch.length}"
@@ -71,7 +71,7 @@ def vocabulary_rows() -> list[dict[str, Any]]:
     bounded scores; against forwards with logits at the answer alone."""
     if not FOLDER.is_dir():
         return []
-    model, batch = _small(str(FOLDER), {"name": "ioi", "count": 8})
+    model, batch = small_model(str(FOLDER), {"name": "ioi", "count": 8})
     stock = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
     with torch.no_grad():
         forward = cpu_seconds(
@@ -97,13 +97,13 @@ def vocabulary_rows() -> list[dict[str, Any]]:
 
 def ops_rows(model: PatchableModel) -> list[dict[str, Any]]:
     """Operations per tested edge."""
-    small = _small("toy:trained", {"name": "induction", "count": 8})
+    small = small_model("toy:trained", {"name": "induction", "count": 8})
     return operation_rows(small, (model, model.batch_from_ids(**ioi_like(8))))
 
 
 def sweep_rows(model: PatchableModel, weights: str) -> list[dict[str, Any]]:
     """Ten thresholds at once against the dearest of them alone; on a small model, against all of them one by one."""
-    small, few = _small("toy:trained", {"name": "induction", "count": 8})
+    small, few = small_model("toy:trained", {"name": "induction", "count": 8})
     batch = model.batch_from_ids(**ioi_like(8))
     seconds = [_seconds(small, few, "kl_divergence", t, 3)[0] for t in SWEPT]
     dearest = _seconds(model, batch, "kl_divergence", SWEPT[-1], 1)[0]
@@ -195,7 +195,7 @@ def _forward_seconds(stock: Any, batch: Batch) -> float:
         return cpu_seconds(lambda: stock(input_ids=batch.clean, use_cache=False), 7)
 
 
-def _small(name: str, task: dict[str, Any]) -> tuple[PatchableModel, Batch]:
+def small_model(name: str, task: dict[str, Any]) -> tuple[PatchableModel, Batch]:
     """A model, and the prompts of a task as one batch."""
     config = RunConfig.model_validate(
         {"name": "small", "model": {"name": name}, "tasks": [task], "methods": [{"name": "acdc"}]}

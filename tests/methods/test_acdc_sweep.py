@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.methods import Acdc
 from pipeline.methods.collective import LocalWorkers
-from pipeline.methods.search import Visits
+from pipeline.methods.visits import Visits
 from pipeline.methods.work import Work
 from tests.exactness import assert_same_circuit
 

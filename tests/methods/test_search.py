@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import ScoreError
 from pipeline.core.graph import Graph
-from pipeline.methods.search import Rule, Search, Visits
+from pipeline.methods.branches import Rule
+from pipeline.methods.search import Search
+from pipeline.methods.visits import Visits
 from tests.core.strategies import graphs
 from tests.oracles.acdc import naive_acdc, visits
 from tests.oracles.reach import alive_receivers
