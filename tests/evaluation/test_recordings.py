@@ -47,6 +47,7 @@ def test_what_takes_more_than_one_call_holds_is_recorded_anew(setting, monkeypat
         assert found == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_evaluations_of_a_shard_record_its_runs_once(tmp_path, monkeypatch):
     """In this process a run of one shard stays with it: of five evaluations four take no pass. The bytes are those of
     evaluations that record for themselves."""

@@ -163,6 +163,7 @@ def test_a_plan_counts_it_as_rows_alone(run, tmp_path):
     assert three["faithfulness"] == two["faithfulness"] * 3 / 2
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_it_goes_on_with_the_same_bytes(run, tmp_path, monkeypatch):
     seen = []
 

@@ -15,8 +15,8 @@ from tests.runs import content, toy_config
 SEARCH = {"name": "worst_set", "searches": 2, "steps": 4, "sample": 3}
 CONFIG = {
     "model": {"name": "toy:trained"},
-    "tasks": [{"name": "induction", "count": 4}],
-    "shards": {"prompts": 2},
+    "tasks": [{"name": "induction", "count": 2}],
+    "shards": {"prompts": 1},
     "methods": [{"name": "eap"}],
     "evaluate": {"edge_fractions": [0.1], "also": [SEARCH]},
 }
@@ -57,11 +57,12 @@ def test_a_search_finds_what_every_set_of_nodes_bounds(run):
     every, ends = every_gap(run), found_gaps(run)
     assert ends == pytest.approx({one: every[one] for one in ends}, abs=1e-5)
     assert every[frozenset()] < 0.1  # of the whole circuit
-    assert 0.5 < max(ends.values()) <= max(every.values()) + 1e-5
+    assert 0.4 < max(ends.values()) <= max(every.values()) + 1e-5
     assert max(map(len, ends)) >= 2  # it took more than a step
     assert len(rounds(run.path)) == 2 * 4
 
 
+@pytest.mark.slow
 def test_the_search_of_a_planted_circuit_ends_with_the_worst_of_all_its_sets(tmp_path):
     """One of two heads that do the same is in the circuit: without it the model has the other."""
     evaluate = {"edge_fractions": [0.035], "also": [SEARCH]}
@@ -76,12 +77,13 @@ def test_a_plan_counts_all_that_a_search_may_take(run, tmp_path):
     config = toy_config(tmp_path, **CONFIG)
     cost = evaluation(make_plan(config))["induction", "worst_set"]
     assert cost.rows == 1 + 2 * 2 * 4 * 3
-    assert cost.evaluations == 4 * cost.rows
-    assert cost.forward_passes == 4 * 2 * 4  # four rounds record both prompts of four pairs
+    assert cost.evaluations == 2 * cost.rows
+    assert cost.forward_passes == 4 * 2 * 2  # four rounds record both prompts of two pairs
     tried = run.evaluations().set_index(["circuit", "quantity"])["value"]["circuit", "tried"]
     assert 2 * tried + 1 <= cost.rows
 
 
+@pytest.mark.slow
 def test_killed_between_rounds_it_goes_on_with_the_next(run, tmp_path, monkeypatch):
     seen = []
 
