@@ -118,7 +118,7 @@ def print_plan(facts: Facts) -> None:
     say("passes are counted in prompts; evals (evaluations) are runs of a patched part of the model")
     if len({row["method"] for row in facts["evaluation"]}) > 1:
         say(
-            "evaluations of a shard share recorded runs while a worker stays with it: their passes are the most"
+            "evaluations of a shard share recorded runs; a worker that takes over another's shard records anew"
         )
 
 

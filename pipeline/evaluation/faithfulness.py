@@ -70,6 +70,11 @@ class Recordings:
         return self._kept.setdefault(ablation, [*parts])
 
 
+def recorded_once(n_senders: int, tokens: int, width: int, ablations: int) -> bool:
+    """Whether the recorded runs of prompts of so many tokens in all are kept for further calls."""
+    return n_senders * tokens * width * 4 * ablations <= _BATCH_BYTES
+
+
 def _recorded(
     model: "PatchableModel", batches: "Sequence[Batch]", ablation: str, statistics: Statistics | None
 ) -> "Iterator[_Recorded]":

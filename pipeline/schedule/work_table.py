@@ -3,12 +3,13 @@
 Knows a plan and each method's cost. Does not know how a table is shown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
 from pipeline.core.results import EDGE_SCORES
-from pipeline.methods import Cost, Method
+from pipeline.evaluation.faithfulness import recorded_once
+from pipeline.methods import Cost
 from pipeline.methods.base import captures
 from pipeline.schedule.plan import Plan
 from pipeline.store.run.evaluations import FAITHFULNESS
@@ -32,8 +33,8 @@ def work_table(plan: Plan) -> list[dict[str, Any]]:
 
 def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
     """By task and evaluation, the work of running its circuits once all items are there, of every round where it
-    searches; those that want none are left out. Methods that agree in metric and ablation share the recorded runs (the
-    circuits of all edges and of none) and what equal circuits cost."""
+    searches; those that want none are left out. Methods that agree in ablation, and evaluations one after the other,
+    share the recorded runs (the circuits of all edges and of none); equal circuits are run once."""
     methods = [method for method in plan.methods.values() if method.kind == EDGE_SCORES]
     fractions = plan.config.evaluate.edge_fractions
     below = sum(fraction < 1 for fraction in fractions)
@@ -55,28 +56,40 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
             for method in methods
         ]
         wanted[one.name] = [(count, count) for count in counts]
-    return {
-        (task, name): Cost(
-            forward_passes=_recorded(plan, [m for m, (n, _) in zip(methods, counts, strict=True) if n])
-            * rounds.get(name, 1)
-            * len(tokens),
-            evaluations=sum(n for _, n in counts) * len(tokens),
-            evaluations_at_most=True,  # circuits that are the same once nothing dangles are run once
-            rows=sum(n for n, _ in counts),
-        )
-        for task, tokens in plan.tokens.items()
-        for name, counts in wanted.items()
-        if any(n for n, _ in counts)
-        and (task in judging or name not in of_chosen)
-        and (task in plan.config.discovering or name not in of_own)
-    }
+    found: dict[tuple[str, str], Cost] = {}
+    seen: dict[tuple[str, bool], set[str]] = {}
+    for task, tokens in plan.tokens.items():
+        for name, sizes in wanted.items():
+            asked = [method for method, (n, _) in zip(methods, sizes, strict=True) if n]
+            judges = task in judging or name not in of_chosen
+            if not (asked and judges and (task in plan.config.discovering or name not in of_own)):
+                continue
+            # a worker stays with a shard while it has evaluations, and those of a chosen circuit come after the others
+            there = seen.setdefault((task, name in of_chosen), set())
+            needed = {method.ablation or plan.config.ablation for method in asked}
+            missing = needed - there if _is_kept(plan, task, len(needed | there)) else needed
+            there |= needed
+            again = rounds.get(name, 1) - 1
+            found[task, name] = Cost(
+                forward_passes=(_recorded(missing) + again * _recorded(needed)) * len(tokens),
+                evaluations=sum(n for _, n in sizes) * len(tokens),
+                evaluations_at_most=True,  # circuits that are the same once nothing dangles are run once
+                rows=sum(n for n, _ in sizes),
+            )
+    return found
 
 
-def _recorded(plan: Plan, methods: Sequence[Method]) -> int:
-    """The recorded runs of a prompt that circuits of these methods need."""
-    config = plan.config
-    groups = {(method.metric or config.metric, method.ablation or config.ablation) for method in methods}
-    return sum(captures(ablation) for _, ablation in groups)
+def _recorded(ablations: Collection[str]) -> int:
+    """The recorded runs of a prompt that circuits under these ablations need."""
+    return sum(captures(ablation) for ablation in ablations)
+
+
+def _is_kept(plan: Plan, task: str, ablations: int) -> bool:
+    """Whether a worker keeps the recorded runs of a shard, under so many ablations, for its next evaluation."""
+    tokens, width = plan.tokens[task], plan.graph.d_model
+    longest = max(tokens.lengths, default=0)
+    most = max((len(tokens.of_shard(shard)) for shard in range(tokens.n_shards)), default=0) * int(longest)
+    return width is not None and recorded_once(plan.graph.n_senders, most, width, ablations)
 
 
 def evaluation_table(plan: Plan) -> list[dict[str, Any]]:

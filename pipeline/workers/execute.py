@@ -43,9 +43,9 @@ from pipeline.workers.circuit_values import (
     together,
     values_of,
 )
-from pipeline.workers.combined import found_by
 from pipeline.workers.filtering import filtered
 from pipeline.workers.jobs import Opener, process_peak_memory
+from pipeline.workers.members import found_by
 from pipeline.workers.together import Consult, Enlist, Parts
 
 if TYPE_CHECKING:
