@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 # What all senders' written differences of one batch may take; beyond it they are projected each time.
 DELTA_BYTES = 2**28
+# What edge scores multiply at once (`engine.attribution`): so many bytes of senders' differences and receivers'
+# gradients, and receivers of as many layers as give so many columns.
+CHUNK_BYTES, COLUMNS = 2**27, 128
 # A worker of Python with torch, transformers, Ray and pyarrow, before it loads a model (measured, CPU).
 PROCESS_BYTES = 6 * 10**8
 
@@ -40,17 +43,24 @@ class Footprint:
         numbers = self._layers * attention + matrices * d_model * self._mlp_widths
         return self._bytes(numbers + tied * config.vocab_size * d_model)
 
-    def passes(self, prompts: int, length: int) -> int:
-        """A batch under work: two recorded runs, what a backward pass needs, differences of all senders."""
-        positions = prompts * length
-        kept_per_layer = 12 * self._d_model + 3 * self._inner + self.graph.n_heads * length
-        recorded_per_layer = 4 * self._d_model + self.graph.receivers_per_layer * self._d_model
-        activations = positions * self._layers * (kept_per_layer + 2 * recorded_per_layer)
-        return self._bytes(activations + 2 * self.graph.n_senders * positions * self._d_model)
+    def passes(self, prompts: int, length: int, steps: int = 1) -> int:
+        """A batch under work: recorded runs, differences, and the gradients at `steps` points, with what a backward
+        pass needs, or scores are multiplied from, whichever is more. Without steps what a search keeps written out."""
+        positions, layers, d_model = prompts * length, self._layers, self._d_model
+        # values of a run and its ports; two runs' heads and MLPs; gradients at q, k, v and MLP, and where norms stand
+        held = self._bytes(positions * layers * (5 + 4 + 6 * steps) * d_model)
+        if not steps:
+            return held + min(2 * self._bytes(self.graph.n_senders * positions * d_model), DELTA_BYTES)
+        saved = 10 * d_model + 3 * self._inner + self.graph.n_heads * length
+        return held + max(self._bytes(positions * layers * saved), self._multiplied(prompts, length))
 
-    def tables(self, prompts: int) -> int:
-        """Float64 scores of a batch's prompts and their sums."""
-        return 8 * 4 * (prompts + 1) * self.graph.n_edges
+    def _multiplied(self, prompts: int, length: int) -> int:
+        """All senders' differences and the gradients of some layers' receivers, for as many prompts as `CHUNK_BYTES`
+        hold, and at least for one; float64 scores of the prompts and their sums."""
+        per_layer = self.graph.receivers_per_layer
+        rows = self.graph.n_senders + -(-COLUMNS // per_layer) * per_layer + 1
+        each = self._bytes(rows * length * self._d_model)
+        return each * min(prompts, max(1, CHUNK_BYTES // each)) + 8 * 4 * (prompts + 1) * self.graph.n_edges
 
     def searched(self, batches: Sequence[tuple[int, int]]) -> int:
         """The recorded runs of batches of (prompts, length) while a circuit is searched in them: the clean run,

@@ -50,7 +50,10 @@ class Memory:
         batch = config.cluster.batch_size
         # a shard's rows, and the same in the order of its prompts
         by_prompt = 2 * 8 * self.kept * self.n_edges
-        return self.weights + footprint.passes(batch, longest) + footprint.tables(batch) + by_prompt
+        methods = config.method_ids.values()
+        steps = {getattr(method, "steps", 1) if method.needs.gradient else 0 for method in methods}
+        passes = max(footprint.passes(batch, longest, n) for n in steps | {0})
+        return self.weights + passes + by_prompt
 
     @property
     def need(self) -> Need:

@@ -30,7 +30,7 @@ def _rows(kit: Kit, name: str) -> Iterator[Row]:
     memory = torch.cuda.mem_get_info(kit.device)[1] if kit.on_cuda else 0
 
     def fits(count: int) -> bool:
-        return footprint.weights() + footprint.passes(count, LENGTH) + footprint.tables(count) <= memory
+        return footprint.weights() + footprint.passes(count, LENGTH) <= memory
 
     planned = 1
     while fits(2 * planned):

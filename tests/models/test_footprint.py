@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from pipeline.core.graph import Graph
+from pipeline.models import footprint
 from pipeline.models.footprint import Footprint
 from tests.oracles.models import CONFIGS, KINDS, Shape
 
@@ -20,5 +21,10 @@ def test_the_weights_are_those_of_the_model_but_for_norms_and_biases(kind):
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     held = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    footprint = Footprint(config, Graph(3, 32, 8), "float32")
-    assert footprint.weights() == pytest.approx(held, rel=0.05)
+    assert Footprint(config, Graph(3, 32, 8), "float32").weights() == pytest.approx(held, rel=0.05)
+
+
+def test_what_is_multiplied_at_once_is_what_the_engine_multiplies():
+    from pipeline.engine import attribution
+
+    assert (attribution._CHUNK_BYTES, attribution._COLUMNS) == (footprint.CHUNK_BYTES, footprint.COLUMNS)
