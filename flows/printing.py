@@ -42,6 +42,7 @@ def plan_facts(plan: Plan, run_dir: str | None) -> Facts:
         "path": str(path),
         "done": done,
         "workers": _workers(plan),
+        "threads": plan.config.cluster.threads,
         "graph": plan.graph.describe(),
         "note": plan.note,
         "check": planned_facts(plan),
@@ -103,6 +104,8 @@ def print_plan(facts: Facts) -> None:
         say(facts["note"])
     say(f"memory of a worker: about {size(facts['memory_bytes'])}")
     say(f"workers: {facts['workers']}")
+    if facts["threads"] > 1:
+        say("threads: so many workers of one thread each would do more, where memory holds them")
     if facts["search_bytes"]:
         task, total = max(facts["search_bytes"].items(), key=lambda pair: pair[1])
         say(

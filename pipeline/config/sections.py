@@ -252,7 +252,11 @@ class Cluster(Section):
     gpus_per_worker: float = Field(default=0, ge=0, le=1024, description="whole devices, or a part of one")
     batch_size: int = Field(default=32, ge=1, le=MOST_PROMPTS, description="prompts per pass")
     threads: int = Field(
-        default=1, ge=1, le=1024, description="CPU threads per worker; more than 1 may change last digits"
+        default=1,
+        ge=1,
+        le=1024,
+        description="CPU threads per worker; another worker gains more where memory allows, and more than 1 thread may "
+        "change last digits",
     )
     wait_minutes: float = Field(
         default=0,
