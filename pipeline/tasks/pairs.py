@@ -27,9 +27,9 @@ from pipeline.core.graph import Graph
 from pipeline.core.prompts import Bos, PromptPair
 from pipeline.core.text import OneLine
 from pipeline.tasks.base import Task, slug
-from pipeline.tasks.beside import circuit_beside
 from pipeline.tasks.fields import Layout, layout_of, pair_of, refuse_lonely_ids
 from pipeline.tasks.folders import Folder
+from pipeline.tasks.own_circuit import circuit_beside
 from pipeline.tasks.presets import (
     PRESETS,
     Columns,

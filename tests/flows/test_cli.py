@@ -293,7 +293,9 @@ def test_a_circuit_of_somebody_else_is_judged_beside_ours(circuits, config_file,
     listed.write_text("edge,score\ninput->m9,0.5\n")
     said = circuits("import", listed, config, "--alone", "--local")
     assert said.code == 2
-    assert said.err.startswith(f"error: methods (file-theirs): {listed}: no receiver 'm9' in this graph")
+    assert said.err.startswith(
+        f"error: methods (file-theirs): {listed}: line 2: 'input->m9' is not in this model: "
+    )
 
 
 def test_list_names_what_a_config_may_name(circuits):
