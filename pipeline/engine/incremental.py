@@ -9,37 +9,18 @@ Only alive nodes are recomputed, and only where they are needed (`pipeline.core.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.core.liveness import Liveness
 from pipeline.engine.executor import Executor, Rows, finish
 from pipeline.engine.recorded import Recorded
 from pipeline.engine.senders import at_answer
+from pipeline.engine.trial import Lane, PortKey, Trial, compact, lanes_of
 from pipeline.models.adapters import Block, Port
-
-PortKey = tuple[int, str, int]  # layer, port, head
-
-
-@dataclass
-class Trial:
-    """Variants of one receiver's input on their way through the network: what each changes, and where it ends.
-
-    `hidden` is the final hidden state at the answer, None where nothing arrives there. `mute` says at which rows a
-    changed sender writes nothing at all, where what is removed writes nothing either.
-    """
-
-    receiver: int
-    n_variants: int
-    inputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
-    ports: dict[PortKey, Float[Tensor, "variant prompt row d_head"]] = field(default_factory=dict)
-    outputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
-    mute: dict[int, Bool[Tensor, "variant prompt row one"]] = field(default_factory=dict)
-    hidden: Float[Tensor, "variant prompt *read d_model"] | None = None
 
 
 class Incremental:
@@ -53,6 +34,9 @@ class Incremental:
         self._outputs: dict[int, Tensor] = {}  # alive sender -> its current output
         self._ports: dict[PortKey, Tensor] = {}  # -> current q, k or v
         self._mute: dict[int, Tensor] = {}  # alive sender that has changed -> where it writes nothing
+        self._together: dict[tuple[int, ...], Tensor] = {}  # senders -> their outputs
+        # of the receiver asked about last
+        self._lanes_of: tuple[tuple[int, int] | None, list[Lane]] = (None, [])
         self.hidden: Float[Tensor, "prompt *read d_model"] | None = None  # None: that of the clean run
 
     @property
@@ -188,9 +172,7 @@ class Incremental:
                     self._sum_of_kept(layer, kept, now, x)
                     for now in (self._outputs, {**self._outputs, **outputs})
                 )
-                trial.inputs[receiver] = x + self.executor.attention_between(layer, before, after).to(
-                    x.device
-                )
+                self._add([receiver], self.executor.attention_between(layer, before, after), trial)
                 continue
             before = self._sum(layer, [head for head in heads if head not in kept], x)
             for head in kept:
@@ -198,7 +180,7 @@ class Incremental:
                     clean = self.recorded.clean_output(head)
                     before = before + (self._rows_of(self._outputs[head], x) - self._rows_of(clean, x))
             change = torch.stack([self._rows_of(changes[sender], x) for sender in changed]).sum(0)
-            trial.inputs[receiver] = x + self.executor.attention_change(layer, before, change).to(x.device)
+            self._add([receiver], self.executor.attention_change(layer, before, change), trial)
 
     def settle(
         self, receiver: int, x: Float[Tensor, "prompt row d_model"], liveness: Liveness
@@ -214,6 +196,7 @@ class Incremental:
         )
         after.hidden = self.hidden if trial.hidden is None else trial.hidden[0]
         after._inputs.update({receiver: value[0] for receiver, value in trial.inputs.items()})
+        after._inputs = compact(after._inputs)
         after._outputs.update({sender: value[0] for sender, value in trial.outputs.items()})
         after._ports.update({key: value[0] for key, value in trial.ports.items()})
         after._mute.update({sender: value[0] for sender, value in trial.mute.items()})
@@ -223,9 +206,24 @@ class Incremental:
 
     def begin(self, receiver: int, inputs: Float[Tensor, "variant prompt row d_model"]) -> Trial:
         """Variants that differ from this state in one receiver's input."""
-        trial = Trial(receiver, len(inputs))
+        trial = Trial(receiver, len(inputs), self._lanes(receiver, len(inputs)))
         trial.inputs[receiver] = inputs
         return trial
+
+    def _lanes(self, receiver: int, n_variants: int) -> list[Lane]:
+        """All receivers that a change of this one's input may reach."""
+        known, lanes = self._lanes_of
+        width = 1 << (n_variants - 1).bit_length()  # so that they are made for few numbers of variants
+        if known != (receiver, width):
+            reached: set[int] = set()
+            changed = list(self.liveness.changed_by(receiver))
+            while changed:
+                new = {*self.liveness.readers.get(changed.pop(), ())} - reached
+                reached |= new
+                changed += [sender for reader in new for sender in self.liveness.changed_by(reader)]
+            lanes = lanes_of(self._inputs, sorted(reached), width)
+            self._lanes_of = (receiver, width), lanes
+        return lanes
 
     def run_heads(self, layer: int, trial: Trial) -> None:
         """Projects the changed receivers of a layer, and recomputes the heads that they change."""
@@ -269,11 +267,14 @@ class Incremental:
             rows = (self.executor.every if everywhere else self.executor.answer)[layer]
             z = rows.attend(q, k, v, heads).expand(-1, trial.n_variants, -1, -1, -1)
             outputs = self.executor.head_outputs(layer, heads, z, scale)
-            found.update(zip((graph.head_sender(layer, head) for head in heads), outputs, strict=True))
-            if not block.mixed:
-                for head in heads:
-                    sender = graph.head_sender(layer, head)
-                    self.spread(sender, found.pop(sender), trial)
+            senders = [graph.head_sender(layer, head) for head in heads]
+            if block.mixed:
+                found.update(zip(senders, outputs, strict=True))
+                continue
+            changes = outputs - self._current_of(tuple(senders))[:, None]
+            for sender, out, change in zip(senders, outputs, changes, strict=True):
+                self._note(sender, out, trial)
+                self._add(self.liveness.readers.get(sender, ()), change, trial)
         if found:
             self._spread_mixed(layer, found, trial)
 
@@ -338,20 +339,31 @@ class Incremental:
             self._outputs[sender] = clean if everywhere else at_answer(clean, self.recorded.answer_pos)
         return self._outputs[sender]
 
+    def _current_of(self, senders: tuple[int, ...]) -> Float[Tensor, "sender prompt row d_model"]:
+        """`_current` of several senders that are needed at the same rows."""
+        if senders not in self._together:
+            self._together[senders] = _stacked([self._current(sender) for sender in senders])
+        return self._together[senders]
+
     def spread(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
         """Adds the change of a sender's output to every receiver that kept its edge."""
         self._note(sender, out, trial)
-        delta, answer, n_reads = out - self._current(sender), None, self.executor.n_reads
-        for receiver in self.liveness.readers.get(sender, ()):
-            x = trial.inputs.get(receiver)
-            if x is None:
-                x = self._inputs[receiver]
-            if x.shape[-2] == n_reads and delta.shape[-2] != n_reads:
+        self._add(self.liveness.readers.get(sender, ()), out - self._current(sender), trial)
+
+    def _add(
+        self, receivers: Sequence[int], delta: Float[Tensor, "variant prompt row d_model"], trial: Trial
+    ) -> None:
+        """Adds a change to the inputs of some receivers, at the rows that each of them has."""
+        answer, n_reads = None, self.executor.n_reads
+        for index, lane in enumerate(trial.lanes):
+            readers = [receiver for receiver in receivers if receiver in lane.place]
+            if not readers:
+                continue
+            change = delta
+            if lane.base.shape[-2] == n_reads and delta.shape[-2] != n_reads:
                 answer = at_answer(delta, self.recorded.answer_pos) if answer is None else answer
                 change = answer
-            else:
-                change = delta
-            trial.inputs[receiver] = x + change.to(x.device)
+            trial.add(index, readers, change)
 
     def _note(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
         trial.outputs[sender] = out
@@ -412,7 +424,7 @@ def propagate(
             state.spread(graph.mlp_sender(layer), out, trial)
         if not keep:
             for trial in trials:
-                _let_go(trial, mlp)
+                trial.let_go(mlp)
     for state, trial in zip(states, trials, strict=True):
         if graph.logits_receiver in trial.inputs:
             state.arrive(graph.logits_receiver, trial)
@@ -448,10 +460,3 @@ def _mlp_of_all(
         parts = out.split([len(inputs[index]) for index in alike])
         outputs.update(zip(alike, parts, strict=True))
     return [outputs[index] for index in range(len(inputs))]
-
-
-def _let_go(trial: Trial, last: int) -> None:
-    """Forgets the inputs of all receivers up to `last`, and everything made from them."""
-    trial.inputs = {receiver: x for receiver, x in trial.inputs.items() if receiver > last}
-    trial.ports.clear()
-    trial.outputs.clear()

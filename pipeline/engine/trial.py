@@ -1,0 +1,101 @@
+"""Variants of one receiver's input on their way through the network, and where what they change adds up.
+
+Knows tensors and receivers by number. Does not know the network, nor who reads whom
+(`pipeline.engine.incremental`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+PortKey = tuple[int, str, int]  # layer, port, head
+
+# Bytes of one lane's inputs, of all variants, that are held at once.
+_LANE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Receivers whose inputs have one shape and lie on one device; a change that many of them read is added to all of
+    them at once."""
+
+    receivers: tuple[int, ...]
+    base: Float[Tensor, "receiver prompt row d_model"]  # their inputs before anything changes
+
+    @cached_property
+    def place(self) -> Mapping[int, int]:
+        """Receiver -> its row of `base`."""
+        return {receiver: row for row, receiver in enumerate(self.receivers)}
+
+
+def lanes_of(inputs: Mapping[int, Tensor], receivers: Sequence[int], n_variants: int) -> list[Lane]:
+    """These receivers, side by side as far as memory allows for so many variants."""
+    alike: dict[tuple[torch.device, torch.Size], list[int]] = {}
+    for receiver in receivers:
+        x = inputs[receiver]
+        alike.setdefault((x.device, x.shape), []).append(receiver)
+    lanes = []
+    for group in alike.values():
+        one = inputs[group[0]]
+        at_once = max(1, _LANE_BYTES // (n_variants * one.numel() * one.element_size()))
+        for start in range(0, len(group), at_once):
+            some = tuple(group[start : start + at_once])
+            lanes.append(Lane(some, torch.stack([inputs[receiver] for receiver in some])))
+    return lanes
+
+
+@dataclass
+class Trial:
+    """Variants of one receiver's input: what each changes, and where it ends.
+
+    `hidden` is the final hidden state at the answer, None where nothing arrives there. `mute` says at which rows a
+    changed sender writes nothing at all, where what is removed writes nothing either.
+    """
+
+    receiver: int
+    n_variants: int
+    lanes: Sequence[Lane] = ()
+    inputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
+    ports: dict[PortKey, Float[Tensor, "variant prompt row d_head"]] = field(default_factory=dict)
+    outputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
+    mute: dict[int, Bool[Tensor, "variant prompt row one"]] = field(default_factory=dict)
+    hidden: Float[Tensor, "variant prompt *read d_model"] | None = None
+    _sums: dict[int, Float[Tensor, "receiver variant prompt row d_model"]] = field(default_factory=dict)
+
+    def add(
+        self, lane: int, readers: Sequence[int], change: Float[Tensor, "variant prompt row d_model"]
+    ) -> None:
+        """Adds a change to the inputs of some receivers of a lane."""
+        of, total = self.lanes[lane], self._sums.get(lane)
+        places = sorted(of.place[receiver] for receiver in readers)
+        change = change.to(of.base.device)
+        if total is None and len(places) == len(of.receivers):
+            total = of.base[:, None] + change
+        else:
+            if total is None:
+                total = of.base[:, None].expand(-1, self.n_variants, -1, -1, -1).clone()
+            if places[-1] - places[0] + 1 == len(places):
+                total[places[0] : places[-1] + 1].add_(change)
+            else:
+                index = torch.tensor(places, device=total.device)
+                total.index_add_(0, index, change.expand(len(places), *total.shape[1:]))
+        self._sums[lane] = total
+        self.inputs |= {receiver: total[of.place[receiver]] for receiver in readers}
+
+    def let_go(self, last: int) -> None:
+        """Forgets the inputs of all receivers up to `last`, and everything made from them."""
+        self.inputs = {receiver: x for receiver, x in self.inputs.items() if receiver > last}
+        self.ports.clear()
+        self.outputs.clear()
+
+
+def compact(tensors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The same values; copies of them where they are small parts of what they keep in memory."""
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors.values()}
+    if sum(storages.values()) <= 2 * sum(x.numel() * x.element_size() for x in tensors.values()):
+        return dict(tensors)
+    return {key: x.clone() for key, x in tensors.items()}
