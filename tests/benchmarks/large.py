@@ -115,7 +115,7 @@ def _planned() -> Iterator[Row]:
         f"{weights / GIB:.1f} GiB",
     )
     yield (
-        f"plan of 70B, bfloat16: work beside them, B{PROMPTS} T{LENGTH}",
+        "plan of 70B, bfloat16: work beside them, B8 T32",
         work / GIB,
         "GiB",
         "estimate",
