@@ -37,6 +37,7 @@ from pipeline.models.text_limits import rope_limit
 
 # Relative to the largest logit; float64 is limited by norms and softmax that models compute in float32.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 1e-2}
+_MANY_LAYERS = 8  # up to so many those in 16 bits hold; of more they grow
 _LENGTH = 8
 _WINDOW = 3
 
@@ -183,10 +184,18 @@ def tries(hf: Any) -> range:
     return range(4 if experts and hf.dtype in (torch.bfloat16, torch.float16) else 1)
 
 
+def tolerance(dtype: torch.dtype, n_layers: int) -> float:
+    """How far recomputed and stock numbers may be apart, as a share of the largest. Every layer rounds the sum that it
+    adds to, which in 16 bits is all that is seen, and grows as a random walk does: measured at 4, 16 and 64 layers
+    .008, .014 and .03 in bfloat16, with the root of their number."""
+    deeper = max(1.0, n_layers / _MANY_LAYERS) ** 0.5
+    return _TOLERANCE[dtype] * (deeper if dtype in (torch.bfloat16, torch.float16) else 1.0)
+
+
 def check_model(model: PatchableModel, expected: Iterable[Sequence[Expected]]) -> None:
     """Raises ModelError when what is recomputed differs from the stock run by more than the dtype allows, on each of
     the sets of prompts."""
-    allowed = _TOLERANCE[model.hf.dtype]
+    allowed = tolerance(model.hf.dtype, model.graph.n_layers)
     errors = []
     for cases in expected:
         errors.append(relative_error(model, cases))

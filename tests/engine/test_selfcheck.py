@@ -8,7 +8,7 @@ from pipeline import load_model
 from pipeline.core.errors import ModelError
 from pipeline.engine.attending import EXACT
 from pipeline.engine.patchable import patchable
-from pipeline.engine.selfcheck import relative_error, stock_logits
+from pipeline.engine.selfcheck import relative_error, stock_logits, tolerance
 from tests.oracles import models
 from tests.oracles.float64 import float64_throughout
 
@@ -51,6 +51,15 @@ def test_what_lies_inside_of_a_module_that_is_called_whole_is_taken_over(place):
 def test_the_error_of_a_supported_model_is_rounding(kind, kv):
     with float64_throughout():
         assert relative_error(patchable(models.build(kind), kv=kv)) <= 1e-10
+
+
+@pytest.mark.slow
+def test_a_deep_model_in_16_bits_loads_although_every_layer_rounds():
+    stock = models.build("llama", layers=64, width=64).to(torch.bfloat16)
+    assert 0.02 < relative_error(patchable(stock)) <= tolerance(torch.bfloat16, 64)
+    stock.model.layers[1].self_attn.o_proj.register_forward_hook(lambda _module, _args, out: 1.5 * out)
+    with pytest.raises(ModelError, match=r"\(allowed 6e-02 in bfloat16\)"):
+        patchable(stock)
 
 
 # --- lengths at which a model changes ---------------------------------------------------------------------
