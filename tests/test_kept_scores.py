@@ -144,6 +144,7 @@ def without(plain, tmp_path):
     return open_run(shutil.copytree(plain.path, tmp_path / plain.path.name))
 
 
+@pytest.mark.slow
 def test_asking_later_computes_those_items_again_and_the_same_scores(without, tmp_path):
     before = load_scores(without.path)
     assert before["sign_agreement"].isna().all(), "of single prompts nothing is known yet"

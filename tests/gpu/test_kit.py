@@ -34,6 +34,7 @@ def kit(folder, environment, *words):
     return done.returncode, rows, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_device_is_compared_without_ray_prefect_and_beartype(tmp_path, without):
     words = ("--families", "llama", "--methods", "eap", "circuits", "--parts", "parity")
     code, rows, said = kit(tmp_path / "out", without, "--minutes", "600", *words)  # never a limit here

@@ -98,6 +98,7 @@ def test_the_final_metric_is_that_of_the_kept_circuit_and_its_harm_is_bounded_by
         assert float(setting.harm(metric, logits).mean()) - before <= threshold * (~found.kept).sum()
 
 
+@pytest.mark.slow
 def test_single_precision_decides_as_double_where_the_margin_allows(setting_of, naive):
     kind, options = SHAPES["gpt2"]
     double, single = setting_of(kind, **options), setting_of(kind, **options, dtype="float32")

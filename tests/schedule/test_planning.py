@@ -370,6 +370,7 @@ def test_an_extended_plan_keeps_the_keys_of_the_run(folder):
     assert first.write("run").items == extended.items
 
 
+@pytest.mark.slow
 def test_another_process_plans_the_same_keys_and_loads_no_orchestrator_and_no_torch_of_its_own(folder):
     """transformers, which reads configs and tokenizers, may bring torch along once a plan is made."""
     a_plan = plan()

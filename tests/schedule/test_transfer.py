@@ -27,6 +27,7 @@ def runs(tmp_path_factory):
     return [discover(asked, local=True, quiet=True) for asked in (one, other)]
 
 
+@pytest.mark.slow
 def test_each_ones_circuits_are_run_by_the_others_model_and_prompts(runs, capsys):
     assert main(["compare", *(str(run.path) for run in runs), "--transfer", "--local", "--json"]) == 0
     said = capsys.readouterr()
