@@ -14,9 +14,9 @@ from pipeline.config import RunConfig
 from pipeline.core.errors import PromptError
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
+from pipeline.models.folder_trial import try_folder
 from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
 from pipeline.models.text_limits import branched_limit
-from pipeline.models.trial import try_folder
 from pipeline.schedule.listeners import tell
 from pipeline.schedule.task_prompts import task_prompts
 from pipeline.tasks import Task

@@ -13,10 +13,10 @@ from pipeline.core.errors import ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
+from pipeline.models.folder_trial import try_folder
 from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.text_limits import branched_limit
 from pipeline.models.tokens import tokenised
-from pipeline.models.trial import try_folder
 from pipeline.schedule.listeners import tell
 from pipeline.schedule.plan import Plan
 from pipeline.schedule.task_prompts import TaskPrompts, task_prompts

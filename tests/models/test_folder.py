@@ -11,7 +11,7 @@ from pipeline import load_model
 from pipeline.config import RunConfig
 from pipeline.core.errors import ModelError, PromptError
 from pipeline.core.prompts import PromptPair
-from pipeline.models import trial
+from pipeline.models import folder_trial as trial
 from pipeline.models.load import resolve_model
 from pipeline.models.tokens import tokenise
 from pipeline.models.toy import toy_path
