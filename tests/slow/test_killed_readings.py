@@ -27,7 +27,9 @@ SHARDS = [f"shard-{shard:05d}.parquet" for shard in range(16)]
     ("asked", "folder", "kind", "merged"),
     [
         pytest.param(LENS, "readings", "lens", "merged_readings", id="logit lens", marks=pytest.mark.long),
-        pytest.param(KNOCKOUT, "knockouts", "lens", "merged_knockouts", id="knockout"),
+        pytest.param(
+            KNOCKOUT, "knockouts", "lens", "merged_knockouts", id="knockout", marks=pytest.mark.long
+        ),
         pytest.param(CORRECT, "filtered", "filtered", "aggregate", id="prompts that are right"),
     ],
 )
