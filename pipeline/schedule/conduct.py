@@ -31,7 +31,7 @@ from pipeline.store.run.opened import Run, open_run
 from pipeline.workers.jobs import Outcome, Pool, failure_kind
 
 if TYPE_CHECKING:
-    from pipeline.schedule.evaluating import Jobs
+    from pipeline.schedule.circuit_jobs import Jobs
     from pipeline.workers.circuit_values import CircuitJob
 
 WAVE = 64  # items per worker: long enough to keep every worker busy, short enough to be shown and stopped
@@ -103,7 +103,8 @@ def aggregate_what_is_there(session: Session) -> None:
 
 def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
     """Writes faithfulness.parquet and circuits/, unless they are there for these scores and settings."""
-    from pipeline.schedule.evaluating import choose, chosen_jobs, circuit_jobs, further_jobs, judge
+    from pipeline.schedule.circuit_jobs import chosen_jobs, circuit_jobs, further_jobs
+    from pipeline.schedule.evaluating import choose, judge
 
     key = session.evaluation_key
     if _is_evaluated(session, key):
@@ -137,7 +138,7 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
 
 def _run_circuits(session: Session, jobs: "Jobs", pool: Pool, on_event: OnEvent) -> "set[CircuitJob]":
     """Runs what is not there yet, and returns all that is there then. A full disk ends it."""
-    from pipeline.schedule.evaluating import missing_files
+    from pipeline.schedule.circuit_jobs import missing_files
 
     every = [job for some in jobs.values() for job in some]
     lacks = {job: files for job in every if (files := missing_files(session.path, job))}
