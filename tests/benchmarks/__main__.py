@@ -24,7 +24,7 @@ from tests.benchmarks.circuits import circuit_rows
 from tests.benchmarks.large import large_rows
 from tests.benchmarks.measure import row, wall_seconds
 from tests.benchmarks.models import gpt2_small_shaped
-from tests.benchmarks.orchestration import commit_seconds, schedule_seconds, start_seconds
+from tests.benchmarks.orchestration import commit_seconds, schedule_seconds
 from tests.benchmarks.overhead import overhead_rows
 from tests.benchmarks.paths import path_rows
 from tests.benchmarks.planning import planning_rows
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
 
 
 def orchestration_rows() -> list[dict[str, Any]]:
-    """Fixed costs: `circuits --help`, starting Ray and Prefect, scheduling and committing an item."""
+    """Fixed costs: `circuits --help`, starting Ray, scheduling and committing an item."""
     circuits = [sys.executable, "-m", "flows.cli"]
     help_seconds = min(
         wall_seconds(lambda: subprocess.run([*circuits, "--help"], check=True, capture_output=True))
@@ -52,7 +52,6 @@ def orchestration_rows() -> list[dict[str, Any]]:
         what = "scheduling one item, 2 Ray workers, no work"
         rows.append(row(what, 1e3 * each, "ms", "wall, mean of 1,000"))
         rows.append(row("start of 2 Ray workers (Ray itself included)", start, "s", "wall"))
-        rows.append(row("start of Ray and Prefect side by side", start_seconds(folder), "s", "wall"))
     return rows
 
 

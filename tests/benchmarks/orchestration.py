@@ -1,10 +1,8 @@
-"""Fixed costs of a run: writing an item's file, scheduling an item, starting Ray and Prefect.
+"""Fixed costs of a run: writing an item's file, scheduling an item, starting Ray.
 
 Knows pools and files. Does not know models: the work scheduled here is empty.
 """
 
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +14,6 @@ from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
 from pipeline.store.run.files import write_parquet
 from pipeline.store.run.rows import table_of
-
-# In a process of its own, as a person's command: Ray with two workers in a thread, a Prefect flow beside it.
-_START = """
-import sys, time
-begin = time.perf_counter()
-from flows.environment import set_quiet_environment
-set_quiet_environment()
-from pathlib import Path
-from concurrent.futures import ThreadPoolExecutor
-from tests.benchmarks.orchestration import started_pool
-
-with ThreadPoolExecutor(1) as thread:
-    pool = thread.submit(started_pool)
-    from prefect import flow
-
-    @flow(log_prints=False)
-    def empty():
-        pass
-
-    empty()
-    ready = pool.result()
-Path(sys.argv[1]).write_text(str(time.perf_counter() - begin))
-ready.close()
-"""
 
 
 @dataclass(frozen=True)
@@ -95,10 +69,3 @@ def commit_seconds(folder: Path, repetitions: int = 50) -> float:
             folder / f"shard-{shard:05d}.parquet", table_of(scores, scores.graph, shard), {"shard": shard}
         )
     return (time.perf_counter() - begin) / repetitions
-
-
-def start_seconds(folder: Path) -> float:
-    """Wall time of a new process until Ray's two workers and a Prefect flow have run."""
-    found = folder / "seconds"  # a file: Prefect's server inherits pipes, and may outlive the process
-    subprocess.run([sys.executable, "-c", _START, str(found)], check=True, stdout=subprocess.DEVNULL)
-    return float(found.read_text())
