@@ -126,7 +126,7 @@ class RunConfig(Section):
         if mapping["until"] is None:
             del mapping["until"]
         for entry in (*mapping["tasks"], *mapping["methods"]):
-            for key in ("as", "metric", "ablation", "thresholds"):
+            for key in ("as", "metric", "ablation", "thresholds", "resample"):
                 if entry.get(key, "") is None:
                     del entry[key]
             if "thresholds" in entry:  # instead of it
@@ -237,10 +237,19 @@ class RunConfig(Section):
         if swept is None:
             return (method,)
 
-        def rest(id_: str) -> dict[str, Any]:
-            return {key: value for key, value in parameters(methods[id_]).items() if key != swept}
+        return self._like(method, swept)
 
-        return tuple(id_ for id_ in methods if rest(id_) == rest(method))
+    def resamples_of(self, method: str) -> tuple[str, ...]:
+        """Ids of the methods that are this one on resampled prompts."""
+        return tuple(id_ for id_ in self._like(method, "resample") if self.method_ids[id_].drawn is not None)
+
+    def _like(self, method: str, apart: str) -> tuple[str, ...]:
+        """Ids of the methods that differ from this one in one parameter at most."""
+
+        def rest(id_: str) -> dict[str, Any]:
+            return {key: value for key, value in parameters(self.method_ids[id_]).items() if key != apart}
+
+        return tuple(id_ for id_ in self.method_ids if rest(id_) == rest(method))
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:

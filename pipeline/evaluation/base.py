@@ -35,6 +35,10 @@ def _no_rows() -> Rows | None:
     return None
 
 
+def _none_kept() -> Bool[np.ndarray, "resample edge"] | None:
+    return None
+
+
 def _no_ids() -> Sequence[int]:
     return ()
 
@@ -57,7 +61,8 @@ class Subject:
     more than its nodes is known. `task` is whose prompts it is judged by. `chosen` is the circuit for evaluations that
     are of it, `others` those of all tasks by the same method, by task. `rows_of_prompts` reads the scores of single
     prompts, None where none are kept; `ids_of_prompts` says whose they are, in the order in which values come.
-    `rows_of_null` reads those of the task's null data, and is None where the run has no null data of it."""
+    `rows_of_null` reads those of the task's null data, and is None where the run has no null data of it.
+    `kept_of_resamples` reads what a method that decides keeps of resampled prompts, None where it was not asked."""
 
     task: str
     method: str
@@ -72,6 +77,7 @@ class Subject:
     ids_of_prompts: Callable[[], Sequence[int]] = _no_ids
     others: Mapping[str, Circuit] = field(default_factory=dict)
     rows_of_null: Callable[[], Rows | None] | None = None
+    kept_of_resamples: Callable[[], Bool[np.ndarray, "resample edge"] | None] = _none_kept
 
     @property
     def the_circuit(self) -> Circuit:

@@ -1,13 +1,14 @@
 """Whether other prompts of the same task give the same circuit.
 
 Knows scores of single prompts, which a run keeps with `store: {prompt_scores: true}`; without them, and of methods that
-have none, everything is null. So it is of methods that decide: what they would keep of other prompts is not known from
-scores.
+have none, everything is null. What a method that decides would keep of other prompts is not known from scores: it is
+what it has kept of them, where it was asked to search them (acdc: `resamples`), and null otherwise.
 """
 
 from typing import ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Bool
 from pydantic import Field
 
 from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
@@ -33,20 +34,26 @@ class Stability(Evaluation):
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """jaccard with its ends and null; always and ever, numbers of edges; certified and radius for every p_del."""
         del values, curve
-        rows = None if subject.scores.kept is not None else subject.rows_of_prompts()
         circuit = subject.the_circuit
+        if subject.scores.kept is not None:
+            return self._overlap(subject.kept_of_resamples())
+        rows = subject.rows_of_prompts()
         if rows is None or len(rows) < 2 or not circuit.n_edges:
-            return [Found(name, None, CIRCUIT) for name in _NAMES]
+            return self._overlap(None)
         graph, size = subject.scores.graph, circuit.n_edges
-        circuits = bootstrap(graph, rows, size, subject.rank, self.resamples, self.seed)
-        overlap = overlap_of(circuits, self.seed)
-        share = circuits.mean(axis=0)
-        known = (overlap.mean, overlap.low, overlap.high, overlap.null)
-        numbers = (*known, float((share == 1).sum()), float((share > 0).sum()))
-        found = [Found(name, value, CIRCUIT) for name, value in zip(_NAMES, numbers, strict=True)]
+        found = self._overlap(bootstrap(graph, rows, size, subject.rank, self.resamples, self.seed))
         for p_del in self.p_del if self.votes else ():
             sure = certified(graph, rows, size, subject.rank, p_del, self.votes, self.alpha, self.seed)
             inside = float(np.logical_and(sure.included, circuit.mask).sum())
             found.append(Found("certified", inside, f"deletion-{p_del:g}"))
             found.append(Found("radius", float(sure.radius), f"deletion-{p_del:g}"))
         return found
+
+    def _overlap(self, circuits: Bool[np.ndarray, "resample edge"] | None) -> list[Found]:
+        """How alike circuits of resamples are; nulls of fewer than two that hold an edge."""
+        if circuits is None or len(circuits) < 2 or not circuits.any():
+            return [Found(name, None, CIRCUIT) for name in _NAMES]
+        overlap, share = overlap_of(circuits, self.seed), circuits.mean(axis=0)
+        known = (overlap.mean, overlap.low, overlap.high, overlap.null)
+        numbers = (*known, float((share == 1).sum()), float((share > 0).sum()))
+        return [Found(name, value, CIRCUIT) for name, value in zip(_NAMES, numbers, strict=True)]

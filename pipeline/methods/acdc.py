@@ -16,6 +16,9 @@ Several thresholds are searched together (`sweep`), with the results that each h
 `scores: bounded` decides by bounds on the divergence from a part of the vocabulary (`pipeline.engine.bounds`), and
 makes the whole product with it where they leave a decision open, or keep the edge. The edges are those of `exact`; a
 score is off by its `score_error` at most, and its spread over prompts is that of the middles of the bounds.
+
+`resamples: N` searches N times more, on prompts drawn with replacement: what they keep is read by `stability`, and
+they are judged by nothing else.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +36,7 @@ from pipeline.core.results import BOUNDED_EDGE_SCORES, Result, ResultType
 from pipeline.core.scores import EdgeScores
 from pipeline.methods.base import Cost, Needs, captures
 from pipeline.methods.branches import GUARD, Rule
-from pipeline.methods.collective import Collective, Record, Taken, Workers
+from pipeline.methods.collective import Collective, Record, Redrawn, Taken, Workers
 from pipeline.methods.search import Found, Search
 from pipeline.methods.visits import Order, Visits
 from pipeline.methods.work import Work
@@ -55,7 +58,7 @@ class Acdc(Collective):
     needs: ClassVar[Needs] = Needs(wide="decides by rounding; set model.dtype: float32")
     swept: ClassVar[str | None] = "threshold"
     default_metric: ClassVar[str | None] = "kl_divergence"
-    later: ClassVar[frozenset[str]] = frozenset({"scores"})
+    later: ClassVar[frozenset[str]] = frozenset({"scores", "resamples", "resample"})
 
     name: Literal["acdc"] = "acdc"
     threshold: float = Field(default=0.01, description="an edge goes when its delta is below this")
@@ -82,16 +85,30 @@ class Acdc(Collective):
         description="bounded: deltas of kl_divergence as exact as their decisions need; the same edges, sooner",
     )
 
+    resamples: int = Field(
+        default=0, ge=0, le=1000, description="so many searches more, on resampled prompts: is it stable?"
+    )
+    resample: int | None = Field(default=None, ge=1, description="which of them this is")
+
     @property
     def pooled(self) -> bool:
         return self.scope == "pooled"
+
+    @property
+    def drawn(self) -> int | None:
+        return self.resample
 
     @property
     def kind(self) -> ResultType:
         return BOUNDED_EDGE_SCORES if self.scores == "bounded" else self.result
 
     def expanded(self) -> "list[Acdc]":
-        """One method per threshold."""
+        """One method per threshold, each followed by its resamples."""
+        if self.resamples:
+            if self.resample is not None:
+                raise ConfigError("acdc: give resamples or resample, not both")
+            found = self.model_copy(update={"resamples": 0}).expanded()
+            return [again for one in found for again in (one, *_redrawn(one, self.resamples))]
         if self.thresholds is None:
             return [self]
         if "threshold" in self.model_fields_set:
@@ -107,6 +124,8 @@ class Acdc(Collective):
         super().check(dtype)
         if not np.isfinite(self.threshold):
             raise ConfigError("acdc: a threshold must be a finite number")
+        if self.resample is not None and not self.pooled:
+            raise ConfigError("acdc: resamples are of all prompts of a task; leave scope: shard out")
         if self.scores == "bounded" and self.metric != "kl_divergence":
             raise ConfigError(
                 f"acdc: scores: bounded knows kl_divergence, not {self.metric}; leave scores out, or choose that metric"
@@ -149,6 +168,8 @@ class Acdc(Collective):
         self, together: Mapping[str, "Acdc"], graph: Graph, workers: Workers, dtype: str
     ) -> "Decisions":
         """One search for the thresholds of all of them."""
+        if self.resample is not None:
+            workers = Redrawn(workers, self.resample)
         return Decisions(self, together, graph, workers, dtype)
 
     def search(self, graph: Graph, workers: Workers, thresholds: Sequence[float], dtype: str) -> Search:
@@ -160,6 +181,14 @@ class Acdc(Collective):
         visits = Visits(self.order, self.order_seed)
         bounded = self.scores == "bounded"
         return Search(graph, workers, thresholds, decide, visits=visits, width=self.width, bounded=bounded)
+
+
+def _redrawn(method: Acdc, resamples: int) -> list[Acdc]:
+    """The same on each resample of its prompts."""
+    return [
+        method.model_copy(update={"resample": number, "as_": f"{method.id}-resample-{number}"})
+        for number in range(1, resamples + 1)
+    ]
 
 
 class Decisions:

@@ -149,6 +149,12 @@ class Method(Entry):
         return False
 
     @property
+    def drawn(self) -> int | None:
+        """Which resample of a task's prompts it is of; None: the prompts themselves. What it finds of a resample says
+        whether that of the prompts is stable, and is judged by nothing else."""
+        return None
+
+    @property
     def combines(self) -> tuple[str, ...]:
         """Ids of methods of the same run whose scores of the same prompts it reads, and nothing else: they come first,
         and it is measured as they are."""

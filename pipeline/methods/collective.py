@@ -161,3 +161,26 @@ class LocalWorkers:
             answer[..., self._order] if question.per == "prompt" else answer
             for question, answer in zip(questions, answers, strict=True)
         ]
+
+
+class Redrawn:
+    """The workers' prompts drawn with replacement, as many as there are: who is drawn twice answers twice.
+
+    The draw depends on `number` and the number of prompts alone. Every prompt is asked, drawn or not.
+    """
+
+    def __init__(self, workers: Workers, number: int) -> None:
+        self._workers = workers
+        self.n_prompts, self.about = workers.n_prompts, workers.about
+        drawn = np.random.default_rng([self.n_prompts, number]).integers(self.n_prompts, size=self.n_prompts)
+        self._drawn = np.sort(drawn)
+
+    def ask(self, questions: Sequence[Any]) -> list[Answer]:
+        """One answer per question; ValueError where one is not by prompt."""
+        if any(question.per == "batch" for question in questions):
+            raise ValueError("only answers by prompt can be drawn again")
+        answers = self._workers.ask(questions)
+        return [
+            answer[..., self._drawn] if question.per == "prompt" else answer
+            for question, answer in zip(questions, answers, strict=True)
+        ]

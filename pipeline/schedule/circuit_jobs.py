@@ -41,7 +41,7 @@ def circuit_jobs(
     for task in config.task_ids:
         source = config.source_of(task)
         scored = {item.method for item in done if item.kind == EDGE_SCORES.name and item.task == source}
-        methods = tuple(method for method in config.method_ids if method in scored)
+        methods = tuple(id_ for id_, one in config.method_ids.items() if id_ in scored and one.drawn is None)
         if methods:
             of = Judging(task, source, methods)
             asked = [one for one in wanted if of.asks(one)]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool
 
 from pipeline.config import RunConfig
 from pipeline.core.circuit import Circuit
@@ -27,7 +28,7 @@ from pipeline.store.run.evaluations import (
     path_of,
     read_values,
 )
-from pipeline.store.run.opened import open_run
+from pipeline.store.run.opened import Run, open_run
 
 if TYPE_CHECKING:
     from pipeline.ablations import Statistics
@@ -116,6 +117,7 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
             run.true_nodes(scored),
             rows_of_prompts=partial(run.rows_of_prompts, method, scored),
             ids_of_prompts=partial(run.ids_of_prompts, scored),
+            kept_of_resamples=partial(_kept, run, scored, config.resamples_of(method)),
             rows_of_null=None if null is None else partial(run.rows_of_prompts, method, null),
         )
         for method in of.methods
@@ -135,6 +137,13 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
         )
         for one, (fraction, rank) in zip(subjects, of.chosen, strict=True)
     ]
+
+
+def _kept(run: Run, task: str, methods: Sequence[str]) -> Bool[np.ndarray, "resample edge"] | None:
+    """What these methods keep of a task; None where one of them has not come to its end."""
+    if not methods or not all(run.merged_path(method, task).exists() for method in methods):
+        return None
+    return np.stack([run.circuit(method, task).mask for method in methods])
 
 
 def chosen_at(subject: Subject, fraction: float | None) -> Subject:

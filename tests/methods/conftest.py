@@ -10,10 +10,13 @@ __all__ = ["naive", "setting_of", "settings"]
 
 @pytest.fixture(scope="module")
 def naive():
-    """(kept, harm) of a setting by the oracle, harm averaged over prompts. Each circuit is run once, for it is slow."""
+    """(kept, harm) of a setting by the oracle, harm averaged over prompts, or those `drawn`. Each circuit is run once,
+    for it is slow."""
     known = {}
 
-    def decide(setting, metric, threshold, rule="signed", ablation="corrupted", order=None):
+    def decide(
+        setting, metric, threshold, rule="signed", ablation="corrupted", order=None, drawn=slice(None)
+    ):
         ablated, p = setting.ablated(ablation), setting.prompts
         runs = known.setdefault((id(setting), metric, ablation), {})  # settings live as long as the session
 
@@ -21,8 +24,8 @@ def naive():
             key = kept.tobytes()
             if key not in runs:
                 logits = setting.dense.forward(p.clean, p.mask, kept, ablated).logits
-                runs[key] = float(setting.harm(metric, logits).mean())
-            return runs[key]
+                runs[key] = setting.harm(metric, logits)
+            return float(runs[key][drawn].mean())
 
         return naive_acdc(harm, setting.graph, threshold, rule, order)
 

@@ -56,6 +56,15 @@ def test_parts_that_disagree_measure_exactly_and_decide_alike(setting_of, naive)
         np.testing.assert_array_equal(bounded(setting, batches, 0.003).kept, whole)
 
 
+def test_a_resample_keeps_what_it_keeps_by_exact_scores(setting_of, naive):
+    setting = setting_of("llama", padding="left", lengths=(6, 3, 5, 6, 4))
+    drawn = np.random.default_rng([5, 1]).integers(5, size=5)
+    for threshold in (1e-3, 1e-2, 1e-1):
+        found = bounded(setting, setting.batch.split(2), threshold, resample=1)
+        kept, _ = naive(setting, "kl_divergence", threshold, drawn=drawn)
+        np.testing.assert_array_equal(found.kept, kept)
+
+
 def test_a_sweep_keeps_what_each_threshold_keeps_alone(setting_of):
     setting = setting_of("gpt2", padding="left")
     together = Acdc(scores="bounded").sweep(setting.model, [setting.batch], (0.001, 0.01, 0.1))
@@ -86,7 +95,7 @@ def test_only_a_divergence_has_bounds():
 
 
 def test_exact_scores_are_written_down_as_before_bounds_were_there():
-    assert "scores" not in parameters(Acdc())
+    assert not {"scores", "resample", "resamples"} & {*parameters(Acdc())}
     assert parameters(Acdc(scores="bounded"))["scores"] == "bounded"
     one = {"receiver": 0, "state": 0, "into": 1, "thresholds": (0.1,), "senders": (0,), "kept": (True,)}
     one |= {"delta": (0.5,), "std": (0.0,), "values": (0.1,), "guarded": 0}

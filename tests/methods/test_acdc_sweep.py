@@ -98,6 +98,29 @@ def assert_close(found, expected):
         np.testing.assert_allclose(scores.std, expected[threshold].std, rtol=0, atol=1e-9)
 
 
+# --- resamples ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("shape", ["gpt_neox", "gemma2-kv"])
+def test_a_resample_is_naive_acdc_on_prompts_drawn_with_replacement(of_shape, naive, shape, number):
+    setting = of_shape(shape, **EIGHT)
+    found = swept(setting, SOME, cut(setting.batch), resample=number)
+    drawn = np.random.default_rng([8, number]).integers(8, size=8)
+    assert len(set(drawn.tolist())) < 8
+    for threshold in SOME:
+        expected = naive(setting, "kl_divergence", threshold, drawn=drawn)
+        assert_same_circuit(found[threshold], expected, setting.graph)
+
+
+def test_resamples_follow_each_threshold_and_leave_its_id_as_it_is():
+    method = Acdc(thresholds=(0.1, 0.3), resamples=2)
+    assert [one.id for one in method.expanded()] == [
+        *("acdc-0.1", "acdc-0.1-resample-1", "acdc-0.1-resample-2"),
+        *("acdc-0.3", "acdc-0.3-resample-1", "acdc-0.3-resample-2"),
+    ]
+
+
 # --- thresholds and orders ----------------------------------------------------------------------------------
 
 
