@@ -8,6 +8,7 @@ import copy
 import difflib
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
 
@@ -85,7 +86,7 @@ def parse_yaml(text: str, where: str) -> Any:
     if len(text) > MAX_BYTES:
         raise _too_large(where)
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        value = _loaded(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -96,6 +97,16 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML ({problem}); mend it") from None
     _refuse_too_many(value, where)
     return value
+
+
+def _loaded(text: str) -> Any:
+    """A value of one's own. A run reads its own run.yaml at several places, and PyYAML is slow."""
+    return copy.deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
 
 
 def _too_large(where: str) -> ConfigError:

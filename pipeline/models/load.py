@@ -32,6 +32,7 @@ from pipeline.models.toy import toy_path
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the hub's client is imported anywhere
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+_good: set[str] = set()  # fingerprints of folders whose weights are those that their config.json describes
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -154,9 +155,9 @@ def check_weights(resolved: ResolvedModel) -> None:
     """Raises ModelError unless the weights are those that config.json describes: each there, in its shape.
 
     Told from names and shapes, as transformers reads them; no weight is read and no memory taken. Of a GGUF file the
-    header has been read; whether its weights fit is seen where they are.
+    header has been read; whether its weights fit is seen where they are. Equal files are looked at once per process.
     """
-    if resolved.gguf is not None:
+    if resolved.gguf is not None or (resolved.is_local and resolved.fingerprint in _good):
         return
     if resolved.is_local:
         refuse_layers_without_weights(resolved.name, Path(resolved.path), resolved.config.num_hidden_layers)
@@ -173,6 +174,8 @@ def check_weights(resolved: ResolvedModel) -> None:
             f"config.json says, such as {weight}, {list(has)} and not {list(wants)}; give the config.json that was "
             "saved with them"
         )
+    if resolved.is_local:
+        _good.add(resolved.fingerprint)
 
 
 def load_weights(
@@ -208,6 +211,7 @@ def _from_pretrained(resolved: ResolvedModel, *, dtype: str = "float32", **how: 
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             resolved.path,
+            config=resolved.config,  # which is copied
             revision=_revision(resolved),
             dtype=getattr(torch, dtype),
             trust_remote_code=resolved.trust_remote_code,

@@ -4,8 +4,9 @@ Knows how to read a run. Does not know how anything is drawn or printed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from pipeline.store.run.opened import Run
 from pipeline.store.run.status import not_evaluated
 
 Rows = Sequence[Mapping[str, Any]]
+Seen: TypeAlias = Callable[[str, str, pd.DataFrame, Circuit | None], None]
 
 EXAMPLES = 3
 TOP = 20
@@ -42,12 +44,17 @@ CONDITIONAL = (
 )
 
 
-def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
+def essentials(
+    run: Run, top: int = TOP, *, curve: pd.DataFrame | None = None, seen: Seen | None = None
+) -> dict[str, Any]:
     """Facts, tasks, methods, and per task and method a circuit and its `top` strongest edges (or nodes).
 
     Values are plain and fit for JSON: what is unknown is None, never NaN. `results` lists what has scores, in
     the order of the plan; `faithfulness` holds the rows of `run.faithfulness()`, `overlap` how alike the kept circuits
     of a task are.
+
+    `curve` is `faithfulness(run)`, where it is at hand. `seen` is called with each task and method, their merged
+    scores and the circuit that is shown (None where none is), so that nobody has to read them again.
     """
     manifest, graph = run.manifest, run.graph
     identity, model = manifest["identity"], manifest["model"]
@@ -58,21 +65,18 @@ def essentials(run: Run, top: int = TOP) -> dict[str, Any]:
     lacks = not_evaluated(run.directory)
     found = evaluated(run)
     verdicts = verdicts_of(run, found)
-    curve = faithfulness(run)
+    curve = faithfulness(run) if curve is None else curve
     asked, limits = read_limits(run.path)
     results = []
     for task in identity["tasks"]:
         for method in methods:
             frame = scores(run, task, method["method"])
             if frame is not None:
-                results.append(
-                    {
-                        "task": task,
-                        **_result(
-                            run, task, method, frame, rows_of(curve, task, method["method"]), verdicts, top
-                        ),
-                    }
-                )
+                rows = rows_of(curve, task, method["method"])
+                result, circuit = _result(run, task, method, frame, rows, verdicts, top)
+                results.append({"task": task, **result})
+                if seen is not None:
+                    seen(task, method["method"], frame, circuit)
     return {
         "name": manifest["name"],
         "run_key": manifest["run_key"],
@@ -149,29 +153,30 @@ def choose_circuit(
     """
     graph = run.graph
     score = by_edge(frame, "score", graph)
+    rows = [{str(key): value for key, value in row.items()} for row in curve.to_dict("records")]
     if decides(frame):
         kept = np.nan_to_num(by_edge(frame, "kept", graph)) > 0
-        circuit, row = Circuit(graph, kept, score), _first(curve[curve["edge_fraction"].isna()])
+        circuit = Circuit(graph, kept, score)
+        row = next((row for row in rows if pd.isna(row["edge_fraction"])), None)
         share = percent(circuit.n_edges / graph.n_edges)
         why = f"{circuit.n_edges:,} of {graph.n_edges:,} edges ({share}), kept by the method"
         return circuit, _about(circuit, row, why)
-    rows = curve[curve["edge_fraction"].notna() & (curve["n_edges"] > 0)].sort_values(
-        "n_edges", kind="stable"
-    )
-    parts = rows[rows["n_edges"] < graph.n_edges]  # the whole graph is always at 1, and no find
-    away = (parts["faithfulness"].astype(float) - 1).abs()
-    near = parts[away <= NEAR + 1e-9]  # 1 - 0.85 is more than 0.15
-    size, rule = _judged(verdicts, curve)
-    judged = parts[(parts["n_edges"] == size) & (_rank(parts) == (rule or ""))]
-    row = _first(judged) or _first(near) or _first(parts.loc[away.dropna().sort_values(kind="stable").index])
+    sizes = sorted((row for row in rows if not pd.isna(row["edge_fraction"])), key=itemgetter("n_edges"))
+    # the whole graph is always at 1, and no find
+    parts = [row for row in sizes if 0 < row["n_edges"] < graph.n_edges]
+    known = [row for row in parts if not pd.isna(row["faithfulness"])]
+    near = [row for row in known if _away(row) <= NEAR + 1e-9]  # 1 - 0.85 is more than 0.15
+    size, rule = _judged(verdicts, rows)
+    judged = [row for row in parts if row["n_edges"] == size and _rank(row) == (rule or "")]
+    row = next(iter([*judged, *near]), None) or min(known, key=_away, default=None)
     n_edges = int(row["n_edges"]) if row else max(1, graph.n_edges // 20)
-    rank = (row or {}).get("rank") or run.ranks[0]
+    rank = _rank(row or {}) or run.ranks[0]
     why = f"the strongest {n_edges:,} of {graph.n_edges:,} edges ({percent(n_edges / graph.n_edges)})"
     if len(run.ranks) > 1:
         why += f", selected by {rank}"
-    if len(judged):
+    if judged:
         why += ", the circuit that is judged"
-    elif len(near):
+    elif near:
         why += f", the smallest evaluated circuit with a faithfulness within {NEAR} of 1"
     elif row:
         why += f", the nearest to 1: no evaluated circuit but the whole graph has a faithfulness within {NEAR} of it"
@@ -182,18 +187,21 @@ def choose_circuit(
     return circuit, _about(circuit, row, why)
 
 
-def _judged(verdicts: Rows, curve: pd.DataFrame) -> tuple[float | None, str | None]:
+def _away(row: Mapping[str, Any]) -> float:
+    return abs(float(row["faithfulness"]) - 1)
+
+
+def _judged(verdicts: Rows, curve: Rows) -> tuple[float | None, str | None]:
     """How many edges the circuit has that evaluations have judged, and which of several rules has selected it, of the
     task and method of these rows."""
     of = {(card["task"], card["method"]): (card["n_edges"], card["rank"]) for card in verdicts}
-    return (
-        of.get(tuple(curve.iloc[0][["task", "method"]]), (None, None)) if of and len(curve) else (None, None)
-    )
+    return of.get((curve[0]["task"], curve[0]["method"]), (None, None)) if of and curve else (None, None)
 
 
-def _rank(curve: pd.DataFrame) -> pd.Series:
-    """The rule of every row; nothing where there is one alone."""
-    return curve["rank"].fillna("") if "rank" in curve else pd.Series("", index=curve.index)
+def _rank(row: Mapping[str, Any]) -> str:
+    """The rule of a row; nothing where there is one alone."""
+    rank = row.get("rank")
+    return rank if isinstance(rank, str) else ""
 
 
 def decides(frame: pd.DataFrame) -> bool:
@@ -225,10 +233,11 @@ def _result(
     curve: pd.DataFrame,
     verdicts: Rows,
     top: int,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Circuit | None]:
+    """What is said of the merged scores of a method on a task, and the circuit that it is said of."""
     found: dict[str, Any] = {key: method[key] for key in ("method", "level", "metric", "ablation")}
     type_ = run.type_of(method["method"])
-    panel, frame = panel_of(type_), with_score(frame, type_)
+    missing, panel, frame = frame.attrs.get("missing", ()), panel_of(type_), with_score(frame, type_)
     size = frame["score"].abs()
     measured = frame[size >= NOISE * size.max()]  # what is rounding is not listed
     if not len(measured):
@@ -236,8 +245,8 @@ def _result(
     for count in ("n_prompts", "n_shards"):
         found[count] = int(frame[count].max()) if count in frame and len(frame) else None
     found["about"] = _measured(found)
-    found["bootstrap"] = _bootstrap(run, task, method)
-    found["missing"] = list(run.missing_from(method["method"], task))
+    found["bootstrap"] = _bootstrap(run, task, method) if "boot_low" in frame else None
+    found["missing"] = list(missing)
     columns = ["score", "score_sem", "ci_low", "ci_high", "boot_low", "boot_high", "sign_agreement"]
     measured = measured.reindex(columns=list(dict.fromkeys([*measured.columns, *columns])))
     found["caveat"] = CONDITIONAL if decides(frame) else None
@@ -247,8 +256,9 @@ def _result(
     rows = plain(panel.rows(measured, run.graph).head(top)[[*panel.columns, *columns, *others]])
     found |= {"known": _known(rows), "top": rows, "title": panel.title, "columns": dict(panel.columns)}
     if type_ != EDGE_SCORES:
-        return found
-    return found | {"decides": decides(frame), "circuit": choose_circuit(run, frame, curve, verdicts)[1]}
+        return found, None
+    circuit, words = choose_circuit(run, frame, curve, verdicts)
+    return found | {"decides": decides(frame), "circuit": words}, circuit
 
 
 def _measured(result: Mapping[str, Any]) -> str:
@@ -329,10 +339,6 @@ def by_edge(frame: pd.DataFrame, column: str, graph: Graph) -> np.ndarray:
         numbers = pd.to_numeric(frame[column]).to_numpy(dtype=float, na_value=np.nan)
         values[frame["edge_id"].to_numpy()] = numbers
     return values
-
-
-def _first(rows: pd.DataFrame) -> dict[str, Any] | None:
-    return rows.iloc[0].to_dict() if len(rows) else None
 
 
 def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:

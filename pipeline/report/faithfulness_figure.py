@@ -3,6 +3,10 @@
 Knows the frame of exact evaluations. Does not know how a circuit was evaluated, nor how a chart is drawn.
 """
 
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -26,15 +30,18 @@ def faithfulness_svg(frame: pd.DataFrame) -> Markup:
     known = known.assign(metric=known.get("metric", "metric"), family=known.get("family", known["method"]))
     axes = linear_axes(known, (0.0, 1.0), SHOWN)
     several = len(set(known["metric"])) > 1
+    of_curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in known.to_dict("records"):
+        of_curves.setdefault((str(row["family"]), str(row["metric"])), []).append(row)
     series = [
         Series(
-            str(family),
-            str(metric) if several else None,
+            family,
+            metric if several else None,
             look % LOOKS,
-            bool(part["edge_fraction"].notna().any()) or len(part) > 1,
+            any(not pd.isna(row["edge_fraction"]) for row in part) or len(part) > 1,
             _points(part, axes),
         )
-        for look, ((family, metric), part) in enumerate(known.groupby(["family", "metric"], sort=False))
+        for look, ((family, metric), part) in enumerate(of_curves.items())
     ]
     series.sort(key=lambda s: -float(np.mean([p.value for p in s.points])))
     n_all = int((frame["n_edges"] > 0).sum())
@@ -53,6 +60,6 @@ def faithfulness_svg(frame: pd.DataFrame) -> Markup:
     )
 
 
-def _points(part: pd.DataFrame, axes: Axes) -> tuple[Point, ...]:
-    records = part.sort_values("n_edges", kind="stable").to_dict("records")
-    return tuple(axes.point(int(row["n_edges"]), float(row["value"]), words_of(row)) for row in records)
+def _points(part: Sequence[dict[str, Any]], axes: Axes) -> tuple[Point, ...]:
+    rows = sorted(part, key=itemgetter("n_edges"))
+    return tuple(axes.point(int(row["n_edges"]), float(row["value"]), words_of(row)) for row in rows)

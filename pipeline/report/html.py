@@ -5,7 +5,8 @@ Knows what goes where. Does not know the numbers (`essentials`) nor how a figure
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,16 +15,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from pipeline.core.circuit import Circuit
 from pipeline.evaluation.verdict import EVALUATIONS as OF_A_VERDICT
 from pipeline.report.circuit_figure import circuit_svg, strongest_part
-from pipeline.report.essentials import (
-    by_edge,
-    choose_circuit,
-    essentials,
-    faithfulness,
-    rows_of,
-    scores,
-)
+from pipeline.report.essentials import by_edge, essentials, faithfulness
 from pipeline.report.faithfulness_figure import faithfulness_svg
 from pipeline.report.interval_figure import interval_svg
 from pipeline.report.learning_figure import NAME as DRAWN
@@ -50,10 +45,16 @@ def write_report(run: Run, path: str | Place) -> Place:
 
 def render(run: Run) -> str:
     """The page as HTML. Its content security policy admits its own style sheet and nothing else."""
-    facts = essentials(run)
-    curve = pareto(faithfulness(run), run.manifest["methods"])
+    evaluated, figures = faithfulness(run), dict[tuple[str, str], _Figure]()
+
+    def draw(task: str, method: str, frame: pd.DataFrame, circuit: Circuit | None) -> None:
+        figures[task, method] = _figure(run, method, frame, circuit)
+
+    facts = essentials(run, curve=evaluated, seen=draw)
+    curve = pareto(evaluated, run.manifest["methods"])
     sections = [
-        _section(run, facts, task["task"], curve[curve["task"] == task["task"]]) for task in facts["tasks"]
+        _section(run, facts, task["task"], curve[curve["task"] == task["task"]], figures)
+        for task in facts["tasks"]
     ]
     style = _style(max((section["most_boxes"] for section in sections), default=0))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -85,7 +86,32 @@ def _template() -> Template:
     return environment.get_template("template.html")
 
 
-def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Figure:
+    """What is drawn of a method's scores on a task; `left_out` says what is not."""
+
+    drawn: Markup
+    left_out: str | None = None
+    boxes: int = 0
+
+
+def _figure(run: Run, method: str, frame: pd.DataFrame, circuit: Circuit | None) -> _Figure:
+    type_ = run.type_of(method)
+    if (draw := panel_of(type_).figure) is not None:
+        return _Figure(draw(with_score(frame, type_)))
+    assert circuit is not None
+    part = strongest_part(circuit, by_edge(frame, "score", run.graph))
+    drawn = circuit_svg(part if part.n_edges else circuit, frame)
+    return _Figure(drawn, _left_out(part.n_edges, circuit.pruned.n_edges), drawn.count('class="box '))
+
+
+def _section(
+    run: Run,
+    facts: Mapping[str, Any],
+    task: str,
+    curve: pd.DataFrame,
+    figures: Mapping[tuple[str, str], _Figure],
+) -> dict[str, Any]:
     members = curve.groupby("family")["method"].agg(set)
     swept = {
         method for family in members if len(family) > 1 for method in family
@@ -94,19 +120,13 @@ def _section(run: Run, facts: Mapping[str, Any], task: str, curve: pd.DataFrame)
     for result in facts["results"]:
         if result["task"] != task:
             continue
-        frame = scores(run, task, result["method"])
         reach = max((_reach(row) for row in result["top"]), default=1.0)
-        shown = dict(result, reach=reach, left_out=None, is_swept=result["method"] in swept)
-        type_ = run.type_of(result["method"])
-        if (draw := panel_of(type_).figure) is not None:
-            shown["figure"] = draw(with_score(frame, type_))
-        else:
-            circuit, _ = choose_circuit(run, frame, rows_of(curve, task, result["method"]), facts["verdicts"])
-            part = strongest_part(circuit, by_edge(frame, "score", run.graph))
-            shown["figure"] = circuit_svg(part if part.n_edges else circuit, frame)
-            shown["left_out"] = _left_out(part.n_edges, circuit.pruned.n_edges)
-            most = max(most, shown["figure"].count('class="box '))
-        results.append(shown)
+        figure = figures[task, result["method"]]
+        most = max(most, figure.boxes)
+        is_swept = result["method"] in swept
+        results.append(
+            dict(result, reach=reach, figure=figure.drawn, left_out=figure.left_out, is_swept=is_swept)
+        )
     sweeps = sweeps_of(curve)
     whole = len(sweeps) == 1 and len(sweeps[0][2]) == len(curve)  # the chart of all would show the same again
     return {
@@ -159,11 +179,13 @@ def _ends(row: Mapping[str, Any], name: str) -> tuple[float | None, float | None
 
 def _style(boxes: int) -> str:
     """All style of the page. Hovering a node of a circuit fades the edges that are not its own."""
-    sheets: Iterable[str] = (
-        files("pipeline.report").joinpath(name).read_text(encoding="utf-8")
-        for name in ("page.css", "figures.css")
-    )
     fade = "".join(
         f"svg.circuit:has(.b{i}:hover) .edges path:not(.n{i}){{opacity:.06}}\n" for i in range(boxes)
     )
-    return "\n".join([*sheets, fade])
+    return "\n".join([*_sheets(), fade])
+
+
+@cache
+def _sheets() -> tuple[str, ...]:
+    own = files("pipeline.report")
+    return tuple(own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "figures.css"))

@@ -8,6 +8,8 @@ passing edges; `pipeline.report.routing` leads each edge around what is left in 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from operator import itemgetter
 
 import numpy as np
 
@@ -114,13 +116,13 @@ def _columns(
     for lane in lanes:
         x[lane] = (np.arange(len(lane)) + 0.5) * width / len(lane)
 
+    near = {int(i): _neighbours(int(i), start, end, weight, inner) for lane in lanes for i in lane}
     for sweep in range(12):  # order each row by the mean place of its neighbours
         for lane in lanes if sweep % 2 else reversed(lanes):
-            for i in lane:
-                touching = inner & ((start == i) | (end == i))
-                if touching.any():
-                    other = np.where(start[touching] == i, end[touching], start[touching])
-                    x[i] = 0.3 * x[i] + 0.7 * np.average(x[other], weights=weight[touching])
+            for i in lane.tolist():
+                others, shares = near[i]
+                if len(others):
+                    x[i] = 0.3 * x[i] + 0.7 * (shares @ x[others])
             _separate(x, lane, width)
 
     between = (
@@ -131,23 +133,23 @@ def _columns(
     reach = HEAD_WIDTH / 2 + 10
     turns = np.where(np.arange(len(arcs)) % 2, 1.0, -1.0)[:, None]
     # boxes of near rows keep clear of each other, so that edges stay apart
-    near = (np.abs(level[:, None] - level[None, :]) <= 3) & ~bar[:, None] & ~bar[None, :]
+    crowds = 0.06 * ((np.abs(level[:, None] - level[None, :]) <= 3) & ~bar[:, None] & ~bar[None, :])
+    begins, ends = np.where(bar[start], end, start), np.where(bar[end], start, end)
+    passing = 0.25 * between
+    # what an edge's pull and its pushes do to the boxes at its ends
+    at_start, at_end = (side[None, :] == np.arange(len(boxes))[:, None] for side in (start, end))
+    pulls = (0.05 * weight * inner) * (at_start.astype(float) - at_end)
+    pushed = -0.3 * (at_start * ~bar[start] + at_end * ~bar[end])
     for step in range(160):  # pull along edges, push boxes off the edges that pass their row
         cooling = 1 - step / 160
-        xs, xe = np.where(bar[start], x[end], x[start]), np.where(bar[end], x[start], x[end])
-        move = np.zeros(len(boxes))
-        pull = np.where(inner, 0.05 * weight * (xe - xs), 0.0)
-        np.add.at(move, start, pull)
-        np.add.at(move, end, -pull)
-        away = x[None, :] - (xs[:, None] + (xe - xs)[:, None] * u)
+        xs = x[begins]
+        leaning = x[ends] - xs
+        away = x - (xs[:, None] + leaning[:, None] * u)
         side = np.where(away == 0, turns, np.sign(away))
-        push = np.where(between, np.clip(reach - np.abs(away), 0, None) * side, 0.0) * 0.25
-        move += push.sum(axis=0)
-        np.add.at(move, start, np.where(bar[start], 0, -0.3 * push.sum(axis=1)))
-        np.add.at(move, end, np.where(bar[end], 0, -0.3 * push.sum(axis=1)))
-        apart = x[:, None] - x[None, :]
-        crowd = np.where(near, np.clip(1.6 * HEAD_WIDTH - np.abs(apart), 0, None) * np.sign(apart), 0.0)
-        move += crowd.sum(axis=1) * 0.06
+        push = np.maximum(reach - np.abs(away), 0) * side * passing
+        apart = x[:, None] - x
+        crowd = np.maximum(1.6 * HEAD_WIDTH - np.abs(apart), 0) * np.sign(apart) * crowds
+        move = pulls @ leaning + push.sum(axis=0) + pushed @ push.sum(axis=1) + crowd.sum(axis=1)
         x += np.clip(move, -25, 25) * cooling
         for lane in lanes:
             _separate(x, lane, width)
@@ -161,6 +163,15 @@ def _columns(
     return x
 
 
+def _neighbours(
+    box: int, start: np.ndarray, end: np.ndarray, weight: np.ndarray, inner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes at the other ends of a box's edges, and what share of its place each of them has."""
+    touching = inner & ((start == box) | (end == box))
+    others = np.where(start[touching] == box, end[touching], start[touching])
+    return others, weight[touching] / weight[touching].sum() if len(others) else weight[:0]
+
+
 def _separate(x: np.ndarray, lane: np.ndarray, width: float) -> None:
     """Moves the boxes of one row apart, in their order, and into the frame."""
     low, high = HEAD_WIDTH / 2 + 4, width - HEAD_WIDTH / 2 - 4
@@ -168,11 +179,11 @@ def _separate(x: np.ndarray, lane: np.ndarray, width: float) -> None:
         (alone,) = lane.tolist()
         x[alone] = min(max(x[alone], low), high)
         return
-    order = lane[np.argsort(x[lane], kind="stable")]
-    apart = HEAD_WIDTH + GAP_X
-    slots = apart * np.arange(len(order))
-    closed = x[order] - slots
-    right = np.maximum.accumulate(closed) + slots
-    left = np.minimum.accumulate(closed[::-1])[::-1] + slots
-    placed = np.maximum((left + right) / 2, low + slots)
-    x[order] = np.minimum(placed, high - slots[::-1])
+    apart, last = HEAD_WIDTH + GAP_X, len(lane) - 1
+    there = sorted(zip(x[lane].tolist(), lane.tolist(), strict=True), key=itemgetter(0))
+    closed = [at - apart * i for i, (at, _) in enumerate(there)]  # without the room between them
+    rights = list(accumulate(closed, max))
+    lefts = list(accumulate(reversed(closed), min))
+    for i, (_, box) in enumerate(there):
+        placed = max((lefts[last - i] + rights[i]) / 2, low) + apart * i
+        x[box] = min(placed, high - apart * (last - i))

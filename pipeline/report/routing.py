@@ -72,7 +72,7 @@ def route(boxes: Sequence[Box], arcs: Sequence[Arc]) -> list[Arc]:
             + _beside(x, y, taken)
         )
         best = int(np.argmin(cost))
-        taken.append((x[best], y))
+        taken.append((x[best], -y))
         a, b, bend = float(first[best, 0]), float(last[best, 0]), float(bow[best, 0])
         routed[i] = replace(arc, points=(a, y0, a + bend, b + bend, b, y1))
     return [routed[i] for i in range(len(arcs))]
@@ -86,8 +86,9 @@ def _through_boxes(
 ) -> Float[np.ndarray, " candidate"]:
     """How deep a curve runs into boxes other than its own."""
     inside = (y >= boxes.top) & (y <= boxes.bottom) & boxes.solid & others[:, None]
-    depth = np.clip(boxes.half - np.abs(x[:, None, :] - boxes.x), 0, None) * inside
-    return 8.0 * depth.max(axis=(1, 2)) + 2.0 * depth.sum(axis=(1, 2))
+    met = np.flatnonzero(inside.any(axis=1))
+    depth = np.maximum(boxes.half[met] - np.abs(x[:, None, :] - boxes.x[met]), 0) * inside[met]
+    return 8.0 * depth.max(axis=(1, 2), initial=0.0) + 2.0 * depth.sum(axis=(1, 2))
 
 
 def _beside(
@@ -95,13 +96,14 @@ def _beside(
     y: Float[np.ndarray, " sample"],
     taken: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> Float[np.ndarray, " candidate"]:
-    """How long a curve runs on top of one that is there already."""
+    """How long a curve runs on top of one that is there already; these are given with their heights above the top."""
     cost = np.zeros(len(x))
-    for other_x, other_y in taken:
-        shared = (y <= other_y[0]) & (y >= other_y[-1])
-        if shared.sum() > 4:  # not what only meets at a node
-            there = np.interp(-y[shared], -other_y, other_x)
-            cost += 0.25 * np.clip(5 - np.abs(x[:, shared] - there), 0, None).sum(axis=1)
+    up = -y
+    for other_x, other_up in taken:
+        begin, end = up.searchsorted(other_up[0]), up.searchsorted(other_up[-1], "right")
+        if end - begin > 4:  # not what only meets at a node
+            there = np.interp(up[begin:end], other_up, other_x)
+            cost += 0.25 * np.maximum(5 - np.abs(x[:, begin:end] - there), 0).sum(axis=1)
     return cost
 
 

@@ -18,7 +18,7 @@ from pipeline.core.results import ResultType
 from pipeline.store.place.where import Place, relative
 from pipeline.store.run import prompt_scores, schema
 from pipeline.store.run.aggregate import INTERVAL, merged_path
-from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet
+from pipeline.store.run.files import DamagedFileError, read_parquet
 from pipeline.store.run.renewed import renewed
 from pipeline.store.run.rows import dictionary, read_rows
 from pipeline.store.run.run_dir import RunDirectory
@@ -81,9 +81,9 @@ def read_merged(directory: RunDirectory, path: Place, type_: ResultType) -> pa.T
 
 def _merged(path: Place, type_: ResultType, directory: RunDirectory) -> pa.Table:
     columns = schema.merged(type_)
-    table = read_rows(path, type_, columns, directory.graph)
+    table, footer = read_rows(path, type_, columns, directory.graph)
     table = table.select(list(dict.fromkeys([*columns.names, *table.column_names])))
-    is_new = type_.merge == "concat" or read_footer(path).items() >= INTERVAL.items()
+    is_new = type_.merge == "concat" or footer.items() >= INTERVAL.items()
     return table if is_new else renewed(table)
 
 

@@ -116,8 +116,14 @@ def read_parquet(path: Place, schema: pa.Schema | None = None) -> pa.Table:
 
     Opened as a single file: a name such as `task=ioi/x.parquet` adds no partition columns.
     """
+    return read_whole(path, schema)[0]
+
+
+def read_whole(path: Place, schema: pa.Schema | None = None) -> tuple[pa.Table, Footer]:
+    """The table as `read_parquet` gives it, and the facts of its footer."""
     footer, metadata = read_metadata(path, schema)
-    return read_part(path, metadata, range(metadata.num_row_groups), footer.get("values"), schema)
+    table = read_part(path, metadata, range(metadata.num_row_groups), footer.get("values"), schema)
+    return table, footer
 
 
 def read_part(

@@ -15,7 +15,7 @@ from pipeline.core.prompts import SPAN_NAME
 from pipeline.core.results import NAMED, Result, ResultType, Rows, rows_of
 from pipeline.store.place.where import Place
 from pipeline.store.run import schema
-from pipeline.store.run.files import DamagedFileError, read_parquet
+from pipeline.store.run.files import DamagedFileError, Footer, read_whole
 
 Key = tuple[Any, ...]  # of a row: its value of every axis
 
@@ -69,9 +69,10 @@ def in_order(type_: ResultType, key: Key) -> tuple[Any, ...]:
     return tuple(span_order(one) if axis in NAMED else one for axis, one in zip(type_.axes, key, strict=True))
 
 
-def read_rows(path: Place, type_: ResultType, columns: pa.Schema, graph: Graph) -> pa.Table:
-    """A table that was checked (`check_rows`). Raises DamagedFileError, FileNotFoundError."""
-    return check_rows(read_parquet(path, columns), type_, graph)
+def read_rows(path: Place, type_: ResultType, columns: pa.Schema, graph: Graph) -> tuple[pa.Table, Footer]:
+    """A table that was checked (`check_rows`), and its footer. Raises DamagedFileError, FileNotFoundError."""
+    table, footer = read_whole(path, columns)
+    return check_rows(table, type_, graph), footer
 
 
 def check_rows(table: pa.Table, type_: ResultType, graph: Graph) -> pa.Table:

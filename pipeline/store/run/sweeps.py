@@ -109,15 +109,23 @@ def pareto(evaluated: pd.DataFrame, methods: Methods) -> pd.DataFrame:
 
 def _front(frame: pd.DataFrame) -> pd.Series:
     """Whether a row is on the Pareto front of its task, metric and ablation."""
-    best = pd.Series(data=False, index=frame.index)
-    away = (1 - frame["faithfulness"].astype(float)).abs()
-    for _, rows in frame[away.notna()].groupby(list(_ALONE), dropna=False, sort=False):
-        nearest = away[rows.index].groupby(rows["n_edges"]).min()
-        before = nearest.cummin().shift(fill_value=1.0).clip(upper=1.0)  # with fewer edges, or none
-        n_edges = rows["n_edges"]
-        is_nearer = away[rows.index] < n_edges.map(before) - _ROUNDING
-        best[rows.index] = is_nearer & (away[rows.index] == n_edges.map(nearest))
-    return best
+    best = np.zeros(len(frame), dtype=bool)
+    away = np.abs(1 - frame["faithfulness"].to_numpy(dtype=float, na_value=np.nan))
+    n_edges = frame["n_edges"].to_numpy()
+    compared: dict[tuple[Any, ...], list[int]] = {}
+    measured = zip(
+        *(frame[name].astype(object).where(frame[name].notna(), None) for name in _ALONE), strict=True
+    )
+    for place, group in enumerate(measured):
+        if not np.isnan(away[place]):
+            compared.setdefault(group, []).append(place)
+    for rows in compared.values():
+        sizes, size = np.unique(n_edges[rows], return_inverse=True)
+        nearest = np.full(len(sizes), np.inf)
+        np.minimum.at(nearest, size, away[rows])
+        before = np.minimum.accumulate([1.0, *nearest[:-1]])  # with fewer edges, or none
+        best[rows] = (away[rows] < before[size] - _ROUNDING) & (away[rows] == nearest[size])
+    return pd.Series(best, index=frame.index)
 
 
 def overlap(kept: Kept) -> list[dict[str, Any]]:
