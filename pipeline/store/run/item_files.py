@@ -147,7 +147,7 @@ class ItemFiles(PlannedRun):
         A bad file is renamed `_bad-...`, unless `rename` is false, and its item is not done. `kept` stands for
         `prompt_scores` of the plan that is here.
         """
-        alone = set() if deep else self._without_prompt_scores(kept)
+        alone = set() if deep else self._told_by_bytes(kept)
 
         def is_good(item: Item) -> bool:
             if item.method in alone and self._is_sealed_whole(item):
@@ -165,9 +165,11 @@ class ItemFiles(PlannedRun):
         items = self.items if items is None else tuple(items)
         return {item for item, good in zip(items, each(self.path, is_good, items), strict=True) if good}
 
-    def _without_prompt_scores(self, kept: Mapping[str, str] | None) -> set[str | None]:
-        """The methods, and None for the baseline, whose items are one file each."""
-        return {None, *self.manifest["methods"]} - {*(self.prompt_scores if kept is None else kept)}
+    def _told_by_bytes(self, kept: Mapping[str, str] | None) -> set[str | None]:
+        """The methods, and None for the baseline, whose items are good where a file is what was written: they are one
+        file each, and no earlier version wrote less into it than must be there."""
+        beside = {*(self.prompt_scores if kept is None else kept)}
+        return {None, *(id_ for id_, type_ in self.types.items() if not type_.bounded)} - beside
 
     def _is_sealed_whole(self, item: Item) -> bool:
         """Whether an item has a small file of its own that is what was written for it, to the last bit. That is more

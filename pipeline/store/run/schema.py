@@ -48,9 +48,12 @@ def key_of(axis: str) -> str:
     return next(iter(columns_of(axis)))
 
 
+_ERROR = "_error"
+
+
 def error_of(result: ResultType) -> str:
     """The column that says how far off a value is at most, where values are bounded; null where one is exact."""
-    return f"{result.value}_error"
+    return f"{result.value}{_ERROR}"
 
 
 def of_type(result: ResultType) -> pa.Schema:
@@ -166,11 +169,12 @@ PROMPT_EXTRAS = ("notes", "targets")  # columns that are there where they hold s
 
 
 def mismatch(found: pa.Schema, expected: pa.Schema) -> str | None:
-    """What is wrong with a file's columns, or None. A nullable column may be missing, others may be there."""
+    """What is wrong with a file's columns, or None. A nullable column may be missing, unless nothing in it says that a
+    value is exact; others may be there."""
     for field in expected:
         index = found.get_field_index(field.name)
         if index < 0:
-            if not field.nullable:
+            if not field.nullable or field.name.endswith(_ERROR):
                 return f"the column {field.name} is missing"
         elif found.field(index).type != field.type:
             return f"the column {field.name} is {found.field(index).type}, not {field.type}"

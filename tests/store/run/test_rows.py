@@ -5,12 +5,13 @@ import pyarrow as pa
 import pytest
 
 from flows.printing import print_show, show_facts
+from pipeline.core.errors import RunDirectoryError
 from pipeline.core.results import BOUNDED_EDGE_SCORES, EDGE_SCORES, ResultType
 from pipeline.core.scores import EdgeScores
 from pipeline.store.run import schema
 from pipeline.store.run.aggregate import aggregate, merged_path
 from pipeline.store.run.compact import compact
-from pipeline.store.run.files import read_parquet
+from pipeline.store.run.files import read_parquet, write_parquet
 from pipeline.store.run.opened import open_run
 from pipeline.store.run.rows import span_order, table_of
 from pipeline.store.run.run_dir import RunDirectory
@@ -104,6 +105,23 @@ def test_a_column_of_errors_that_is_no_number_is_named():
     assert schema.mismatch(wrong.schema, schema.of_type(BOUNDED_EDGE_SCORES)) == (
         "the column score_error is string, not float"
     )
+
+
+def test_bounded_scores_that_do_not_say_how_far_off_they_are_do_not_pass_for_exact(run):
+    """As a version wrote them that had no such column: null there would mean that every score is exact."""
+    told, untold = (item for item in run.items if item.method == "acdc")
+    path = run.path / untold.path
+    facts = {key: value for key, value in run.footer(untold).items() if key not in ("rows", "columns", "values")}
+    write_parquet(path, read_parquet(path).drop_columns("score_error"), facts)
+    with pytest.raises(RunDirectoryError, match=r"shard-00001\.parquet.*score_error is missing") as refused:
+        open_run(run.path).scores(method="acdc", level="shard")
+    assert "\n" not in str(refused.value)
+    assert set(run.items) - run.done(rename=False) == {untold}
+    assert aggregate(run) == [untold]
+    assert not path.exists(), "it is computed anew"
+    merged = read_parquet(run.path / merged_path(BOUNDED_EDGE_SCORES, "ioi", "acdc"))
+    assert merged["score_error"].equals(run.table(told)["score_error"].cast(pa.float64()))
+    assert merged["n_shards"].to_numpy().max() == 1
 
 
 def test_show_says_how_far_off_bounded_scores_are(run, capsys):
