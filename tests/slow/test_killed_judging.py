@@ -13,7 +13,7 @@ from pipeline.store.place.where import found
 from pipeline.store.run.evaluations import write_values
 from pipeline.store.run.run_dir import RunDirectory
 from tests.processes import Driver, descendants, title, wait_for
-from tests.runs import toy_config, toy_mapping
+from tests.runs import score_files, toy_config, toy_mapping
 from tests.slow.survival import contents
 
 pytestmark = pytest.mark.slow
@@ -36,17 +36,18 @@ from flows.cli import main
 sys.exit(main())
 """
 
-# A driver of workers elsewhere that is killed by itself as soon as it has heard of so many evaluated shards.
+# A driver of workers elsewhere that is killed by itself as soon as it has heard of so much of a kind.
 DYING_DRIVER = """
 import os, signal, sys
 from pipeline import RunConfig, discover
 heard = []
 def on_event(event):
-    heard.extend([event] if event.kind == "circuits" else [])
+    heard.extend([event] if event.kind == {kind!r} and {of!r} in event.text else [])
     if len(heard) == {most}:
         os.kill(os.getpid(), signal.SIGKILL)
-config, file, run = sys.argv[1:]
-discover(RunConfig.load(config).with_file(file, circuit=False, alone=False), on_event=on_event, run_dir=run)
+config, run, *file = sys.argv[1:]
+config = RunConfig.load(config)
+discover(config.with_file(*file, circuit=False, alone=False) if file else config, on_event=on_event, run_dir=run)
 """
 
 
@@ -71,6 +72,36 @@ def computed(monkeypatch):
 def killed(tmp_path, code, *argv, **env):
     driver = Driver(tmp_path / "driver.log", *argv, code=code, env=os.environ | env)
     assert driver.finish()[0] == -9, driver.log.read_text()
+
+
+def killed_with_workers(tmp_path, *argv, kind, most, of=""):
+    """A driver of `workers_elsewhere` is killed; returns when its workers are gone too."""
+    killed(tmp_path, DYING_DRIVER.format(kind=kind, of=of, most=most), *argv, RAY_AUTH_MODE="disabled")
+    wait_for(lambda: not any(title(pid).startswith("ray::Worker") for pid in descendants(os.getpid())))
+
+
+def workers_elsewhere(tmp_path, shards, **changes):
+    """The file of a config of so many shards for two workers of the Ray of this process."""
+    import ray
+
+    mapping = toy_mapping(
+        tmp_path / "results",
+        tasks=[{"name": "induction", "count": 4 * shards}],
+        cluster={"workers": 2, "address": ray.get_runtime_context().gcs_address},
+        **changes,
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(mapping))
+    return config
+
+
+def assert_like_undisturbed(config, run, beside):
+    """Whatever was found is the bytes of a run that nothing happens to; scores are, but for how long they took."""
+    undisturbed = discover(config, local=True, quiet=True, run_dir=beside).path
+    assert contents(run / "scores").keys() == contents(undisturbed / "scores").keys() != set()
+    for name in ("evaluations", "aggregate"):
+        assert contents(run / name) == contents(undisturbed / name) != {}, name
+    assert (run / "faithfulness.parquet").read_bytes() == (undisturbed / "faithfulness.parquet").read_bytes()
 
 
 def evaluated(*runs):
@@ -126,21 +157,12 @@ def test_a_transfer_by_several_rules_goes_on_with_the_rule_at_which_it_was(tmp_p
 
 
 def test_what_somebody_else_found_is_judged_by_two_workers_and_once_each(tmp_path, ray_session, computed):
-    import ray
-
-    shards, file = 16, tmp_path / "theirs.json"
+    shards, file, run = 16, tmp_path / "theirs.json", tmp_path / "disturbed"
     file.write_text('{"MLP 0->MLP 1": 0.5, "Resid Start->MLP 0": -0.25, "A0.1->Resid End": 2}')
-    mapping = toy_mapping(
-        tmp_path / "results",
-        tasks=[{"name": "induction", "count": 4 * shards}],
-        methods=["eap"],
-        evaluate={"edge_fractions": [0.004, 0.008, 0.5]},
-        cluster={"workers": 2, "address": ray.get_runtime_context().gcs_address},
+    config = workers_elsewhere(
+        tmp_path, shards, methods=["eap"], evaluate={"edge_fractions": [0.004, 0.008, 0.5]}
     )
-    config, run = tmp_path / "config.yaml", tmp_path / "disturbed"
-    config.write_text(yaml.safe_dump(mapping))
-    killed(tmp_path, DYING_DRIVER.format(most=3), config, file, run, RAY_AUTH_MODE="disabled")
-    wait_for(lambda: not any(title(pid).startswith("ray::Worker") for pid in descendants(os.getpid())))
+    killed_with_workers(tmp_path, config, run, file, kind="circuits", most=3)
     before = evaluated(run)
     assert 3 <= len(before) < shards
     assert main(["import", str(file), str(config), "--run-dir", str(run), "--local", "--quiet"]) == 0
@@ -148,10 +170,38 @@ def test_what_somebody_else_found_is_judged_by_two_workers_and_once_each(tmp_pat
     assert {*computed} == {*evaluated(run)} - {*before}
     assert {path: evaluated(run)[path] for path in before} == before
     asked = RunConfig.load(config).with_file(str(file), circuit=False, alone=False)
-    beside = discover(asked, local=True, quiet=True, run_dir=tmp_path / "undisturbed").path
-    for name in ("scores", "evaluations", "aggregate"):
-        mine, theirs = contents(run / name), contents(beside / name)
-        assert mine.keys() == theirs.keys() != set()
-        if name != "scores":  # whose files say how long they took
-            assert mine == theirs, name
-    assert (run / "faithfulness.parquet").read_bytes() == (beside / "faithfulness.parquet").read_bytes()
+    assert_like_undisturbed(asked, run, tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "of", "most"),
+    [
+        ("circuits", "", 3),
+        pytest.param("item", "/ensemble", 1, marks=pytest.mark.long),
+    ],
+)
+def test_an_ensemble_judged_by_several_rules_goes_on_under_ray_where_it_was(
+    tmp_path, ray_session, kind, of, most
+):
+    """Killed with a part of the circuits run, or of the ensemble there, and ended by other workers."""
+    shards, run = 8, tmp_path / "disturbed"
+    config = workers_elsewhere(
+        tmp_path,
+        shards,
+        methods=["eap", {"name": "eap_ig", "as": "eap_ig"}, {"name": "ensemble", "of": ["eap", "eap_ig"]}],
+        evaluate={"edge_fractions": [0.05], "rank": ["absolute", "signed"]},
+    )
+    killed_with_workers(tmp_path, config, run, kind=kind, of=of, most=most)
+    scores = {path: path.stat().st_mtime_ns for path in score_files(run)}
+    before, heard = evaluated(run), []
+    assert len(scores) == 3 * shards if kind == "circuits" else 2 * shards < len(scores) < 3 * shards
+    assert 2 * most <= len(before) < 2 * shards if kind == "circuits" else not before
+    discover(RunConfig.load(config), on_event=heard.append, run_dir=run)
+    assert {path: path.stat().st_mtime_ns for path in scores} == scores
+    after = evaluated(run)
+    assert {path: after[path] for path in before} == before
+    again = [event.text for event in heard if event.kind == "circuits"]
+    left = {Path(path).name[: len("shard-00000")] for path in after.keys() - before.keys()}
+    assert len(again) == len({*again}) == len(left), "a shard at a time, by both rules"
+    assert len([event for event in heard if event.kind == "item"]) == 3 * shards - len(scores)
+    assert_like_undisturbed(RunConfig.load(config), run, tmp_path / "undisturbed")
