@@ -111,7 +111,9 @@ def test_bounded_scores_that_do_not_say_how_far_off_they_are_do_not_pass_for_exa
     """As a version wrote them that had no such column: null there would mean that every score is exact."""
     told, untold = (item for item in run.items if item.method == "acdc")
     path = run.path / untold.path
-    facts = {key: value for key, value in run.footer(untold).items() if key not in ("rows", "columns", "values")}
+    facts = {
+        key: value for key, value in run.footer(untold).items() if key not in ("rows", "columns", "values")
+    }
     write_parquet(path, read_parquet(path).drop_columns("score_error"), facts)
     with pytest.raises(RunDirectoryError, match=r"shard-00001\.parquet.*score_error is missing") as refused:
         open_run(run.path).scores(method="acdc", level="shard")
