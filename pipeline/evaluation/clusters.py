@@ -142,13 +142,21 @@ class Clusters(Evaluation):
         if len(places) > self.prompts:
             drawn = np.random.default_rng(self.seed).choice(places, self.prompts, replace=False)
             places = np.sort(drawn)
-        least = max(_FEWEST, ceil(self.least * len(places)))
-        if len(places) < 2 * least:
+        if len(places) < 2 * self._fewest(len(places)):
             return None
         scores = _at(rows, places)
-        asked = (self.gamma, self.components, least, self.most, self.bar, self.alpha, self.draws)
-        found = parted(scores, *asked)
+        found = self.parted(scores)
         return None if found is None else _Kinds(places, scores, found)
+
+    def parted(self, scores: Float[np.ndarray, "prompt edge"]) -> Parted | None:
+        """Which prompts are of a kind by their scores; None of too few."""
+        least = self._fewest(len(scores))
+        asked = (self.gamma, self.components, least, self.most, self.bar, self.alpha, self.draws)
+        return parted(scores, *asked)
+
+    def _fewest(self, n_prompts: int) -> int:
+        """How many of so many prompts a kind has at least."""
+        return max(_FEWEST, ceil(self.least * n_prompts))
 
 
 def _at(rows: PromptRows, places: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row edge"]:

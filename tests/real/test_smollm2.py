@@ -5,10 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 
+from flows import kinds_table
+from flows.methods_table import known
 from pipeline import Circuit, evaluate
 from pipeline.engine.looking import looked
 from pipeline.methods import Eap
-from pipeline.models.load import resolve_model
+from pipeline.models.load import load_tokenizer, resolve_model
 from pipeline.report.heads import main_heads
 from pipeline.tasks import GreaterThan, Ioi
 
@@ -58,3 +60,11 @@ def test_among_the_heads_that_matter_most_for_ioi_is_one_that_looks_at_the_indir
     heads = main_heads(circuit, np.asarray(scores.score, dtype=float), 5)
     looks = looked(real_model, [batch], heads, Ioi.ways[:1])
     assert looks.max() > 0.4
+
+
+def test_the_files_of_mixed_prompts_are_those_that_the_command_writes(real_folder):
+    config = kinds_table.config_of(known(), "results")
+    tokenizer = load_tokenizer(resolve_model(str(real_folder)))
+    for file, names in kinds_table.FILES.items():
+        lines = kinds_table.lines_of(config, names, tokenizer)
+        assert lines == kinds_table.TABLE.with_name(file).read_text().splitlines()
