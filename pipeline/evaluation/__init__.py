@@ -10,6 +10,7 @@ from pipeline.evaluation.across import Across
 from pipeline.evaluation.auroc import Auroc
 from pipeline.evaluation.base import Chosen, Curve, Evaluation, Found, Subject, Values
 from pipeline.evaluation.chance import Chance
+from pipeline.evaluation.class_sets import ClassSets
 from pipeline.evaluation.clusters import Clusters
 from pipeline.evaluation.completeness import Completeness
 from pipeline.evaluation.cpr_cmd import CprCmd
@@ -39,6 +40,7 @@ EVALUATIONS: tuple[type[Evaluation], ...] = (
     Chance,
     Completeness,
     WorstSet,
+    ClassSets,
     Stability,
     NullData,
     Hypotheses,
@@ -56,6 +58,7 @@ __all__ = [
     "Auroc",
     "Chance",
     "Chosen",
+    "ClassSets",
     "Clusters",
     "Completeness",
     "CprCmd",

@@ -8,6 +8,7 @@ al. 2022, arXiv 2211.00593): the largest of a few random sets is a lower bound, 
 circuit.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,12 +22,48 @@ from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
 CIRCUIT = "circuit"
 OF_CIRCUIT, OF_MODEL = "circuit-without", "model-without"
 
+Sets = Mapping[str, Bool[np.ndarray, " edge"]]
 
-class Completeness(Evaluation):
-    """How far circuit and model are apart, in shares of the behaviour, without nothing (`whole`) and without random
-    sets of the circuit's nodes: median, largest."""
+
+class Incompleteness(Evaluation):
+    """How far circuit and model are apart, in shares of the behaviour, without nothing and without certain sets.
+    Subclasses define `sets` and `n_circuits`."""
 
     of_chosen: ClassVar[bool] = True
+
+    def sets(self, subject: Subject) -> Sets:
+        """The edges of each set, by its name."""
+        raise NotImplementedError
+
+    def circuits(self, subject: Subject) -> dict[str, Circuit]:
+        """The circuit; it and the whole model without each set."""
+        circuit = subject.the_circuit
+        found = {CIRCUIT: circuit}
+        for name, gone in self.sets(subject).items():
+            found |= without(circuit, gone, f"-{name}")
+        return found
+
+    def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
+        """whole; median, largest of the sets; incompleteness of each."""
+        del curve
+        assert values is not None
+        ran = values.circuits
+        gaps = {
+            one: apart(values, ran[f"{OF_CIRCUIT}-{one}"], ran[f"{OF_MODEL}-{one}"])
+            for one in self.sets(subject)
+        }
+        known = [gap for gap in gaps.values() if gap is not None]
+        return [
+            Found("whole", apart(values, ran[CIRCUIT], values.full), CIRCUIT),
+            Found("median", float(np.median(known)) if known else None, CIRCUIT),
+            Found("largest", max(known, default=None), CIRCUIT),
+            *(Found("incompleteness", gap, f"without-{one}") for one, gap in gaps.items()),
+        ]
+
+
+class Completeness(Incompleteness):
+    """How far circuit and model are apart, in shares of the behaviour, without nothing (`whole`) and without random
+    sets of the circuit's nodes: median, largest."""
 
     name: Literal["completeness"] = "completeness"
     draws: int = Field(default=10, ge=1, le=10_000, description="how many sets of nodes; the paper takes 100")
@@ -37,29 +74,11 @@ class Completeness(Evaluation):
         del graph, decides
         return 1 + 2 * self.draws
 
-    def circuits(self, subject: Subject) -> dict[str, Circuit]:
-        """The circuit; it and the whole model without the edges out of the nodes of a set, by its number."""
-        circuit, graph = subject.the_circuit, subject.scores.graph
-        found = {CIRCUIT: circuit}
-        for index in range(self.draws):
-            left = ~out_of(graph, sampled(circuit, self.seed, index))
-            found[f"{OF_CIRCUIT}-{index}"] = Circuit(graph, circuit.mask & left)
-            found[f"{OF_MODEL}-{index}"] = Circuit(graph, left)
-        return found
-
-    def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
-        """whole; median, largest of the sets; incompleteness of each."""
-        del subject, curve
-        assert values is not None
-        ran = values.circuits
-        gaps = [apart(values, ran[f"{OF_CIRCUIT}-{i}"], ran[f"{OF_MODEL}-{i}"]) for i in range(self.draws)]
-        known = [gap for gap in gaps if gap is not None]
-        return [
-            Found("whole", apart(values, ran[CIRCUIT], values.full), CIRCUIT),
-            Found("median", float(np.median(known)) if known else None, CIRCUIT),
-            Found("largest", max(known, default=None), CIRCUIT),
-            *(Found("incompleteness", gap, f"without-{i}") for i, gap in enumerate(gaps)),
-        ]
+    def sets(self, subject: Subject) -> Sets:
+        """The edges out of the nodes of each set, by its number."""
+        circuit = subject.the_circuit
+        drawn = (sampled(circuit, self.seed, index) for index in range(self.draws))
+        return {str(index): out_of(circuit.graph, nodes) for index, nodes in enumerate(drawn)}
 
 
 def sampled(circuit: Circuit, seed: int, index: int) -> Bool[np.ndarray, " sender"]:
@@ -91,3 +110,12 @@ def apart(
 def out_of(graph: Graph, senders: Bool[np.ndarray, " sender"]) -> Bool[np.ndarray, " edge"]:
     """The edges out of these senders."""
     return np.asarray(senders[graph.edge_senders], dtype=np.bool_)
+
+
+def without(circuit: Circuit, gone: Bool[np.ndarray, " edge"], ending: str) -> dict[str, Circuit]:
+    """Circuit and model without these edges, by labels that end so."""
+    graph = circuit.graph
+    return {
+        f"{OF_CIRCUIT}{ending}": Circuit(graph, circuit.mask & ~gone),
+        f"{OF_MODEL}{ending}": Circuit(graph, ~gone),
+    }

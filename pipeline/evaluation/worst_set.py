@@ -20,7 +20,7 @@ from pydantic import Field
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
-from pipeline.evaluation.completeness import CIRCUIT, OF_CIRCUIT, OF_MODEL, apart, nodes_of, out_of
+from pipeline.evaluation.completeness import CIRCUIT, OF_CIRCUIT, OF_MODEL, apart, nodes_of, out_of, without
 from pipeline.evaluation.ratio import ROUNDING
 
 Set = frozenset[int]  # of senders
@@ -124,9 +124,7 @@ def _without(circuit: Circuit, sets: list[Set]) -> dict[str, Circuit]:
     for one in sets:
         gone = np.zeros(graph.n_senders, dtype=bool)
         gone[sorted(one)] = True
-        left = ~out_of(graph, gone)
-        found[_label(OF_CIRCUIT, graph, one)] = Circuit(graph, circuit.mask & left)
-        found[_label(OF_MODEL, graph, one)] = Circuit(graph, left)
+        found |= without(circuit, out_of(graph, gone), _label("", graph, one))
     return found
 
 

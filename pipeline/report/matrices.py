@@ -12,7 +12,12 @@ from pipeline.report.svg import number
 ACROSS, CLUSTERS = "across", "clusters"
 SHOWN_SO = (ACROSS, CLUSTERS)  # evaluations whose rows are shown like this, and not one by one
 
-_IN_SHARES = ("cpr_cmd", "completeness", "worst_set")  # those whose numbers are shares of the behaviour
+_IN_SHARES = (
+    "cpr_cmd",
+    "completeness",
+    "worst_set",
+    "class_sets",
+)  # those whose numbers are shares of the behaviour
 
 
 def scale_of(row: Mapping[str, Any]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.ablations import get_ablation
 from pipeline.config import RunConfig
 from pipeline.core.documents import suggest
-from pipeline.core.errors import ConfigError, PromptError
+from pipeline.core.errors import CircuitsError, ConfigError, PromptError
 from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
@@ -84,6 +84,11 @@ def _require_names(config: RunConfig, graph: Graph) -> None:
             method.check_names(graph)
         except ConfigError as error:
             raise ConfigError(f"methods ({id_}): {error}") from None
+    for one in config.evaluate.also:
+        try:
+            one.n_circuits(graph, decides=False)
+        except CircuitsError as error:
+            raise ConfigError(f"evaluate: also ({one.name}): {error}") from None
 
 
 def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
