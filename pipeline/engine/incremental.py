@@ -8,7 +8,7 @@ Only alive nodes are recomputed, and only where they are needed (`pipeline.core.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -21,6 +21,10 @@ from pipeline.engine.recorded import Recorded
 from pipeline.engine.senders import at_answer
 from pipeline.engine.trial import Lane, PortKey, Trial, compact, lanes_of
 from pipeline.models.adapters import Block, Port
+
+# Receivers whose input has changed already, and what they change has not; the layer whose heads changed it.
+Pending = tuple[int | None, frozenset[int]]
+NOTHING: Pending = (None, frozenset())
 
 
 class Incremental:
@@ -37,7 +41,8 @@ class Incremental:
         self._together: dict[tuple[int, ...], Tensor] = {}  # senders -> their outputs
         # of the receiver asked about last
         self._lanes_of: tuple[tuple[int, int] | None, list[Lane]] = (None, [])
-        self.hidden: Float[Tensor, "prompt *read d_model"] | None = None  # None: that of the clean run
+        self._hidden: Float[Tensor, "prompt *read d_model"] | None = None  # None: that of the clean run
+        self._pending = NOTHING
 
     @property
     def executor(self) -> Executor:
@@ -48,7 +53,9 @@ class Incremental:
 
     def final_hidden(self) -> Float[Tensor, "prompt *read d_model"]:
         """Final hidden states at the answer."""
-        return self.executor.answer_hidden(self.recorded.clean) if self.hidden is None else self.hidden
+        if self.caught_up is not self:
+            return self.caught_up.final_hidden()
+        return self.executor.answer_hidden(self.recorded.clean) if self._hidden is None else self._hidden
 
     # --- one receiver's input -----------------------------------------------------------------------------
 
@@ -185,60 +192,99 @@ class Incremental:
     def settle(
         self, receiver: int, x: Float[Tensor, "prompt row d_model"], liveness: Liveness
     ) -> "Incremental":
-        """The state in which the receiver's input is `x`; this one stays as it is."""
-        [trial] = propagate([(self, receiver, x[None])], keep=True)
+        """The state in which the receiver's input is `x`; this one stays as it is.
+
+        Of heads, which do not read each other, it ends where their outputs are added: what that changes further on is
+        computed once for all of a layer, or by trials of its other heads as they go.
+        """
+        node, before = self.graph.receivers[receiver], self.at(receiver)
+        if before is not self:
+            return before.settle(receiver, x, liveness)
+        if node.layer is None or node.kind != "head":
+            [trial] = propagate([(self, receiver, x[None])], keep=True)
+            return self._after(trial, liveness)
+        changed = self.liveness.changed_by(receiver)
+        readers = {reader for sender in changed for reader in self.liveness.readers.get(sender, ())}
+        trial = Trial(receiver, 1, lanes_of(self._inputs, sorted(readers), 1))
+        trial.inputs[receiver] = x[None]
+        with torch.no_grad():
+            self.run_heads(node.layer, trial)
+        return self._after(trial, liveness, (node.layer, self._pending[1].union(readers)))
+
+    def at(self, receiver: int) -> "Incremental":
+        """This state, ready for trials of a receiver."""
+        node = self.graph.receivers[receiver]
+        return self if node.kind == "head" and node.layer == self._pending[0] else self.caught_up
+
+    @cached_property
+    def caught_up(self) -> "Incremental":
+        """The same state with nothing pending."""
+        layer, pending = self._pending
+        if layer is None:
+            return self
+        trial = Trial(-1, 1, self._lanes_from(pending, 1))
+        self._put_pending(trial)
+        _run([self], [trial], layer, keep=True)
+        return self._after(trial, self.liveness)
+
+    def _after(self, trial: Trial, liveness: Liveness, pending: Pending = NOTHING) -> "Incremental":
+        """The state that the first variant of a trial ends in."""
         after = Incremental(self.recorded, liveness)
-        after._inputs, after._outputs, after._ports, after._mute = (
-            dict(self._inputs),
-            dict(self._outputs),
-            dict(self._ports),
-            dict(self._mute),
-        )
-        after.hidden = self.hidden if trial.hidden is None else trial.hidden[0]
-        after._inputs.update({receiver: value[0] for receiver, value in trial.inputs.items()})
-        after._inputs = compact(after._inputs)
-        after._outputs.update({sender: value[0] for sender, value in trial.outputs.items()})
-        after._ports.update({key: value[0] for key, value in trial.ports.items()})
-        after._mute.update({sender: value[0] for sender, value in trial.mute.items()})
+        after._pending = pending
+        after._hidden = self._hidden if trial.hidden is None else trial.hidden[0]
+        after._inputs = compact(self._inputs | {key: value[0] for key, value in trial.inputs.items()})
+        after._outputs = self._outputs | {key: value[0] for key, value in trial.outputs.items()}
+        after._ports = self._ports | {key: value[0] for key, value in trial.ports.items()}
+        after._mute = self._mute | {key: value[0] for key, value in trial.mute.items()}
         return after
 
     # --- propagation --------------------------------------------------------------------------------------
 
     def begin(self, receiver: int, inputs: Float[Tensor, "variant prompt row d_model"]) -> Trial:
         """Variants that differ from this state in one receiver's input."""
+        assert self.at(receiver) is self, "nothing is pending elsewhere"
         trial = Trial(receiver, len(inputs), self._lanes(receiver, len(inputs)))
+        self._put_pending(trial)
         trial.inputs[receiver] = inputs
         return trial
+
+    def _put_pending(self, trial: Trial) -> None:
+        trial.inputs |= {receiver: self._inputs[receiver][None] for receiver in self._pending[1]}
 
     def _lanes(self, receiver: int, n_variants: int) -> list[Lane]:
         """All receivers that a change of this one's input may reach."""
         known, lanes = self._lanes_of
         width = 1 << (n_variants - 1).bit_length()  # so that they are made for few numbers of variants
         if known != (receiver, width):
-            reached: set[int] = set()
-            changed = list(self.liveness.changed_by(receiver))
-            while changed:
-                new = {*self.liveness.readers.get(changed.pop(), ())} - reached
-                reached |= new
-                changed += [sender for reader in new for sender in self.liveness.changed_by(reader)]
-            lanes = lanes_of(self._inputs, sorted(reached), width)
+            lanes = self._lanes_from({receiver, *self._pending[1]}, width)
             self._lanes_of = (receiver, width), lanes
         return lanes
+
+    def _lanes_from(self, receivers: Collection[int], n_variants: int) -> list[Lane]:
+        """All receivers that a change of the inputs of some may reach."""
+        reached: set[int] = set()
+        changed = [sender for receiver in receivers for sender in self.liveness.changed_by(receiver)]
+        while changed:
+            new = {*self.liveness.readers.get(changed.pop(), ())} - reached
+            reached |= new
+            changed += [sender for reader in new for sender in self.liveness.changed_by(reader)]
+        return lanes_of(self._inputs, sorted(reached), n_variants)
 
     def run_heads(self, layer: int, trial: Trial) -> None:
         """Projects the changed receivers of a layer, and recomputes the heads that they change."""
         graph, block = self.graph, self._blocks(layer)
         first, last = graph.head_receiver(layer, "q"), graph.mlp_receiver(layer)
-        changed: dict[tuple[Port, int], list[int]] = defaultdict(list)
+        changed: dict[tuple[Port, torch.Size], list[int]] = defaultdict(list)
         for receiver in sorted(trial.inputs):
             if first <= receiver < last:
                 self.arrive(receiver, trial)
                 port: Port = graph.receivers[receiver].port  # type: ignore[assignment]  # below the MLP's all have one
-                changed[port, trial.inputs[receiver].shape[-2]].append(receiver)
+                changed[port, trial.inputs[receiver].shape].append(receiver)
         if not changed:
             return
-        touched: dict[int, str] = defaultdict(str)  # head -> its changed ports
-        for (port, _), receivers in changed.items():
+        # head -> its changed ports, and in how many variants
+        touched: dict[int, tuple[tuple[str, int], ...]] = defaultdict(tuple)
+        for (port, shape), receivers in changed.items():
             fed = [self._fed(receiver, block) for receiver in receivers]
             x = _stacked([trial.inputs[receiver] for receiver in receivers])
             normed = block.norm1(x)
@@ -250,22 +296,23 @@ class Incremental:
             for group, value in zip(fed, projected, strict=True):
                 for head in group:
                     trial.ports[layer, port, head] = value
-                    touched[head] += port
+                    touched[head] += ((port, shape[0]),)
         if block.coupled:
             self._run_coupled(layer, trial)
             return
         scale = None if block.multiplier == 1.0 or block.mixed else block.multiplier
         found: dict[int, Tensor] = {}
-        alike: dict[tuple[str, bool], list[int]] = defaultdict(list)
+        alike: dict[tuple[tuple[tuple[str, int], ...], bool], list[int]] = defaultdict(list)
         for head in sorted(touched):
             everywhere = graph.head_sender(layer, head) in self.liveness.everywhere
             alike[touched[head], everywhere].append(head)
-        for (_, everywhere), heads in alike.items():
+        for (ports, everywhere), heads in alike.items():
+            n_variants = trial.n_variants if block.mixed else max(n for _, n in ports)
             q, k, v = (
                 _stacked([self._port(layer, port, head, trial) for head in heads]) for port in ("q", "k", "v")
             )
             rows = (self.executor.every if everywhere else self.executor.answer)[layer]
-            z = rows.attend(q, k, v, heads).expand(-1, trial.n_variants, -1, -1, -1)
+            z = rows.attend(q, k, v, heads).expand(-1, n_variants, -1, -1, -1)
             outputs = self.executor.head_outputs(layer, heads, z, scale)
             senders = [graph.head_sender(layer, head) for head in heads]
             if block.mixed:
@@ -409,9 +456,16 @@ def propagate(
     """
     trials = [state.begin(receiver, inputs) for state, receiver, inputs in starts]
     states = [state for state, _, _ in starts]
-    graph, executor = states[0].graph, states[0].executor
+    graph = states[0].graph
     layers = [graph.receivers[trial.receiver].layer for trial in trials]
-    first = min(graph.n_layers if layer is None else layer for layer in layers)
+    _run(states, trials, min(graph.n_layers if layer is None else layer for layer in layers), keep=keep)
+    return trials
+
+
+@torch.no_grad()
+def _run(states: Sequence[Incremental], trials: Sequence[Trial], first: int, *, keep: bool) -> None:
+    """Takes trials, each of its state, from a layer to the end."""
+    graph, executor = states[0].graph, states[0].executor
     for layer in range(first, graph.n_layers):
         for state, trial in zip(states, trials, strict=True):
             state.run_heads(layer, trial)
@@ -430,11 +484,10 @@ def propagate(
             state.arrive(graph.logits_receiver, trial)
     arrived = [trial for trial in trials if graph.logits_receiver in trial.inputs]
     if arrived:
-        finals = joined([trial.inputs[graph.logits_receiver] for trial in arrived])
-        hidden = executor.read_out(finals).squeeze(-2)
-        for trial, part in zip(arrived, hidden.split([trial.n_variants for trial in arrived]), strict=True):
+        finals = [trial.inputs[graph.logits_receiver] for trial in arrived]
+        hidden = executor.read_out(joined(finals)).squeeze(-2)
+        for trial, part in zip(arrived, hidden.split([len(x) for x in finals]), strict=True):
             trial.hidden = part
-    return trials
 
 
 def _stacked(xs: Sequence[Tensor]) -> Tensor:

@@ -37,6 +37,7 @@ class _State:
 
     incremental: Incremental
     inputs: dict[tuple[int, ...], Float[Tensor, "prompt row d_model"]] = field(default_factory=dict)
+    asked: tuple[Measure, Float[Tensor, "variant prompt row d_model"]] | None = None  # last, and its variants
     tail: Tail | None = None  # of the vocabulary in this state, once it was asked about
 
 
@@ -137,12 +138,8 @@ class Part:
         starts = []
         for question in questions:
             state = self._states[index][question.state]
-            x = self._input(state, question.receiver, question.removed)
-            inputs = x[None]
-            if question.candidates:
-                inputs = state.incremental.without(
-                    question.receiver, x, question.candidates, question.spared, question.removed
-                )
+            _, inputs = self._inputs(state, question)
+            state.incremental = state.incremental.at(question.receiver)
             starts.append((state.incremental, question.receiver, inputs))
         objective = self.batches[index].objective
         finals = self._propagate(starts)
@@ -154,13 +151,13 @@ class Part:
     def _bound(self, index: int, question: Bound) -> Float[np.ndarray, "two variant prompt"]:
         chain, recorded = question.chain, self.batches[index]
         state = self._states[index][chain.state]
-        x = self._input(state, chain.receiver, chain.removed)
-        inputs = state.incremental.without(chain.receiver, x, chain.candidates, chain.spared, chain.removed)
+        x, inputs = self._inputs(state, chain)
+        start = state.incremental.caught_up  # its final hidden states are asked for
         if chain.removed:  # what the chain starts from is no state that is there
             inputs = torch.cat([x[None], inputs])
-        [hidden] = self._propagate([(state.incremental, chain.receiver, inputs)])
+        [hidden] = self._propagate([(start, chain.receiver, inputs)])
         if not chain.removed:
-            hidden = torch.cat([state.incremental.final_hidden()[None].to(hidden.device), hidden])
+            hidden = torch.cat([start.final_hidden()[None].to(hidden.device), hidden])
         ends, here = [], 0
         for variant, sender in enumerate(chain.candidates, start=1):
             ends.append((here, variant))
@@ -168,7 +165,7 @@ class Part:
         if index not in self._steps:
             self._steps[index] = DivergenceSteps(recorded.objective, self._vocabulary)
         if state.tail is None:
-            state.tail = self._steps[index].tail(state.incremental.final_hidden())
+            state.tail = self._steps[index].tail(start.final_hidden())
         steps = self._steps[index].bounded(hidden, ends, question.thresholds, question.guard, state.tail)
         return to_host(torch.stack([steps.middle, steps.error]))
 
@@ -196,6 +193,17 @@ class Part:
             out.append(torch.cat([_hidden(state, part.hidden, part.n_variants) for part in parts]))
         return out
 
+    def _inputs(
+        self, state: _State, chain: Measure
+    ) -> tuple[Float[Tensor, "prompt row d_model"], Float[Tensor, "variant prompt row d_model"]]:
+        """The receiver's input at the beginning of a chain, and in its variants."""
+        x = self._input(state, chain.receiver, chain.removed)
+        if not chain.candidates:
+            return x, x[None]
+        inputs = state.incremental.without(chain.receiver, x, chain.candidates, chain.spared, chain.removed)
+        state.asked = chain, inputs
+        return x, inputs
+
     def _input(
         self, state: _State, receiver: int, removed: tuple[int, ...]
     ) -> Float[Tensor, "prompt row d_model"]:
@@ -204,7 +212,11 @@ class Part:
         x = state.incremental.clean_rows(receiver) if known is None else state.inputs[known]
         more = removed[len(known or ()) :]
         if more:
-            x = state.incremental.without(receiver, x, more, removed=known or ())[-1].clone()
+            seen = None if state.asked is None else _variant_without(state.asked[0], receiver, removed)
+            if state.asked is not None and seen is not None:
+                x = state.asked[1][seen].clone()
+            else:
+                x = state.incremental.without(receiver, x, more, removed=known or ())[-1].clone()
             while len(state.inputs) >= _REMEMBERED:
                 state.inputs.pop(next(iter(state.inputs)))
             state.inputs[removed] = x
@@ -221,13 +233,25 @@ class Part:
             self._states[index].pop(forgotten, None)
         for state in self._states[index].values():
             state.inputs.clear()
+            state.asked = None
+
+
+def _variant_without(chain: Measure, receiver: int, removed: tuple[int, ...]) -> int | None:
+    """The variant of a chain in which these senders are removed, in this order, and no others."""
+    gone = chain.removed
+    if receiver != chain.receiver or removed[: len(gone)] != gone:
+        return None
+    for variant, sender in enumerate(chain.candidates):
+        if (*gone, sender) == removed:
+            return variant
+        if sender not in chain.spared:
+            gone = (*gone, sender)
+    return None
 
 
 def _hidden(
     state: Incremental, hidden: Tensor | None, n_variants: int
 ) -> Float[Tensor, "variant prompt *read d_model"]:
     """Final hidden states of a trial; those of the state where nothing arrived."""
-    if hidden is not None:
-        return hidden
-    here = state.final_hidden()
-    return here.expand(n_variants, *here.shape)
+    here = state.final_hidden()[None] if hidden is None else hidden
+    return here.expand(n_variants, *here.shape[1:])

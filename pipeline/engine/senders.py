@@ -6,6 +6,7 @@ and projected when they are needed: all of them at d_model would be the largest 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -150,11 +151,16 @@ class SenderValues:
         return out if (bias := block.out_bias) is None else out + bias
 
 
+@lru_cache
+def _count(n: int, device: torch.device) -> Int[Tensor, " n"]:
+    return torch.arange(n, device=device)
+
+
 def at_answer(
     x: Float[Tensor, "*variant prompt pos width"], answer_pos: Int[Tensor, "prompt *read"]
 ) -> Float[Tensor, "*variant prompt row width"]:
     """The row of each prompt at which its answer is read, or the rows where there are several."""
-    prompts, places = torch.arange(x.shape[-3], device=x.device), answer_pos.to(x.device)
+    prompts, places = _count(x.shape[-3], x.device), answer_pos.to(x.device)
     if places.ndim == 1:
         return x[..., prompts, places, :].unsqueeze(-2)
     return x[..., prompts[:, None], places, :]

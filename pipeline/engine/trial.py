@@ -53,44 +53,67 @@ class Trial:
     """Variants of one receiver's input: what each changes, and where it ends.
 
     `hidden` is the final hidden state at the answer, None where nothing arrives there. `mute` says at which rows a
-    changed sender writes nothing at all, where what is removed writes nothing either.
+    changed sender writes nothing at all, where what is removed writes nothing either. What is alike in all variants may
+    be there once.
     """
 
     receiver: int
     n_variants: int
     lanes: Sequence[Lane] = ()
-    inputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
-    ports: dict[PortKey, Float[Tensor, "variant prompt row d_head"]] = field(default_factory=dict)
-    outputs: dict[int, Float[Tensor, "variant prompt row d_model"]] = field(default_factory=dict)
-    mute: dict[int, Bool[Tensor, "variant prompt row one"]] = field(default_factory=dict)
-    hidden: Float[Tensor, "variant prompt *read d_model"] | None = None
+    inputs: dict[int, Float[Tensor, "variant_or_one prompt row d_model"]] = field(default_factory=dict)
+    ports: dict[PortKey, Float[Tensor, "variant_or_one prompt row d_head"]] = field(default_factory=dict)
+    outputs: dict[int, Float[Tensor, "variant_or_one prompt row d_model"]] = field(default_factory=dict)
+    mute: dict[int, Bool[Tensor, "variant_or_one prompt row one"]] = field(default_factory=dict)
+    hidden: Float[Tensor, "variant_or_one prompt *read d_model"] | None = None
+    # of lanes: what has arrived in every variant, and what of that is alike in all of them
     _sums: dict[int, Float[Tensor, "receiver variant prompt row d_model"]] = field(default_factory=dict)
+    _alike: dict[int, Float[Tensor, "receiver one prompt row d_model"]] = field(default_factory=dict)
+    _apart: set[int] = field(default_factory=set)  # receivers whose variants differ
 
     def add(
-        self, lane: int, readers: Sequence[int], change: Float[Tensor, "variant prompt row d_model"]
+        self, lane: int, readers: Sequence[int], change: Float[Tensor, "variant_or_one prompt row d_model"]
     ) -> None:
-        """Adds a change to the inputs of some receivers of a lane."""
-        of, total = self.lanes[lane], self._sums.get(lane)
+        """Adds a change, of each variant or the same of all, to the inputs of some receivers of a lane. What is alike
+        in all variants stays one."""
+        of = self.lanes[lane]
         places = sorted(of.place[receiver] for receiver in readers)
         change = change.to(of.base.device)
-        if total is None and len(places) == len(of.receivers):
-            total = of.base[:, None] + change
+        start = self._alike.get(lane, of.base[:, None])
+        if len(change) == self.n_variants:
+            self._sums[lane] = _added(self._sums.get(lane), start, places, change)
+            self._apart.update(readers)
         else:
-            if total is None:
-                total = of.base[:, None].expand(-1, self.n_variants, -1, -1, -1).clone()
-            if places[-1] - places[0] + 1 == len(places):
-                total[places[0] : places[-1] + 1].add_(change)
-            else:
-                index = torch.tensor(places, device=total.device)
-                total.index_add_(0, index, change.expand(len(places), *total.shape[1:]))
-        self._sums[lane] = total
-        self.inputs |= {receiver: total[of.place[receiver]] for receiver in readers}
+            self._alike[lane] = _added(self._alike.get(lane), start, places, change)
+            if lane in self._sums:
+                _added(self._sums[lane], start, places, change)
+        for receiver in readers:
+            total = (self._sums if receiver in self._apart else self._alike)[lane]
+            self.inputs[receiver] = total[of.place[receiver]]
 
     def let_go(self, last: int) -> None:
         """Forgets the inputs of all receivers up to `last`, and everything made from them."""
         self.inputs = {receiver: x for receiver, x in self.inputs.items() if receiver > last}
         self.ports.clear()
         self.outputs.clear()
+
+
+def _added(
+    total: Float[Tensor, "receiver variant prompt row d_model"] | None,
+    start: Float[Tensor, "receiver one prompt row d_model"],
+    places: Sequence[int],
+    change: Float[Tensor, "variant_or_one prompt row d_model"],
+) -> Float[Tensor, "receiver variant prompt row d_model"]:
+    """`total`, in place, with a change at some of its receivers; `start` is what it begins with."""
+    if total is None:
+        if len(places) == len(start):
+            return start + change
+        total = start.expand(-1, len(change), -1, -1, -1).clone()
+    if places[-1] - places[0] + 1 == len(places):
+        total[places[0] : places[-1] + 1].add_(change)
+    else:
+        index = torch.tensor(places, device=total.device)
+        total.index_add_(0, index, change.expand(len(places), *total.shape[1:]))
+    return total
 
 
 def compact(tensors: Mapping[int, Tensor]) -> dict[int, Tensor]:

@@ -60,8 +60,10 @@ def operation_rows(
     for (model, batch), threshold, name in ((small, 0.01, "toy:trained"), (wide, 0.001, "GPT-2 shape")):
         found: list[dict[str, Any]] = []
         method = Acdc(threshold=threshold)
-        # a vocabulary block after block is for the cache of a CPU; elsewhere it is reduced at once
-        with torch.no_grad(), patch.object(readout, "_BLOCK", len(model.parts.unembedding)):
+        # a vocabulary block after block, and few variants at a time, are for the cache of a CPU; elsewhere all are
+        # reduced at once
+        whole = patch.multiple(readout, _BLOCK=len(model.parts.unembedding), _REDUCED_AT_ONCE=2**62)
+        with torch.no_grad(), whole:
             operations, transfers = counted(
                 lambda method=method, model=model, batch=batch, found=found: found.append(
                     method.score(model, [batch]).facts
