@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, faithful
+from pipeline.evaluation.base import Evaluation, Subject
 
 
 class Across(Evaluation):
@@ -22,15 +22,8 @@ class Across(Evaluation):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """One of each task."""
-        del graph, decides
         return 1
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
         """The circuits by the tasks that they are of."""
         return dict(subject.others)
-
-    def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
-        """faithfulness with faithfulness_low and _high, of the circuit of each task."""
-        del subject, curve
-        assert values is not None
-        return faithful(values)

@@ -29,7 +29,6 @@ class Auroc(Evaluation):
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """auroc; and precision and recall of the kept set where there is one. None without a known circuit. The same
         of nodes where nodes are known."""
-        del values, curve
         truth, kept = subject.truth, subject.scores.kept
         found = [Found("auroc", None if truth is None else area(np.abs(subject.scores.score), truth))]
         if kept is not None:

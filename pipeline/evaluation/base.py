@@ -29,6 +29,7 @@ from pipeline.core.selection import Rank
 from pipeline.evaluation.ratio import Ratio, faithfulness_over
 
 Rows = AnyRows
+CIRCUIT = "circuit"  # what the chosen one is called
 
 
 def _no_rows() -> Rows | None:
@@ -126,7 +127,8 @@ Curve = Sequence[
 
 
 class Evaluation(BaseModel):
-    """Parameters of an evaluation. Subclasses define `find`, and unless they are pure `n_circuits` and `circuits`."""
+    """Parameters of an evaluation. Subclasses define `n_circuits` and `circuits`, unless they are pure, and `find`,
+    unless they ask how faithful these circuits are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -139,12 +141,12 @@ class Evaluation(BaseModel):
 
     name: str
 
-    def n_circuits(self, graph: Graph, *, decides: bool) -> int:  # noqa: ARG002 - a pure one wants none
+    def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """How many circuits it wants at most, in all rounds, of a method, which `decides` itself what it keeps or
         ranks all edges; of each task where it is of others."""
         return 0
 
-    def circuits(self, subject: Subject) -> dict[str, Circuit]:  # noqa: ARG002 - as above
+    def circuits(self, subject: Subject) -> dict[str, Circuit]:
         """The circuits to run, by label."""
         return {}
 
@@ -153,12 +155,15 @@ class Evaluation(BaseModel):
         """How often it wants circuits at most; more than once only where it is `of_chosen`."""
         return 1
 
-    def further(self, subject: Subject, values: Values) -> dict[str, Circuit]:  # noqa: ARG002 - few search
+    def further(self, subject: Subject, values: Values) -> dict[str, Circuit]:
         """The circuits of the next round, by labels that say all of what they are; `values` are those of all rounds
         before. None: it has what it wants."""
         return {}
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
-        """What is found. `values` are those of its circuits, None where it wanted none; `curve` is that of
-        faithfulness, from the smallest share to the largest, empty for a method that decides."""
-        raise NotImplementedError
+        """What is found: of each of its circuits faithfulness with its ends, unless a subclass looks at more. `values`
+        are those of its circuits, None where it wanted none; `curve` is that of faithfulness, from the smallest share
+        to the largest, empty for a method that decides."""
+        if values is None:
+            raise NotImplementedError
+        return faithful(values)

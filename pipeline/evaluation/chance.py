@@ -12,10 +12,8 @@ from pydantic import Field
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, in_words
+from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values, in_words
 from pipeline.evaluation.ratio import faithfulness_over
-
-CIRCUIT = "circuit"
 
 
 class Chance(Evaluation):
@@ -30,7 +28,6 @@ class Chance(Evaluation):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """The circuit and the random ones."""
-        del graph, decides
         return 1 + self.draws
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
@@ -41,7 +38,6 @@ class Chance(Evaluation):
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """Of the circuit its faithfulness with its ends; of the random ones median, p95 and largest; nearer, the share
         of random circuits that are further from 1."""
-        del subject, curve
         assert values is not None
         of_circuit = faithfulness_over(values.full, values.empty, values.circuits[CIRCUIT])
         drawn = [

@@ -42,7 +42,6 @@ class ClassSets(Incompleteness):
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """The circuit, and circuit and model without each class. CircuitsError where a group names what the graph
         lacks."""
-        del decides
         _ = [_members(graph, group) for group in self.groups.values()]
         sizes = {"layer": graph.n_layers, "kind": 2, "port": 5, "truth": 2}
         return 1 + 2 * (sum(sizes[one] for one in self.by) + len(self.groups))

@@ -75,7 +75,6 @@ class Clusters(Evaluation):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """One of each cluster and one of all, each from both halves; none of a method that decides."""
-        del graph
         return 0 if decides else 2 * (self.most + 1)
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
@@ -97,7 +96,6 @@ class Clusters(Evaluation):
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """clusters, a number, or null where the first cut is neither clear nor none; its separation and p; prompts of
         each; faithfulness with its ends of each circuit on each; the cluster of every prompt that was looked at."""
-        del curve
         kinds = self._kinds(subject)
         if kinds is None:
             return [Found(name, None) for name in ("clusters", "separation", "p")]

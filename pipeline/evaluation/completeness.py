@@ -17,9 +17,8 @@ from pydantic import Field
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values
 
-CIRCUIT = "circuit"
 OF_CIRCUIT, OF_MODEL = "circuit-without", "model-without"
 
 Sets = Mapping[str, Bool[np.ndarray, " edge"]]
@@ -45,7 +44,6 @@ class Incompleteness(Evaluation):
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """whole; median, largest of the sets; incompleteness of each."""
-        del curve
         assert values is not None
         ran = values.circuits
         gaps = {
@@ -71,7 +69,6 @@ class Completeness(Incompleteness):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """The circuit, and circuit and model without each set."""
-        del graph, decides
         return 1 + 2 * self.draws
 
     def sets(self, subject: Subject) -> Sets:

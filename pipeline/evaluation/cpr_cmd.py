@@ -26,7 +26,6 @@ class CprCmd(Evaluation):
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """cpr or cmd, as edges were ranked; log_area; smallest, the least share of edges with |1 - f| <= 0.15."""
-        del values
         near = [size for size, f in curve if f is not None and abs(1 - f) <= NEAR]
         cpr, cmd = areas(curve)
         whole = cpr is not None

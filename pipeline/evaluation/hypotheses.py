@@ -11,11 +11,11 @@ from pydantic import Field
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values
 from pipeline.evaluation.chance import random_circuits
 from pipeline.evaluation.significance import equivalence, exceeds, independence
 
-CIRCUIT, REST = "circuit", "complement"
+REST = "complement"
 _RANDOM, _WITHOUT = "random", "without-random"
 
 
@@ -35,7 +35,6 @@ class Hypotheses(Evaluation):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """The circuit and the random ones, each alone and taken away."""
-        del graph, decides
         return 2 * (1 + self.draws)
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
@@ -50,7 +49,6 @@ class Hypotheses(Evaluation):
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """equivalence, independence, sufficiency and necessity, each a p-value. For the first two a small one speaks
         against the circuit, for the others for it."""
-        del subject, curve
         assert values is not None
         ran = values.circuits
         sign = (

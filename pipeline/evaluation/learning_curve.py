@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values, in_words
+from pipeline.evaluation.ratio import Ratio
 from pipeline.evaluation.resamples import halves, prompts_for
 
-CIRCUIT = "circuit"
 PREFIX = "prompts-"  # of the label of a number of prompts
 FEWEST = 4
 
@@ -33,7 +33,6 @@ class LearningCurve(Evaluation):
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """jaccard with its ends for every number of prompts; null; enough, a number of prompts; bar."""
-        del values, curve
         rows = None if subject.scores.kept is not None else subject.rows_of_prompts()
         circuit = subject.the_circuit
         numbers = sizes(0 if rows is None or not circuit.n_edges else len(rows))
@@ -48,8 +47,7 @@ class LearningCurve(Evaluation):
             drawn = halves(graph, rows, n, size, subject.rank, self.draws, self.seed)
             means.append((n, float(drawn.mean())))
             low, high = np.quantile(drawn, [0.025, 0.975])
-            ends = (("jaccard", means[-1][1]), ("jaccard_low", float(low)), ("jaccard_high", float(high)))
-            found += [Found(name, value, f"{PREFIX}{n}") for name, value in ends]
+            found += in_words("jaccard", Ratio(means[-1][1], float(low), float(high)), f"{PREFIX}{n}")
         return [
             *found,
             Found("null", size / (2 * graph.n_edges - size), CIRCUIT),

@@ -15,10 +15,8 @@ from pydantic import Field
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.intervals import wilson_95
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
-from pipeline.evaluation.ratio import ROUNDING
-
-CIRCUIT = "circuit"
+from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values, in_words
+from pipeline.evaluation.ratio import ROUNDING, Ratio
 
 
 class Minimality(Evaluation):
@@ -33,7 +31,6 @@ class Minimality(Evaluation):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """The circuit, and one for each edge that is tried."""
-        del decides
         return 1 + min(self.edges, graph.n_edges)
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
@@ -51,7 +48,6 @@ class Minimality(Evaluation):
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """tried; costly, the share, with costly_low and _high; of each edge its cost in faithfulness."""
-        del curve
         assert values is not None
         whole = values.circuits[CIRCUIT]
         scale = float((values.full - values.empty).mean())
@@ -70,8 +66,6 @@ class Minimality(Evaluation):
             low, high = wilson_95(costly, len(edges))
         return [
             Found("tried", float(len(edges)), CIRCUIT),
-            Found("costly", share, CIRCUIT),
-            Found("costly_low", low, CIRCUIT),
-            Found("costly_high", high, CIRCUIT),
+            *in_words("costly", Ratio(share, low, high), CIRCUIT),
             *found,
         ]

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, faithful
+from pipeline.evaluation.base import Evaluation, Subject
 
 COMPLEMENT = "complement"
 
@@ -22,15 +22,8 @@ class Necessity(Evaluation):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """One."""
-        del graph, decides
         return 1
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
         """The complement."""
         return {COMPLEMENT: Circuit(subject.scores.graph, ~subject.the_circuit.mask)}
-
-    def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
-        """faithfulness of the complement, with faithfulness_low and _high."""
-        del subject, curve
-        assert values is not None
-        return faithful(values)

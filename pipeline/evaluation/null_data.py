@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, in_words
+from pipeline.evaluation.ratio import Ratio
 from pipeline.evaluation.resamples import bootstrap, overlap_of
 
 NULL = "null"
@@ -28,14 +29,12 @@ class NullData(Evaluation):
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """jaccard with jaccard_low and _high; null of methods that decide, and without the scores of every prompt."""
-        del values, curve
         if subject.rows_of_null is None:
             return []
         size = subject.the_circuit.n_edges
         rows = None if subject.scores.kept is not None or not size else subject.rows_of_null()
         if rows is None or len(rows) < 2:
-            return [Found(f"jaccard{end}", None, NULL) for end in ("", "_low", "_high")]
+            return in_words("jaccard", Ratio(None), NULL)
         circuits = bootstrap(subject.scores.graph, rows, size, subject.rank, self.resamples, self.seed)
         found = overlap_of(circuits, self.seed)
-        ends = (("", found.mean), ("_low", found.low), ("_high", found.high))
-        return [Found(f"jaccard{end}", value, NULL) for end, value in ends]
+        return in_words("jaccard", Ratio(found.mean, found.low, found.high), NULL)

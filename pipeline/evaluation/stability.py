@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import Field
 
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values
 from pipeline.evaluation.resamples import bootstrap, certified, overlap_of
 
-CIRCUIT = "circuit"
 _NAMES = ("jaccard", "jaccard_low", "jaccard_high", "null", "always", "ever")
 
 
@@ -33,7 +32,6 @@ class Stability(Evaluation):
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """jaccard with its ends and null; always and ever, numbers of edges; certified and radius for every p_del."""
-        del values, curve
         circuit = subject.the_circuit
         if subject.scores.kept is not None:
             return self._overlap(subject.kept_of_resamples())

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values, faithful, in_words
+from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values, faithful, in_words
 
-CIRCUIT, TWICE = "circuit", "twice"
+TWICE = "twice"
 
 
 class Sufficiency(Evaluation):
@@ -23,7 +23,6 @@ class Sufficiency(Evaluation):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """Two at most: a method that decides has no circuit of twice its size."""
-        del graph
         return 1 if decides else 2
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
@@ -37,7 +36,6 @@ class Sufficiency(Evaluation):
 
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """n_edges; faithfulness with faithfulness_low and _high; discovery, the one that it was chosen by, likewise."""
-        del curve
         assert values is not None
         assert subject.chosen is not None
         return [

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
-from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
-from pipeline.evaluation.completeness import CIRCUIT, OF_CIRCUIT, OF_MODEL, apart, nodes_of, out_of, without
+from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.completeness import OF_CIRCUIT, OF_MODEL, apart, nodes_of, out_of, without
 from pipeline.evaluation.ratio import ROUNDING
 
 Set = frozenset[int]  # of senders
@@ -49,7 +49,6 @@ class WorstSet(Evaluation):
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """The circuit, and circuit and model without each set that is tried."""
-        del graph, decides
         return 1 + 2 * self.searches * self.steps * self.sample
 
     def circuits(self, subject: Subject) -> dict[str, Circuit]:
@@ -65,7 +64,6 @@ class WorstSet(Evaluation):
     def find(self, subject: Subject, values: Values | None, curve: Curve) -> list[Found]:
         """largest, of which `nodes` nodes; by how many sets were tried; and the gap of the set that each search ends
         with, whose label names its nodes."""
-        del curve
         assert values is not None
         circuit = subject.the_circuit
         gap = _gaps(circuit.graph, values)

@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.evaluation.learning_curve import CIRCUIT, PREFIX
+from pipeline.evaluation.base import CIRCUIT
+from pipeline.evaluation.learning_curve import PREFIX
 from pipeline.report.chart import LOOKS, Axes, Series, curves, grid, legend, span_of
 from pipeline.report.evaluated import chart_figure
 from pipeline.report.svg import number

@@ -7,7 +7,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
 from pipeline.evaluation import Chosen, Minimality, Subject, Values
-from pipeline.evaluation.minimality import CIRCUIT
+from pipeline.evaluation.base import CIRCUIT
 
 
 def costly(without):

@@ -9,7 +9,8 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.scores import EdgeScores
 from pipeline.evaluation import Chosen, Subject, Values, WorstSet
-from pipeline.evaluation.completeness import CIRCUIT, OF_CIRCUIT, nodes_of
+from pipeline.evaluation.base import CIRCUIT
+from pipeline.evaluation.completeness import OF_CIRCUIT, nodes_of
 
 GRAPH = Graph(2, 2, 2)
 N = GRAPH.n_edges
