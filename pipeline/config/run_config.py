@@ -183,40 +183,6 @@ class RunConfig(Section):
         """The tasks that methods are run on, by id: those whose prompts are not held out."""
         return {id_: task for id_, task in self.task_ids.items() if task.held_out_of is None}
 
-    def at_most(self, id_: str) -> Task:
-        """A task with all prompts that it may get: those of `until`, unless they only judge."""
-        task = self.task_ids[id_]
-        if self.until is None or id_ not in self.discovering:
-            return task
-        most = self.until.max_prompts
-        if isinstance(task, GeneratedTask):
-            return task.model_copy(update={"count": most})
-        if isinstance(task, FileTask):
-            return task.model_copy(update={"limit": min(most, task.limit or most)})
-        return task
-
-    def source_of(self, task: str) -> str:
-        """The task whose circuits are judged by a task's prompts: itself, or the one that it is held out of."""
-        return self.task_ids[task].held_out_of or task
-
-    def null_of(self, task: str) -> str | None:
-        """The task's null data: another task that says the same, but with the answers of other prompts."""
-
-        def said(one: Task) -> dict[str, Any]:
-            apart = {"as_", "answers", "held_out", "held_out_of", "side"}
-            return {key: value for key, value in one.model_dump().items() if key not in apart}
-
-        tasks = self.discovering
-        if task not in tasks or tasks[task].answers != "own":
-            return None
-        null = (id_ for id_, one in tasks.items() if one.answers != "own" and said(one) == said(tasks[task]))
-        return next(null, None)
-
-    def judges_of(self, task: str) -> tuple[str, ...]:
-        """The tasks whose prompts judge the chosen circuits of this one: what is held out of it, else itself."""
-        held = tuple(id_ for id_, other in self.task_ids.items() if other.held_out_of == task)
-        return held or (task,)
-
     @cached_property
     def method_ids(self) -> dict[str, Method]:
         """Every method by its id in this run, with id, metric and ablation written out."""

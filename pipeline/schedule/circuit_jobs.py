@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.config.related import judges_of
 from pipeline.config.sections import Evaluate
 from pipeline.core.graph import Graph
 from pipeline.core.items import Item, canonical_json, digest
@@ -39,7 +40,7 @@ def circuit_jobs(
     wanted = [one for one in config.evaluate.also if not one.of_chosen]
     found: Jobs = {}
     for task in config.task_ids:
-        source = config.source_of(task)
+        source = config.task_ids[task].held_out_of or task
         scored = {item.method for item in done if item.kind == EDGE_SCORES.name and item.task == source}
         methods = tuple(id_ for id_, one in config.method_ids.items() if id_ in scored and one.drawn is None)
         if methods:
@@ -72,7 +73,7 @@ def chosen_jobs(
         methods, of_each = tuple(circuits), tuple((one.fraction, one.rank) for one in circuits.values())
         ranks = {rank for _, rank in of_each if rank is not None}
         first = min(ranks, key=config.evaluate.ranks.index, default=config.evaluate.ranks[0])
-        for task in config.judges_of(source):
+        for task in judges_of(source, config.task_ids):
             for of in (
                 Judging(task, source, methods, of_each),
                 Judging(task, source, methods, of_each, every),

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.ablations import get_ablation
 from pipeline.config import RunConfig
+from pipeline.config.related import at_most
 from pipeline.core.documents import suggest
 from pipeline.core.errors import CircuitsError, ConfigError, PromptError
 from pipeline.core.graph import Graph
@@ -45,11 +46,11 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
     needs_wrong = any(get_metric(name).needs_wrong for name in config.metrics)
     read = sorted({span for method in config.method_ids.values() for span in method.spans})
     tokens = {}
-    for id_ in config.task_ids:
+    for id_, task in config.task_ids.items():
         if recorded and id_ in recorded:
             tokens[id_] = task_prompts(recorded[id_], config.shards, read, id_)
             continue
-        pairs = _told(config.at_most(id_), id_, tokenizer, config.seed)
+        pairs = _told(at_most(task, config.until), id_, tokenizer, config.seed)
         tokens[id_] = task_prompts(
             tokenised(
                 pairs,

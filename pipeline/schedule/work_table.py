@@ -7,26 +7,19 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.config.related import judges_of
 from pipeline.core.results import EDGE_SCORES
 from pipeline.evaluation.faithfulness import recorded_once
 from pipeline.methods import Cost
 from pipeline.methods.base import captures
-from pipeline.schedule.plan import Plan
+from pipeline.schedule.plan import Plan, Work
 from pipeline.store.run.evaluations import FAITHFULNESS
 
 
 def work_table(plan: Plan) -> list[dict[str, Any]]:
     """What `circuits plan` prints: a row per task and method (or statistics, baseline) with counts."""
     return [
-        {
-            "task": task,
-            "method": method,
-            "items": work.items,
-            "prompts": work.prompts,
-            "edges": plan.graph.n_edges,
-            **asdict(work.cost),
-            "prompt_score_bytes": work.prompt_score_bytes,
-        }
+        _row(plan, task, method, work)
         for (task, method), work in sorted(plan.work.items(), key=lambda pair: _table_order(plan, pair[0]))
     ]
 
@@ -36,21 +29,22 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
     searches; those that want none are left out. Methods that agree in ablation, and evaluations one after the other,
     share the recorded runs (the circuits of all edges and of none); equal circuits are run once."""
     methods = [method for method in plan.methods.values() if method.kind == EDGE_SCORES]
-    fractions = plan.config.evaluate.edge_fractions
+    config = plan.config
+    asked_for = config.evaluate
+    fractions, rules = asked_for.edge_fractions, len(asked_for.ranks)
     below = sum(fraction < 1 for fraction in fractions)
-    judging = {task for source in plan.config.discovering for task in plan.config.judges_of(source)}
-    of_chosen = {one.name for one in plan.config.evaluate.also if one.of_chosen}
-    of_own = {one.name for one in plan.config.evaluate.also if one.of_own}
-    rules = len(plan.config.evaluate.ranks)
-    rounds = {one.name: one.rounds for one in plan.config.evaluate.also}
+    judging = {task for source in config.discovering for task in judges_of(source, config.task_ids)}
+    of_chosen = {one.name for one in asked_for.also if one.of_chosen}
+    of_own = {one.name for one in asked_for.also if one.of_own}
+    rounds = {one.name: one.rounds for one in asked_for.also}
     wanted = {
         FAITHFULNESS: [
             (1, 1) if method.decides else (len(fractions) * rules, below * rules) for method in methods
         ]
     }
-    for one in plan.config.evaluate.also:
+    for one in asked_for.also:
         times = rules if one.by_rank and not one.of_chosen else 1
-        each = len(plan.config.discovering) if one.of_others else 1
+        each = len(config.discovering) if one.of_others else 1
         counts = [
             each * one.n_circuits(plan.graph, decides=method.decides) * (1 if method.decides else times)
             for method in methods
@@ -62,11 +56,11 @@ def evaluation(plan: Plan) -> dict[tuple[str, str], Cost]:
         for name, sizes in wanted.items():
             asked = [method for method, (n, _) in zip(methods, sizes, strict=True) if n]
             judges = task in judging or name not in of_chosen
-            if not (asked and judges and (task in plan.config.discovering or name not in of_own)):
+            if not (asked and judges and (task in config.discovering or name not in of_own)):
                 continue
             # a worker stays with a shard while it has evaluations, and those of a chosen circuit come after the others
             there = seen.setdefault((task, name in of_chosen), set())
-            needed = {method.ablation or plan.config.ablation for method in asked}
+            needed = {method.ablation or config.ablation for method in asked}
             missing = needed - there if _is_kept(plan, task, len(needed | there)) else needed
             there |= needed
             again = rounds.get(name, 1) - 1
@@ -96,17 +90,21 @@ def evaluation_table(plan: Plan) -> list[dict[str, Any]]:
     """The rows that evaluations add to the table: one per task and evaluation; none has items, their work is spread by
     shard."""
     return [
-        {
-            "task": task,
-            "method": name,
-            "items": 0,
-            "prompts": len(plan.tokens[task]),
-            "edges": plan.graph.n_edges,
-            **asdict(cost),
-            "prompt_score_bytes": 0,
-        }
+        _row(plan, task, name, Work(prompts=len(plan.tokens[task]), cost=cost))
         for (task, name), cost in evaluation(plan).items()
     ]
+
+
+def _row(plan: Plan, task: str, method: str, work: Work) -> dict[str, Any]:
+    return {
+        "task": task,
+        "method": method,
+        "items": work.items,
+        "prompts": work.prompts,
+        "edges": plan.graph.n_edges,
+        **asdict(work.cost),
+        "prompt_score_bytes": work.prompt_score_bytes,
+    }
 
 
 def _table_order(plan: Plan, key: tuple[str, str]) -> tuple[int, int]:

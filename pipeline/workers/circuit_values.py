@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from pipeline.config import RunConfig
+from pipeline.config.related import null_of
 from pipeline.core.circuit import Circuit
 from pipeline.core.errors import ScoreError
 from pipeline.core.items import EVALUATIONS, Item
@@ -104,7 +105,7 @@ def subjects_of(path: Place, config: RunConfig, of: Judging) -> list[Subject]:
     without a metric or an ablation of their own are judged under the config's."""
     run = open_run(path)
     known, scored = config.method_ids, of.scored
-    null = config.null_of(scored)
+    null = null_of(scored, config.task_ids)
     subjects = [
         Subject(
             of.task,

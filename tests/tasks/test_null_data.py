@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import discover, open_run
+from pipeline.config import related
 from pipeline.core.errors import ConfigError, PromptError
 from pipeline.evaluation.resamples import bootstrap, overlap_of
 from pipeline.report.compared import compared
@@ -86,14 +87,14 @@ def test_null_data_of_a_task_says_what_the_task_says(tmp_path):
     def null_of(*changed, **own):
         others = [{"name": "induction", "count": 12, "answers": "shuffled", **one} for one in changed]
         tasks = [{"name": "induction", "count": 12, **own}, *others]
-        return toy_config(tmp_path, tasks=tasks).null_of("induction")
+        return related.null_of("induction", toy_config(tmp_path, tasks=tasks).task_ids)
 
     assert null_of({}) == "induction-shuffled"
     assert null_of({"as": "null"}, held_out=4) == "null"
     assert null_of({"count": 24}) is None  # more prompts are more stable
     assert null_of({"seed": 1}) is None
     assert null_of() is None
-    assert toy_config(tmp_path).null_of("induction") is None
+    assert related.null_of("induction", toy_config(tmp_path).task_ids) is None
 
 
 def test_prompts_that_are_added_would_change_the_answers_of_others(tmp_path):
