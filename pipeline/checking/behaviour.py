@@ -88,10 +88,6 @@ class Behaviour:
             if tokens[row].corrupted_answers:
                 self._turned[prompt] = not likely["corrupted"][row]
 
-    def is_right(self, prompt: int) -> bool:
-        """Whether the model gets a prompt right: the answer above every wrong one; where a prompt has none, first."""
-        return self._right.get(prompt, self._greedy[prompt])
-
     def facts(self) -> dict[str, Any]:
         """In plain data: accuracy and greedy accuracy with Wilson's 95 % interval, mean and spread of each metric, the
         share of corrupted prompts of which the clean answer is still said first, and what comes first instead of it.

@@ -38,15 +38,3 @@ def cut(order: Sequence[int], weights: Sequence[float], most: float) -> list[lis
         shards[-1].append(index)
         held += weights[index]
     return [sorted(shard) for shard in shards]
-
-
-def padding_waste(lengths: Sequence[int], shards: Sequence[Sequence[int]], batch_size: int) -> float:
-    """The share of positions in batches that hold no token, when each shard is batched by length."""
-    slots = tokens = 0
-    for shard in shards:
-        ordered = sorted(lengths[index] for index in shard)
-        for start in range(0, len(ordered), batch_size):
-            batch = ordered[start : start + batch_size]
-            slots += len(batch) * batch[-1]
-            tokens += sum(batch)
-    return 1 - tokens / slots if slots else 0.0

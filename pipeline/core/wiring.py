@@ -61,13 +61,6 @@ def wire(
     return found
 
 
-def without_dangling(
-    graph: Graph, coupled: tuple[bool, ...], kept: Bool[np.ndarray, " edge"], *, mute: bool
-) -> Bool[np.ndarray, " edge"]:
-    """The kept edges that the circuit's run depends on: nothing but work changes without the others (see `wire`)."""
-    return wire(graph, coupled, kept[None], mute=mute)[0].mask
-
-
 @dataclass(frozen=True)
 class _Ports:
     """The receivers of one port of a layer, and the heads that each of them feeds."""

@@ -53,7 +53,6 @@ def test_accuracy_greedy_accuracy_and_what_is_said_instead_are_those_of_the_stoc
             above.append(right > clean[list(token.wrong_answers)].max())
         first.append(int(clean.argmax()) in token.answers)
         still.append(int(corrupted.argmax()) in token.answers)
-        assert behaviour.is_right(token.prompt_id) == (above[-1] if token.wrong_answers else first[-1])
     assert facts["accuracy"] == np.mean(above) == 6 / 9
     assert facts["greedy"] == np.mean(first) == 9 / 12
     assert facts["still_right"] == np.mean(still)

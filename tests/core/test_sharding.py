@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.sharding import arranged, cut, padding_waste
+from pipeline.core.sharding import arranged, cut
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=200), min_size=1, max_size=120)
 MOST = st.integers(min_value=1, max_value=50)
@@ -43,6 +43,13 @@ def test_every_stretch_holds_of_each_stratum_what_all_prompts_hold(lengths, n_st
     for shard in cut(arranged(lengths, strata, by_length=by_length), [1] * len(lengths), most):
         found = Counter(strata[index] for index in shard)
         assert all(abs(found[name] - part * len(shard)) <= 2 for name, part in share.items())
+
+
+def padding_waste(lengths, shards, batch_size):
+    """The share of positions in batches that hold no token, when each shard is batched by length."""
+    ordered = [sorted(lengths[index] for index in shard) for shard in shards]
+    batches = [one[start : start + batch_size] for one in ordered for start in range(0, len(one), batch_size)]
+    return 1 - sum(map(sum, batches)) / sum(len(batch) * batch[-1] for batch in batches)
 
 
 def test_mixed_lengths_waste_under_a_twentieth_of_the_positions():

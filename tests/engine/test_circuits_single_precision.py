@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.ablations import collect_statistics, needs_statistics
 from pipeline.core.circuit import Circuit
-from pipeline.core.wiring import without_dangling
+from pipeline.core.wiring import wire
 from pipeline.evaluation import circuit_values
 from pipeline.methods import Eap
 from tests.exactness import relative_error
@@ -101,6 +101,6 @@ def test_dangling_edges_change_nothing(setting_of, kind, ablation):
     rng, coupled = np.random.default_rng(1), tuple(block.coupled for block in setting.model.parts.blocks)
     for share in (0.1, 0.3, 0.6):
         kept = rng.random(setting.graph.n_edges) < share
-        pruned = without_dangling(setting.graph, coupled, kept, mute=ablation == "corrupted")
+        pruned = wire(setting.graph, coupled, kept[None], mute=ablation == "corrupted")[0].mask
         whole, less = (setting.patched(mask, ablation) for mask in (kept, pruned))
         np.testing.assert_allclose(less[setting.prompts.real], whole[setting.prompts.real], atol=1e-10)
