@@ -25,6 +25,7 @@ from pipeline.tasks.cells import (
     is_float_of_an_id,
     is_number,
     kind_of,
+    number_in_words,
     read_list,
     read_object,
     shortened,
@@ -316,8 +317,7 @@ def _number_or_text(text: str) -> str:
         return "empty"
     if not is_number(text):
         return f"the text {shortened(text)}"
-    digits = text.strip()
-    return f"the number {digits}" if len(digits) <= 40 else f"a number of {len(digits):,} digits"
+    return number_in_words(text.strip())
 
 
 # --- spans and notes ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ tokens. The same tokens are meant in the corrupted prompt. A prompt that lacks a
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -146,21 +147,15 @@ def _pairs(
     table: Table | Folder, corrupted_field: str, bos: Bos, columns: Columns, preset: str | None
 ) -> Iterator[PromptPair]:
     """The pairs of a table, one after the other."""
+    told = partial(layout_of_mapped, columns=columns, corrupted_field=corrupted_field)
     with closing(table.rows()) as rows:
         if preset is not None:
             said = ((where, preset_row(PRESETS[preset], row, corrupted_field, where)) for where, row in rows)
-            yield from _pairs_of(
-                table, said, "corrupted", bos, lambda names: layout_of_mapped(names, {}, "corrupted")
-            )
+            of_preset = partial(told, columns={}, corrupted_field="corrupted")
+            yield from _pairs_of(table, said, "corrupted", bos, of_preset)
         elif columns:
             said = ((where, mapped(row, columns, where)) for where, row in rows)
-            yield from _pairs_of(
-                table,
-                said,
-                corrupted_field,
-                bos,
-                lambda names: layout_of_mapped(names, columns, corrupted_field),
-            )
+            yield from _pairs_of(table, said, corrupted_field, bos, told)
         else:
             yield from _pairs_of(table, rows, corrupted_field, bos, None)
 

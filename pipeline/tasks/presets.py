@@ -21,6 +21,7 @@ FIELDS: tuple[MappedField, ...] = get_args(MappedField)
 SINGULAR, PLURAL = (" is", " was", " has"), (" are", " were", " have")
 
 Columns = Mapping[Any, str]  # by field
+_PAIR = "clean corrupted"
 
 
 @dataclass(frozen=True)
@@ -135,15 +136,24 @@ def _within(value: Any, parts: Sequence[str], path: str, where: str) -> Any:
     return value
 
 
+def _preset(name: str, needs: str, reads: str, fields: Callable[[Row, str, str], Row]) -> Preset:
+    return Preset(name, frozenset(needs.split()), reads, fields)
+
+
 # --- EAP-IG ------------------------------------------------------------------------------------------------
 
 
-def _ids(right: str, wrong: str) -> Callable[[Row, str, str], Row]:
-    def fields(row: Row, chosen: str, where: str) -> Row:
-        found = {"clean": row["clean"], "corrupted": _corrupted(row, chosen or "corrupted", where)}
-        return found | {"correct_idx": row[right], "incorrect_idx": row[wrong]}
+def _prompts(row: Row, chosen: str, where: str) -> Row:
+    return {"clean": row["clean"], "corrupted": _corrupted(row, chosen or "corrupted", where)}
 
-    return fields
+
+def _ids(name: str, right: str, wrong: str, reads: str) -> Preset:
+    """A collection whose columns hold token ids."""
+
+    def fields(row: Row, chosen: str, where: str) -> Row:
+        return _prompts(row, chosen, where) | {"correct_idx": row[right], "incorrect_idx": row[wrong]}
+
+    return _preset(name, f"{_PAIR} {right} {wrong}", reads, fields)
 
 
 def _corrupted(row: Row, column: str, where: str) -> Any:
@@ -152,7 +162,9 @@ def _corrupted(row: Row, column: str, where: str) -> Any:
     return row[column]
 
 
-def _greater_than(column: str) -> Callable[[Row, str, str], Row]:
+def _greater_than(name: str, column: str, reads: str) -> Preset:
+    """A collection whose column holds a year's last two digits."""
+
     def fields(row: Row, chosen: str, where: str) -> Row:
         text = str(row[column]).strip().removesuffix(".0")
         if not text.isdecimal() or not 0 <= int(text) < 99:
@@ -162,10 +174,9 @@ def _greater_than(column: str) -> Callable[[Row, str, str], Row]:
         later, earlier = (
             [f"{y:02d}" for y in years] for years in (range(int(text) + 1, 100), range(int(text) + 1))
         )
-        found = {"clean": row["clean"], "corrupted": _corrupted(row, chosen or "corrupted", where)}
-        return found | {"answers": later, "wrong_answers": earlier}
+        return _prompts(row, chosen, where) | {"answers": later, "wrong_answers": earlier}
 
-    return fields
+    return _preset(name, f"{_PAIR} {column}", reads, fields)
 
 
 def _agreement(row: Row, chosen: str, where: str) -> Row:
@@ -173,8 +184,7 @@ def _agreement(row: Row, chosen: str, where: str) -> Row:
     if plural not in ("0", "1", "true", "false"):
         raise PromptError(f"{where}: 'plural' is {shortened(plural)}; write 1 for a plural subject, else 0")
     right, wrong = (PLURAL, SINGULAR) if plural in ("1", "true") else (SINGULAR, PLURAL)
-    found = {"clean": row["clean"], "corrupted": _corrupted(row, chosen or "corrupted", where)}
-    return found | {"answers": list(right), "wrong_answers": list(wrong)}
+    return _prompts(row, chosen, where) | {"answers": list(right), "wrong_answers": list(wrong)}
 
 
 # --- MIB ---------------------------------------------------------------------------------------------------
@@ -205,7 +215,9 @@ def _chosen_label(row: Mapping[str, Any], where: str) -> tuple[str, list[str]]:
     )
 
 
-def _mib(usual: str, kind: Literal["names", "letters", "sums"]) -> Callable[[Row, str, str], Row]:
+def _mib(of: str, usual: str, kind: Literal["names", "letters", "sums"], records: str) -> Preset:
+    """A task of MIB whose records have a counterfactual; answers are names, letters of choices, or sums."""
+
     def fields(row: Row, chosen: str, where: str) -> Row:
         name = chosen or usual
         other = _record(_corrupted(row, name, where), name, where)
@@ -223,7 +235,8 @@ def _mib(usual: str, kind: Literal["names", "letters", "sums"]) -> Callable[[Row
             "wrong_answers": [space + label for label in wrong if label != right],
         }
 
-    return fields
+    asked = "label" if kind == "sums" else "choices answerKey"
+    return _preset(f"mib_{of}", f"prompt {asked} {usual}", f"MIB's {records} records", fields)
 
 
 def _as_it_is(row: Row, chosen: str, where: str) -> Row:
@@ -231,37 +244,26 @@ def _as_it_is(row: Row, chosen: str, where: str) -> Row:
     return found | {"corrupted": _corrupted(row, chosen or "corrupt", where)}
 
 
-def _preset(name: str, needs: str, reads: str, fields: Callable[[Row, str, str], Row]) -> Preset:
-    return Preset(name, frozenset(needs.split()), reads, fields)
-
-
-_PAIR = "clean corrupted"
 # Of several that fit, the last is offered.
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        _preset("eap_ig_ioi", f"{_PAIR} correct_idx incorrect_idx", "EAP-IG's ioi.csv and colored-objects.csv",
-                _ids("correct_idx", "incorrect_idx")),
-        _preset("eap_ig_greater_than", f"{_PAIR} label", "EAP-IG's greater_than_data.csv", _greater_than("label")),
-        _preset("eap_ig_greater_than_idx", f"{_PAIR} correct_idx", "EAP-IG's greater-than.csv",
-                _greater_than("correct_idx")),
-        _preset("eap_ig_hypernymy", f"{_PAIR} answers_idx corrupted_answers_idx", "EAP-IG's hypernymy.csv",
-                _ids("answers_idx", "corrupted_answers_idx")),
-        _preset("eap_ig_fact_retrieval", f"{_PAIR} country_idx corrupted_country_idx", "EAP-IG's fact-retrieval.csv",
-                _ids("country_idx", "corrupted_country_idx")),
-        _preset("eap_ig_country_capital", f"{_PAIR} capital_idx corrupted_capital_idx",
-                "EAP-IG's country-capital.csv", _ids("capital_idx", "corrupted_capital_idx")),
-        _preset("eap_ig_gender", f"{_PAIR} clean_answer_idx corrupted_answer_idx", "EAP-IG's gender-bias.csv",
-                _ids("clean_answer_idx", "corrupted_answer_idx")),
+        _ids("eap_ig_ioi", "correct_idx", "incorrect_idx", "EAP-IG's ioi.csv and colored-objects.csv"),
+        _greater_than("eap_ig_greater_than", "label", "EAP-IG's greater_than_data.csv"),
+        _greater_than("eap_ig_greater_than_idx", "correct_idx", "EAP-IG's greater-than.csv"),
+        _ids("eap_ig_hypernymy", "answers_idx", "corrupted_answers_idx", "EAP-IG's hypernymy.csv"),
+        _ids("eap_ig_fact_retrieval", "country_idx", "corrupted_country_idx", "EAP-IG's fact-retrieval.csv"),
+        _ids(
+            "eap_ig_country_capital", "capital_idx", "corrupted_capital_idx", "EAP-IG's country-capital.csv"
+        ),
+        _ids("eap_ig_gender", "clean_answer_idx", "corrupted_answer_idx", "EAP-IG's gender-bias.csv"),
         _preset("eap_ig_sva", f"{_PAIR} plural", "EAP-IG's sva.csv", _agreement),
-        _preset("auto_circuit", "clean corrupt answers", "the prompts of auto-circuit's JSON files", _as_it_is),
-        _preset("mib_ioi", "prompt choices answerKey s2_io_flip_counterfactual", "MIB's ioi records",
-                _mib("s2_io_flip_counterfactual", "names")),
-        _preset("mib_arithmetic", "prompt label random_counterfactual", "MIB's arithmetic records",
-                _mib("random_counterfactual", "sums")),
-        _preset("mib_arc", "prompt choices answerKey symbol_counterfactual", "MIB's ARC records",
-                _mib("symbol_counterfactual", "letters")),
-        _preset("mib_mcqa", "prompt choices answerKey symbol_counterfactual", "MIB's copycolors_mcqa records",
-                _mib("symbol_counterfactual", "letters")),
+        _preset(
+            "auto_circuit", "clean corrupt answers", "the prompts of auto-circuit's JSON files", _as_it_is
+        ),
+        _mib("ioi", "s2_io_flip_counterfactual", "names", "ioi"),
+        _mib("arithmetic", "random_counterfactual", "sums", "arithmetic"),
+        _mib("arc", "symbol_counterfactual", "letters", "ARC"),
+        _mib("mcqa", "symbol_counterfactual", "letters", "copycolors_mcqa"),
     )
-}  # fmt: skip
+}

@@ -111,13 +111,20 @@ def read_jsonl(path: Path, file: Bytes) -> Iterator[tuple[str, Row]]:
             ) from None
         except ValueError as error:
             raise PromptError(f"{where}: not valid JSON ({error}); write one flat object per line") from None
-        if not isinstance(row, dict):
-            raise PromptError(
-                f"{where}: {kind_of(row)} where an object with the fields {EXPECTED} is expected; write one object "
-                "per line (in pandas: orient='records', lines=True)"
-            )
-        _refuse_too_many(len(row), where)
-        yield where, row
+        yield (
+            where,
+            _object(row, where, "; write one object per line (in pandas: orient='records', lines=True)"),
+        )
+
+
+def _object(row: Any, where: str, mend: str = "") -> Row:
+    """The row. PromptError where it is no object."""
+    if not isinstance(row, dict):
+        raise PromptError(
+            f"{where}: {kind_of(row)} where an object with the fields {EXPECTED} is expected{mend}"
+        )
+    _refuse_too_many(len(row), where)
+    return row
 
 
 def _lines(path: Path, file: Bytes) -> Iterator[str]:
@@ -258,13 +265,7 @@ def read_json(path: Path, file: Bytes) -> Iterator[tuple[str, Row]]:
             f'{path}: {kind_of(document)} where a list of objects, or one under "prompts", is expected; write it so'
         )
     for number, row in enumerate(rows, start=1):
-        where = f"{path}:{number}"
-        if not isinstance(row, dict):
-            raise PromptError(
-                f"{where}: {kind_of(row)} where an object with the fields {EXPECTED} is expected"
-            )
-        _refuse_too_many(len(row), where)
-        yield where, row
+        yield (where := f"{path}:{number}"), _object(row, where)
 
 
 READERS: dict[str, Reader] = {

@@ -1,30 +1,22 @@
-"""A run as its readers see it: status, scores as frames, circuits. Loads without torch and without ray.
+"""What a run has found, as its readers see it: scores as frames, circuits. Loads without torch and without ray.
 
 Knows what files hold. Does not know how they came about, nor how to write any.
 """
 
 import warnings
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
 
 from pipeline.core.circuit import Circuit
-from pipeline.core.documents import parse_json, parse_mapping, suggest
+from pipeline.core.documents import parse_json, suggest
 from pipeline.core.errors import CircuitsError, RunDirectoryError
-from pipeline.core.graph import Graph
 from pipeline.core.prompt_rows import PromptRows
-from pipeline.core.prompts import TokenPair
-from pipeline.core.results import EDGE_SCORES, ResultType
+from pipeline.core.results import EDGE_SCORES
 from pipeline.core.scores import EdgeScores
 from pipeline.core.selection import RULES
-from pipeline.core.showing import page
 from pipeline.store.place.where import Place
 from pipeline.store.run import evaluations, schema, sweeps
-from pipeline.store.run.aggregate import merged_path
 from pipeline.store.run.circuits import FILE, SCHEMA, without_rank
 from pipeline.store.run.dataframes import (
     Sources,
@@ -37,7 +29,7 @@ from pipeline.store.run.dataframes import (
 from pipeline.store.run.files import DamagedFileError, read_footer
 from pipeline.store.run.rows import floats
 from pipeline.store.run.run_dir import RunDirectory
-from pipeline.store.run.status import footers_of, status_of
+from pipeline.store.run.run_facts import RunFacts, one_of
 
 LEVELS = ("aggregate", "shard", "prompt")
 
@@ -77,105 +69,8 @@ def edge_scores(run: "Run", task: str, method: str) -> EdgeScores:
     return run.edge_scores(method=method, task=task)
 
 
-class Run:
+class Run(RunFacts):
     """A run directory, read when asked."""
-
-    def __init__(self, directory: RunDirectory) -> None:
-        self.directory = directory
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
-
-    def _repr_html_(self) -> str:
-        what = f"{self.path}: {self.manifest['model']['name']}, {self.graph.describe()}"
-        frame = pd.DataFrame(self.status()["rows"])
-        return page(what, frame[["task", "method", "items", "done", "failed"]])
-
-    # --- facts -------------------------------------------------------------------------------------------
-
-    @property
-    def path(self) -> Place:
-        return self.directory.path
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What the run is, resolved: name, run_key, model, methods, metrics, identity."""
-        return self.directory.manifest
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """run.yaml as plain data."""
-        return parse_mapping(self.directory.run_yaml, str(self.path / "run.yaml"))
-
-    @property
-    def graph(self) -> Graph:
-        return self.directory.graph
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return tuple(self.manifest["identity"]["tasks"])
-
-    @property
-    def found_on(self) -> tuple[str, ...]:
-        """The tasks that methods see: all but those held out, which only judge."""
-        asked = self.manifest["identity"]["tasks"]
-        return tuple(task for task in self.tasks if asked[task].get("held_out_of") is None)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return tuple(self.manifest["methods"])
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing was missing when the run ended, in items or in evaluation."""
-        return self.directory.is_marked_complete
-
-    def status(self) -> dict[str, Any]:
-        """What is done, from the files alone: counts, a row per task and method, who is at work.
-
-        Reads footers and renames nothing; a damaged file counts as missing.
-        """
-        return status_of(self.directory)
-
-    def failures(self) -> list[dict[str, Any]]:
-        """Every failure record, by item and attempt."""
-        return self.directory.failures()
-
-    def footers(self) -> pd.DataFrame:
-        """A row per finished item with the facts of its footer: attempt, device, seconds, passes ..."""
-        return footers_of(self.directory)
-
-    def prompts(self, task: str) -> list[TokenPair]:
-        """The prompts of a task, in order."""
-        return self.directory.prompts(_one(task, self.tasks, "task"))
-
-    def filtered(self, task: str) -> pd.DataFrame:
-        """A row per prompt of a task with a filter: prompt_id kept reason said (the token that it says first)."""
-        _one(task, self.tasks, "task")
-        items = [i for i in self.directory.items if i.kind == "filtered" and i.task == task]
-        sources: Sources = [(item, {}) for item in items]
-        return frame_of(self.directory, sources, f"filter of task {task}")
-
-    def baseline(self, task: str) -> pd.DataFrame:
-        """A row per prompt and metric: prompt_id metric clean corrupted."""
-        _one(task, self.tasks, "task")
-        items = [i for i in self.directory.items if i.kind == "baseline" and i.task == task]
-        sources: Sources = [(item, {}) for item in items]
-        return frame_of(self.directory, sources, f"baseline of task {task}")
-
-    # --- scores ------------------------------------------------------------------------------------------
-
-    def type_of(self, method: str) -> ResultType:
-        """What a method measures: axes, values, and how shards were merged."""
-        return self.directory.types[_one(method, self.methods, "method")]
-
-    def level(self, method: str) -> str:
-        """What a method scores: "edge", "node", or whatever else the rows of its results are of."""
-        return self.type_of(method).of
-
-    def merged_path(self, method: str, task: str) -> Place:
-        """Where the merged results of a method and task lie."""
-        return self.path / merged_path(self.type_of(method), task, method)
 
     def scores(
         self, method: str | None = None, task: str | None = None, level: str = "aggregate"
@@ -190,7 +85,7 @@ class Run:
             raise CircuitsError(f"level={level!r} is unknown{suggest(level, LEVELS)}")
         if level == "prompt":
             return self.prompt_scores(method, task)
-        tasks = self.tasks if task is None else (_one(task, self.tasks, "task"),)
+        tasks = self.tasks if task is None else (one_of(task, self.tasks, "task"),)
         wanted = EDGE_SCORES if method is None else self.type_of(method)
         methods = [m for m in self.methods if m == method or (method is None and self.type_of(m) == wanted)]
         if not methods:
@@ -333,20 +228,6 @@ class Run:
             )
         return frame
 
-    def truth(self, task: str) -> Bool[np.ndarray, " edge"] | None:
-        """The circuit that is known of a task in this model, where one is: which edges belong to it."""
-        return self._known(task, self.graph.edge_names)
-
-    def true_nodes(self, task: str) -> Bool[np.ndarray, " sender"] | None:
-        """The senders of the circuit that is known of a task in this model, where its nodes are all that is known."""
-        return self._known(task, [node.name for node in self.graph.senders])
-
-    def _known(self, task: str, names: Sequence[str]) -> Bool[np.ndarray, " name"] | None:
-        """Which of these names the circuit of a task has; None where it has none of them."""
-        known = set(self.manifest.get("truth", {}).get(_one(task, self.tasks, "task"), ()))
-        mask = np.asarray([name in known for name in names], dtype=bool)
-        return mask if mask.any() else None
-
     # --- sweeps ------------------------------------------------------------------------------------------
 
     def pareto(self) -> pd.DataFrame:
@@ -357,7 +238,7 @@ class Run:
 
     def kept_circuits(self, task: str) -> dict[str, Circuit]:
         """What the methods with a threshold have kept, by method; those without merged scores are left out."""
-        _one(task, self.tasks, "task")
+        one_of(task, self.tasks, "task")
         circuits = {}
         for method in sweeps.thresholds(self.manifest["methods"]):
             if self.merged_path(method, task).exists():
@@ -372,43 +253,3 @@ class Run:
             rows += [{"task": task, **row} for row in sweeps.overlap(masks)]
         names = ["task", "method", "other", "n_edges", "other_edges", "common", "either", "jaccard"]
         return pd.DataFrame(rows, columns=names)
-
-    def _nothing_of_edges(self) -> CircuitsError:
-        has = ", ".join(f"{method} ({self.level(method)}s)" for method in self.methods)
-        return CircuitsError(
-            f"no method of this run scores edges: it has {has}; read one with scores(method=...)"
-        )
-
-    def choose(self, method: str | None, task: str | None) -> tuple[str, str]:
-        """A method that scores edges, and a task; each may be left out where there is one. CircuitsError."""
-        edge_methods = tuple(m for m in self.methods if self.type_of(m) == EDGE_SCORES)
-        if method is not None and self.type_of(method) != EDGE_SCORES:
-            raise CircuitsError(
-                f"{method} scores {self.level(method)}s, not edges; read them with scores(method={method!r})"
-            )
-        if method is None:
-            if not edge_methods:
-                raise self._nothing_of_edges()
-            if len(edge_methods) != 1:
-                has = ", ".join(edge_methods)
-                raise CircuitsError(
-                    f"name a method, as {_option('method', edge_methods)}; this run has: {has}"
-                )
-            method = edge_methods[0]
-        if task is None:
-            if len(self.found_on) != 1:
-                has = ", ".join(self.found_on)
-                raise CircuitsError(f"name a task, as {_option('task', self.found_on)}; this run has: {has}")
-            task = self.found_on[0]
-        return method, _one(task, self.tasks, "task")
-
-
-def _option(what: str, known: tuple[str, ...]) -> str:
-    """How one is named, on the command line and in Python."""
-    return f"--{what} {known[0]} or {what}={known[0]!r}"
-
-
-def _one(name: str, known: tuple[str, ...], what: str) -> str:
-    if name not in known:
-        raise CircuitsError(f"this run has no {what} {name!r}{suggest(name, known)}")
-    return name
