@@ -12,7 +12,7 @@ from pipeline.evaluation.completeness import sampled
 from pipeline.evaluation.resamples import bootstrap
 from pipeline.evaluation.verdict import EVALUATIONS
 from pipeline.report.sure import COLUMNS, sure_edges
-from pipeline.workers.circuit_values import values_of
+from tests.listening import broken_off, evaluating
 from tests.runs import content, toy_config
 
 LOOK = [
@@ -167,30 +167,14 @@ def test_the_learning_curve_is_of_the_prompts_that_gave_the_scores(run):
     assert np.isnan(value(run, "acdc", "learning_curve", "circuit", "null"))
 
 
-def test_a_run_that_ends_while_it_judges_goes_on_with_what_is_left(run, tmp_path, monkeypatch):
-    seen = []
-
-    def dying(name, *args):
-        seen.append(name)
-        if "necessity" in name:
-            raise KeyboardInterrupt
-        return values_of(name, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.workers.execute.values_of", dying)
-        with pytest.raises(KeyboardInterrupt):
-            discover(toy_config(tmp_path, **CONFIG), local=True, quiet=True)
+def test_a_run_that_ends_while_it_judges_goes_on_with_what_is_left(run, tmp_path):
+    config = toy_config(tmp_path, **CONFIG)
+    done = broken_off(config, lambda names: "necessity" in names[-1])
     (folder,) = tmp_path.iterdir()
     kept = content(folder / "evaluations")
-    again = []
-
-    def counting(name, *args):
-        again.append(name)
-        return values_of(name, *args)
-
-    monkeypatch.setattr("pipeline.workers.execute.values_of", counting)
-    resumed = discover(toy_config(tmp_path, **CONFIG), local=True, quiet=True)
-    assert not set(again) & set(seen[:-1])
+    with evaluating() as again:
+        resumed = discover(config, local=True, quiet=True)
+    assert not {*again} & {*done}
     assert content(resumed.path / "evaluations").items() >= kept.items()
     wanted = content(run.path / "evaluations")
     assert content(resumed.path / "evaluations") == wanted

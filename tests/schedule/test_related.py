@@ -11,7 +11,7 @@ from pipeline.report.essentials import essentials
 from pipeline.report.html import render
 from pipeline.schedule import evaluation
 from pipeline.tasks import GreaterThan, Induction
-from pipeline.workers.circuit_values import values_of
+from tests.listening import broken_off, evaluating
 from tests.runs import content
 from tests.slowly import slow
 
@@ -126,30 +126,13 @@ def test_circuits_are_counted_before_they_are_run(output):
 
 
 @pytest.mark.slow
-def test_a_run_that_ends_in_between_goes_on_with_what_is_left(run, output, monkeypatch):
-    again = output.parent / "again"
-    seen = []
-
-    def dying(name, *args):
-        seen.append(name)
-        if name == "mixed/evaluation=clusters/1":
-            raise KeyboardInterrupt
-        return values_of(name, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.workers.execute.values_of", dying)
-        with pytest.raises(KeyboardInterrupt):
-            discover(config(again), local=True, quiet=True)
-    done, asked = set(seen[:-1]), []
-
-    def counting(name, *args):
-        asked.append(name)
-        return values_of(name, *args)
-
-    monkeypatch.setattr("pipeline.workers.execute.values_of", counting)
-    resumed = discover(config(again), local=True, quiet=True)
+def test_a_run_that_ends_in_between_goes_on_with_what_is_left(run, output):
+    again = config(output.parent / "again")
+    done = broken_off(again, lambda names: names[-1] == "mixed/evaluation=clusters/1")
+    with evaluating() as asked:
+        resumed = discover(again, local=True, quiet=True)
     assert done
-    assert not done & set(asked)
+    assert not {*done} & {*asked}
     assert content(resumed.path / "evaluations") == content(run.path / "evaluations")
     assert resumed.evaluations().equals(run.evaluations())
 

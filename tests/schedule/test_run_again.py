@@ -10,8 +10,7 @@ from pipeline import load_scores, open_run
 from pipeline.core.errors import ConfigError, RunDirectoryError
 from pipeline.schedule import make_plan
 from pipeline.schedule.preparing import prepare
-from pipeline.workers.circuit_values import values_of
-from tests.listening import go
+from tests.listening import broken_off, go
 from tests.runs import content, flip_a_byte, score_files, toy_config
 
 
@@ -128,24 +127,14 @@ def test_workers_share_no_state_with_the_size_of_their_batches(run, tmp_path):
     assert a == pytest.approx(b, abs=1e-6 * np.abs(a).max())
 
 
-def test_a_run_that_ends_while_it_evaluates_goes_on_with_the_shards_that_are_left(run, tmp_path, monkeypatch):
+def test_a_run_that_ends_while_it_evaluates_goes_on_with_the_shards_that_are_left(run, tmp_path):
     before = content(run.path / "circuits")
     settings = {"edge_fractions": [0.05, 0.25, 1.0]}
-    evaluated = []
-
-    def dying(name, *args):
-        evaluated.append(name)
-        if len(evaluated) == 2:
-            raise KeyboardInterrupt
-        return values_of(name, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.workers.execute.values_of", dying)
-        with pytest.raises(KeyboardInterrupt):
-            go(toy_config(tmp_path, evaluate=settings))
+    done = broken_off(toy_config(tmp_path, evaluate=settings), lambda names: len(names) == 2)
     kept = content(run.path / "evaluations")
     again, listener = go(toy_config(tmp_path, evaluate=settings))
-    assert listener.names("circuits") == [*evaluated[1:], "induction/evaluation=faithfulness/2"]
+    shards = [f"induction/evaluation=faithfulness/{shard}" for shard in range(3)]
+    assert (done, listener.names("circuits")) == (shards[:1], shards[1:])
     after = content(run.path / "evaluations")
     assert after["task=induction/shard-00000.parquet"] == kept["task=induction/shard-00000.parquet"]
     assert again.is_complete

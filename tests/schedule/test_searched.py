@@ -9,7 +9,7 @@ from pipeline import discover, load_model, make_plan
 from pipeline.evaluation import circuit_values
 from pipeline.evaluation.completeness import nodes_of, out_of
 from pipeline.schedule import evaluation
-from pipeline.workers.circuit_values import values_of
+from tests.listening import broken_off, evaluating
 from tests.runs import content, toy_config
 
 SEARCH = {"name": "worst_set", "searches": 2, "steps": 4, "sample": 3}
@@ -84,30 +84,15 @@ def test_a_plan_counts_all_that_a_search_may_take(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_between_rounds_it_goes_on_with_the_next(run, tmp_path, monkeypatch):
-    seen = []
-
-    def dying(name, *args):
-        seen.append(name)
-        if sum("worst_set" in one for one in seen) == 4:  # the second shard of the second round
-            raise KeyboardInterrupt
-        return values_of(name, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.workers.execute.values_of", dying)
-        with pytest.raises(KeyboardInterrupt):
-            discover(toy_config(tmp_path, **CONFIG), local=True, quiet=True)
+def test_killed_between_rounds_it_goes_on_with_the_next(run, tmp_path):
+    config = toy_config(tmp_path, **CONFIG)
+    # the second shard of the second round
+    broken_off(config, lambda names: sum("worst_set" in one for one in names) == 4)
     (folder,) = tmp_path.iterdir()
     before = rounds(folder)
     assert len(before) == 3
-    again = []
-
-    def counting(name, *args):
-        again.append(name)
-        return values_of(name, *args)
-
-    monkeypatch.setattr("pipeline.workers.execute.values_of", counting)
-    resumed = discover(toy_config(tmp_path, **CONFIG), local=True, quiet=True)
+    with evaluating() as again:
+        resumed = discover(config, local=True, quiet=True)
     assert len(again) == len(rounds(run.path)) - 3
     assert before.items() <= rounds(resumed.path).items()
     assert rounds(resumed.path) == rounds(run.path)
