@@ -18,6 +18,7 @@ from pydantic import Field
 from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values
+from pipeline.evaluation.ratio import NO_DENOMINATOR
 
 OF_CIRCUIT, OF_MODEL = "circuit-without", "model-without"
 
@@ -101,7 +102,7 @@ def apart(
 ) -> float | None:
     """How far two circuits are apart in shares of the behaviour; None where there is none."""
     scale = abs(float((values.full - values.empty).mean()))
-    return abs(float(one.mean()) - float(other.mean())) / scale if scale > 1e-9 else None
+    return abs(float(one.mean()) - float(other.mean())) / scale if scale >= NO_DENOMINATOR else None
 
 
 def out_of(graph: Graph, senders: Bool[np.ndarray, " sender"]) -> Bool[np.ndarray, " edge"]:

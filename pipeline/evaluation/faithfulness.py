@@ -20,6 +20,7 @@ from pipeline.ablations import Statistics, get_ablation, record
 from pipeline.core.circuit import Circuit
 from pipeline.core.scores import EdgeScores
 from pipeline.core.wiring import Wiring, wire
+from pipeline.evaluation.ratio import NO_DENOMINATOR
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 # Bytes that one batch's sender outputs may take while circuits run; larger batches are split.
 _BATCH_BYTES = 2**28
-_NO_DENOMINATOR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _bytes_of_prompt(model: "PatchableModel", batch: "Batch") -> int:
 
 def faithfulness_of(full: float, empty: float, circuit: float) -> float | None:
     """(circuit - empty) / (full - empty) of mean metrics; None where the denominator vanishes."""
-    if not abs(full - empty) >= _NO_DENOMINATOR:
+    if not abs(full - empty) >= NO_DENOMINATOR:
         return None
     return (circuit - empty) / (full - empty)
 

@@ -16,7 +16,7 @@ from pipeline.core.circuit import Circuit
 from pipeline.core.graph import Graph
 from pipeline.core.intervals import wilson_95
 from pipeline.evaluation.base import CIRCUIT, Curve, Evaluation, Found, Subject, Values, in_words
-from pipeline.evaluation.ratio import ROUNDING, Ratio
+from pipeline.evaluation.ratio import NO_DENOMINATOR, ROUNDING, Ratio
 
 
 class Minimality(Evaluation):
@@ -58,7 +58,8 @@ class Minimality(Evaluation):
             lost = (whole - by_prompt) * np.sign(scale)  # a divergence grows as the behaviour goes
             error = lost.std(ddof=1) / np.sqrt(len(lost)) if len(lost) > 1 else np.inf
             costly += bool(lost.mean() > max(error, ROUNDING * abs(scale)))
-            found.append(Found("cost", float(lost.mean()) / abs(scale) if abs(scale) > 1e-9 else None, label))
+            cost = float(lost.mean()) / abs(scale) if abs(scale) >= NO_DENOMINATOR else None
+            found.append(Found("cost", cost, label))
         known = bool(edges) and len(whole) > 1
         share = costly / len(edges) if known else None
         low, high = share, share  # of all edges it is no estimate

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from pipeline.core.intervals import quantile
 
-_NO_DENOMINATOR = 1e-9
+NO_DENOMINATOR = 1e-9  # a smaller difference of means is none
 # Shares of the behaviour that differ by less are equal: sums of 32 bits over a model's width leave as much.
 ROUNDING = 1e-5
 
@@ -42,7 +42,7 @@ def ratio(above: Float[np.ndarray, " prompt"], below: Float[np.ndarray, " prompt
     """mean(above) / mean(below) of pairs, with Fieller's 95 % interval."""
     n = len(below)
     u, v = float(above.mean()), float(below.mean())
-    if not abs(v) >= _NO_DENOMINATOR:
+    if not abs(v) >= NO_DENOMINATOR:
         return Ratio(None)
     if n < 2:
         return Ratio(u / v)

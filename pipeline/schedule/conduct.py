@@ -17,7 +17,7 @@ from pipeline.core.items import Item
 from pipeline.schedule.drives import run_search, searches
 from pipeline.schedule.pools import open_pool
 from pipeline.schedule.preparing import prepare
-from pipeline.schedule.session import OnEvent, Session, enter, enter_evaluated, ignore
+from pipeline.schedule.session import OnEvent, Session, enter, ignore, note
 from pipeline.schedule.telling import telling
 from pipeline.schedule.until import grow
 from pipeline.store.place.atomic import give_reserve
@@ -129,7 +129,7 @@ def evaluate(session: Session, pool: Pool, on_event: OnEvent = ignore) -> None:
     judged = judge(path, config, jobs | of_chosen, there, chosen)
     for item, failure in judged.failures.items():
         outcome = Outcome(item, 1 + session.tried.get(item, 0), 0.0, 0, None, failure)
-        enter_evaluated(session, item, outcome, on_event)
+        note(session, "circuits", item, outcome, on_event)
     session.not_evaluated = [item.name for item in judged.missing]
     key |= {"incomplete": json.dumps([*json.loads(key["incomplete"]), *session.not_evaluated])}
     write_found(session.path, judged.found, key)
@@ -148,7 +148,7 @@ def _run_circuits(session: Session, jobs: "Jobs", pool: Pool, on_event: OnEvent)
     attempts = 1 + session.config.failures.retries
     with closing(pool.run([*missing], attempts=attempts, tried=tried)) as outcomes:
         for outcome in outcomes:
-            enter_evaluated(session, outcome.job.item, outcome, on_event)
+            note(session, "circuits", outcome.job.item, outcome, on_event)
             if session.is_full:
                 break
             if outcome.failure is None:

@@ -159,42 +159,31 @@ class Session:
 
 
 def enter(session: Session, outcome: Outcome, on_event: OnEvent) -> None:
-    """Notes in the session how an attempt at an item has ended, and a failure in the directory too. RunDirectoryError
-    when that is no longer there."""
-    session.directory.require()
-    item, failure = outcome.job, outcome.failure
-    session.tried[item] = outcome.attempt
-    if failure is None:
+    """Notes in the session how an attempt at an item has ended, and what that means for the rest."""
+    item = outcome.job
+    if outcome.failure is None:
         session.done.add(item)
-        on_event(session.event("item", item.name, outcome.seconds))
-        return
-    if outcome.final:
+    elif outcome.final:
         session.failed.add(item)
-    _note_failure(session, item, outcome, failure, on_event)
-    if session.stopped is None and len(session.failed) > session.config.failures.tolerated(
-        len(session.items)
-    ):
+    note(session, "item", item, outcome, on_event)
+    if outcome.failure is None or session.stopped is not None:
+        return
+    n_failed, n_items = len(session.failed), len(session.items)
+    if n_failed > session.config.failures.tolerated(n_items):
         session.stopped = (
-            f"{len(session.failed)} of {len(session.items)} items have failed, more than "
-            "failures.tolerate: nothing further is computed"
+            f"{n_failed} of {n_items} items have failed, more than failures.tolerate: nothing further is "
+            "computed"
         )
 
 
-def enter_evaluated(session: Session, item: Item, outcome: Outcome, on_event: OnEvent) -> None:
-    """Notes how an attempt at an evaluation of a shard has ended, and a failure in the directory. RunDirectoryError
-    when that is no longer there."""
+def note(session: Session, kind: str, item: Item, outcome: Outcome, on_event: OnEvent) -> None:
+    """Tells how an attempt at an item, or at the `circuits` of an evaluation, has ended, and records a failure in the
+    directory. A full disk ends the run. RunDirectoryError when the directory is no longer there."""
     session.directory.require()
-    session.tried[item] = outcome.attempt
-    if outcome.failure is None:
-        on_event(session.event("circuits", item.name, outcome.seconds))
-    else:
-        _note_failure(session, item, outcome, outcome.failure, on_event)
-
-
-def _note_failure(
-    session: Session, item: Item, outcome: Outcome, failure: Failure, on_event: OnEvent
-) -> None:
-    """Records and tells a failure. A full disk ends the run."""
+    session.tried[item], failure = outcome.attempt, outcome.failure
+    if failure is None:
+        on_event(session.event(kind, item.name, outcome.seconds))
+        return
     _record(session, item, outcome, failure)
     text = f"{item.name}: {failure.message}" if item.name not in failure.message else failure.message
     on_event(session.event("failed" if outcome.final else "retry", text, outcome.seconds))
