@@ -20,7 +20,8 @@ from pipeline.core.errors import RunDirectoryError
 from pipeline.schedule.conduct import conduct
 from pipeline.schedule.pools import open_pool
 from pipeline.schedule.preparing import prepare
-from pipeline.store.place.lock import LOCK_NAME, read_owner, this_process
+from pipeline.store.place.lock import LOCK_NAME, read_owner
+from pipeline.store.place.owners import this_process
 from pipeline.store.run import decisions
 from pipeline.store.run.aggregate import aggregate
 from pipeline.store.run.compact import compact

@@ -62,7 +62,7 @@ def essentials(
     footers = run.footers()
     there = set(footers["item"]) if len(footers) else set()
     missing = [item.name for item in run.directory.items if item.name not in there]
-    lacks = not_evaluated(run.directory)
+    lacks = not_evaluated(run.directory, run.failures())
     found = evaluated(run)
     verdicts = verdicts_of(run, found)
     curve = faithfulness(run) if curve is None else curve

@@ -14,8 +14,9 @@ from itertools import count
 from pathlib import Path
 
 from pipeline.core.errors import RunDirectoryError
-from pipeline.store.place.lock import Owner, is_free, read_owner, this_process
+from pipeline.store.place.lock import at_work, read_owner
 from pipeline.store.place.objects import ObjectPath
+from pipeline.store.place.owners import Owner
 from pipeline.store.place.where import Place
 
 CANCEL = ".cancel"
@@ -75,10 +76,9 @@ def cancel(path: Place, patience: float = PATIENCE) -> str:
 
     RunDirectoryError when it does not answer.
     """
-    held = read_owner(path)
-    if held is None or is_free(*held, this_process()):
+    owner = at_work(path)
+    if owner is None:
         return f"{path}: nobody is at work; to go on: circuits resume {path}"
-    owner, _ = held
     (path / CANCEL).write_bytes(b"")
     end = time.monotonic() + patience
     while time.monotonic() < end:
@@ -86,7 +86,7 @@ def cancel(path: Place, patience: float = PATIENCE) -> str:
         held = read_owner(path)
         if held is None or held[0].token != owner.token:
             return f"{path}: stopped process {owner.pid} on {owner.host}; to go on: circuits resume {path}"
-        if is_free(*held, this_process()):
+        if at_work(path) is None:
             break
     (path / CANCEL).unlink(missing_ok=True)
     raise RunDirectoryError(

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from pipeline.store.place.exclusion import Rules
-from pipeline.store.place.lock import this_process
+from pipeline.store.place.owners import this_process
 from tests.object_store import folder_in
 from tests.store.place.test_exclusion import Model
 from tests.store.place.test_lock import DEAD_PID, left_in, write_claim

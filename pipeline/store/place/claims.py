@@ -30,6 +30,7 @@ from pipeline.store.place.owners import (
     process_start,
     taken_over,
 )
+from pipeline.store.place.where import Place
 
 T = TypeVar("T")
 
@@ -185,8 +186,8 @@ def claim_files(folder: ObjectPath) -> list[ObjectPath]:
     return [folder / CLAIMS / key for key in sorted(folder.times_below(CLAIMS))]
 
 
-def store_now(folder: ObjectPath) -> float:
-    """The time as the store writes it. Raises StorageError."""
+def store_now(folder: Place) -> float:
+    """The time as the store or file system writes it. Raises OSError."""
     probe = folder / f"{MARK}-clock-{uuid4().hex}"
     try:
         probe.write_bytes(b"")

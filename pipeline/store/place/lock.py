@@ -20,13 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from pipeline.core.documents import parse_json
 from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.store.place import fence
 from pipeline.store.place.atomic import make_folder, read_json, write_unasked
-from pipeline.store.place.claims import MARK, Ownership, claim_files, read_claims
+from pipeline.store.place.claims import MARK, Ownership, claim_files, read_claims, store_now
 from pipeline.store.place.flock import guarded
 from pipeline.store.place.owners import (
     NOBODY,
@@ -34,14 +33,10 @@ from pipeline.store.place.owners import (
     in_use,
     is_free,
     owner_of,
-    process_start,
     taken_over,
     this_process,
 )
 from pipeline.store.place.where import Place, place
-
-__all__ = ["LOCK_NAME", "Hold", "Owner", "holding", "is_free", "lock_files", "locked", "process_start",
-           "read_owner", "this_process"]  # fmt: skip
 
 LOCK_NAME = MARK
 GUARD_NAME = f"{MARK}-guard"
@@ -70,7 +65,17 @@ def read_owner(folder: Place) -> tuple[Owner, float] | None:
     except (OSError, ValueError, TypeError):  # not ours to read: as silent as the file is old
         owner = NOBODY
         touched = path.stat().st_mtime
-    return owner, max(0.0, _file_system_now(folder) - touched)
+    try:
+        now = store_now(folder)
+    except OSError:  # who may only read
+        now = time.time()
+    return owner, max(0.0, now - touched)
+
+
+def at_work(folder: Place) -> Owner | None:
+    """The live process that holds the folder, or None."""
+    held = read_owner(folder)
+    return None if held is None or is_free(*held, this_process()) else held[0]
 
 
 def lock_files(folder: Place) -> list[Place]:
@@ -194,16 +199,3 @@ def _is_held_by(folder: Path, me: Owner) -> bool:
         return owner_of(read_json(folder / LOCK_NAME)).token == me.token
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
-
-
-def _file_system_now(folder: Path) -> float:
-    """The time as the file system writes it: what the touches of another machine are compared with."""
-    probe = folder / f"{LOCK_NAME}-clock-{uuid4().hex}"
-    try:
-        probe.write_bytes(b"")
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)

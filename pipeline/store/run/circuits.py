@@ -16,25 +16,24 @@ from pipeline.store.place.atomic import make_folder, read_json, remove, write_js
 from pipeline.store.place.where import Place, each, found, relative
 from pipeline.store.run.content import table_digest
 from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet, write_parquet
+from pipeline.store.run.schema import required
 
 FILE = "faithfulness.parquet"
 FOLDER = "circuits"
 MOST_EDGES = 50_000  # a larger circuit is not written as JSON: it is a share of the scores, which are there
 
-SCHEMA = pa.schema(
-    [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("edge_fraction", pa.float64()),  # null: the kept set of a method that decides
-        pa.field("n_edges", pa.int64(), nullable=False),
-        pa.field("n_edges_pruned", pa.int64(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("metric_full", pa.float64(), nullable=False),
-        pa.field("metric_empty", pa.float64(), nullable=False),
-        pa.field("metric_circuit", pa.float64(), nullable=False),
-        pa.field("faithfulness", pa.float64()),  # null where full and empty do not differ
-        pa.field("rank", pa.string()),  # the rule, where a run compares several; else there is no such column
-    ]
+SCHEMA = required(
+    task=pa.string(),
+    method=pa.string(),
+    edge_fraction=(pa.float64(),),  # null: the kept set of a method that decides
+    n_edges=pa.int64(),
+    n_edges_pruned=pa.int64(),
+    metric=pa.string(),
+    metric_full=pa.float64(),
+    metric_empty=pa.float64(),
+    metric_circuit=pa.float64(),
+    faithfulness=(pa.float64(),),  # null where full and empty do not differ
+    rank=(pa.string(),),  # the rule, where a run compares several; else there is no such column
 )
 
 

@@ -19,6 +19,7 @@ from pipeline.store.place.atomic import remove
 from pipeline.store.place.where import Place, found
 from pipeline.store.run.circuits import without_rank
 from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet, write_parquet
+from pipeline.store.run.schema import NAME, required
 
 FOLDER = EVALUATIONS
 FILE = "evaluations.parquet"
@@ -26,30 +27,21 @@ PATTERN = "task=*/**/shard-*.parquet"
 FAITHFULNESS = "faithfulness"
 FULL, EMPTY = "full", "empty"
 
-_NAME = pa.dictionary(pa.int32(), pa.string())
-VALUES = pa.schema(
-    [
-        pa.field("method", _NAME, nullable=False),
-        pa.field("evaluation", _NAME, nullable=False),
-        pa.field(
-            "circuit", _NAME, nullable=False
-        ),  # its label within the evaluation; full and empty of each method
-        pa.field("prompt_id", pa.int64(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-    ]
+VALUES = required(
+    method=NAME,
+    evaluation=NAME,
+    circuit=NAME,  # its label within the evaluation; full and empty of each method
+    prompt_id=pa.int64(),
+    value=pa.float64(),
 )
-FOUND = pa.schema(
-    [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("evaluation", pa.string(), nullable=False),
-        pa.field("circuit", pa.string()),  # null: a number of the method, not of one circuit
-        pa.field("quantity", pa.string(), nullable=False),
-        pa.field("value", pa.float64()),  # null: it cannot be known
-        pa.field(
-            "rank", pa.string()
-        ),  # by which rule, where a run compares several; else there is no such column
-    ]
+FOUND = required(
+    task=pa.string(),
+    method=pa.string(),
+    evaluation=pa.string(),
+    circuit=(pa.string(),),  # null: a number of the method, not of one circuit
+    quantity=pa.string(),
+    value=(pa.float64(),),  # null: it cannot be known
+    rank=(pa.string(),),  # by which rule, where a run compares several; else there is no such column
 )
 
 Label = tuple[str, str, str]  # method, evaluation, circuit

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import RunDirectoryError, StorageError
 from pipeline.store.place.atomic import RESERVE, TEMPORARY, is_stale, remove
 from pipeline.store.place.links import refuse_ways_out
-from pipeline.store.place.lock import LOCK_NAME, is_free, lock_files, locked, read_owner, this_process
+from pipeline.store.place.lock import LOCK_NAME, at_work, lock_files, locked, read_owner
 from pipeline.store.place.where import BAD, Place, found, place, relative
 
 _LEFT = (f"**/.*{TEMPORARY}*", f"**/{BAD}*", RESERVE, f"{LOCK_NAME}-clock-*")
@@ -72,10 +72,9 @@ def _sweep(run: Place, dry_run: bool) -> Swept:
 
 def _swept(run: Place, dry_run: bool) -> Swept:
     if dry_run:
-        held = read_owner(run)
-        if held is not None and not is_free(*held, this_process()):
-            return Swept(str(run), left_alone=f"process {held[0].pid} on {held[0].host} is at work on it")
-        locks = lock_files(run) if held is not None else []
+        if owner := at_work(run):
+            return Swept(str(run), left_alone=f"process {owner.pid} on {owner.host} is at work on it")
+        locks = lock_files(run) if read_owner(run) is not None else []
         return Swept(str(run), _sizes(run, [*_leftovers(run), *locks]))
     stale = _sizes(run, lock_files(run))
     with locked(run):  # takes over from a dead owner, and takes the lock away at the end

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.core.intervals import t_95
 from pipeline.store.run.bootstrap import FEWEST
-from pipeline.store.run.rows import floats, nullable
+from pipeline.store.run.rows import floats, with_columns
 
 
 def renewed(table: pa.Table) -> pa.Table:
@@ -31,7 +31,4 @@ def renewed(table: pa.Table) -> pa.Table:
         few = table["n_prompts"].to_numpy() < FEWEST
         columns |= {name: np.where(few, np.nan, floats(table[name])) for name in ("boot_low", "boot_high")}
     columns |= {"ci_low": mean - reach, "ci_high": mean + reach}
-    for name, values in columns.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.field(place), nullable(values, table.field(place).type))
-    return table
+    return with_columns(table, columns)

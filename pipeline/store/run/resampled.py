@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
 
 from pipeline.core.items import Item, canonical_json, digest
 from pipeline.core.results import EDGE_SCORES
@@ -16,7 +15,7 @@ from pipeline.store.place.where import Place
 from pipeline.store.run import prompt_scores, schema
 from pipeline.store.run.bootstrap import FEWEST, Bootstrap, intervals
 from pipeline.store.run.files import DamagedFileError, read_footer, read_parquet
-from pipeline.store.run.rows import floats, nullable
+from pipeline.store.run.rows import floats, with_columns
 from pipeline.store.run.run_dir import RunDirectory
 
 COLUMNS = ("boot_low", "boot_high")
@@ -40,7 +39,7 @@ def with_intervals(
     with contextlib.suppress(FileNotFoundError, DamagedFileError):
         if read_footer(target, schema.merged(EDGE_SCORES)).get("bootstrap") == made_from:
             earlier = read_parquet(target)
-            return _with_columns(table, {name: floats(earlier[name]) for name in COLUMNS}), made_from
+            return with_columns(table, {name: floats(earlier[name]) for name in COLUMNS}), made_from
 
     def shards() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for path in kept:
@@ -53,12 +52,4 @@ def with_intervals(
     columns = {name: np.full(len(table), np.nan) for name in COLUMNS}
     for name, end in zip(COLUMNS, ends, strict=True):
         columns[name][rows] = end
-    return _with_columns(table, columns), made_from
-
-
-def _with_columns(table: pa.Table, columns: dict[str, Float[np.ndarray, " row"]]) -> pa.Table:
-    """The table with these float32 columns in place of its own."""
-    for name, values in columns.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.field(place), nullable(values, pa.float32()))
-    return table
+    return with_columns(table, columns), made_from

@@ -3,7 +3,7 @@
 Knows axes, ids and names. Does not know where files lie, footers or runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,14 @@ def nullable(values: Float[np.ndarray, " row"], kind: pa.DataType) -> pa.Array:
     """An array in which NaN is null."""
     values = np.asarray(values)
     return pa.array(values.astype(kind.to_pandas_dtype()), kind, mask=np.isnan(values))
+
+
+def with_columns(table: pa.Table, columns: Mapping[str, Float[np.ndarray, " row"]]) -> pa.Table:
+    """The table with these numbers in place of its own; NaN becomes null."""
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.field(place), nullable(values, table.field(place).type))
+    return table
 
 
 def floats(column: pa.ChunkedArray) -> Float[np.ndarray, " row"]:

@@ -12,12 +12,12 @@ from pipeline.core.results import ResultType
 
 SCHEMA_VERSION = 1
 
-_NAME = pa.dictionary(pa.int32(), pa.string())
+NAME = pa.dictionary(pa.int32(), pa.string())
 _TEXTS = pa.list_(pa.field("element", pa.string()))  # "element" is how Parquet calls them
 _IDS = pa.list_(pa.field("element", pa.int32()))
 
 
-def _schema(**columns: pa.DataType | tuple[pa.DataType]) -> pa.Schema:
+def required(**columns: pa.DataType | tuple[pa.DataType]) -> pa.Schema:
     """A schema of required columns; a type in a tuple is nullable."""
     fields = []
     for name, kind in columns.items():
@@ -28,12 +28,12 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType]) -> pa.Schema:
 
 # The columns of an axis; the first is its key.
 _AXES: dict[str, dict[str, Any]] = {
-    "edge": {"edge_id": pa.int32(), "sender": _NAME, "receiver": _NAME},
-    "node": {"node_id": pa.int32(), "node": _NAME},
-    "span": {"span": (_NAME,)},
-    "span_to": {"span_to": (_NAME,)},
-    "token": {"token": _NAME},
-    "quantity": {"quantity": _NAME},
+    "edge": {"edge_id": pa.int32(), "sender": NAME, "receiver": NAME},
+    "node": {"node_id": pa.int32(), "node": NAME},
+    "span": {"span": (NAME,)},
+    "span_to": {"span_to": (NAME,)},
+    "token": {"token": NAME},
+    "quantity": {"quantity": NAME},
     "prompt": {"prompt_id": pa.int64()},
 }
 
@@ -67,7 +67,7 @@ def of_type(result: ResultType) -> pa.Schema:
         columns["n_prompts"] = pa.int32()
     if result.decides:
         columns["kept"] = (pa.bool_(),)
-    return _schema(**columns, shard=pa.int32())
+    return required(**columns, shard=pa.int32())
 
 
 def merged(result: ResultType) -> pa.Schema:
@@ -75,7 +75,7 @@ def merged(result: ResultType) -> pa.Schema:
     columns = {name: kind for axis in result.axes for name, kind in columns_of(axis).items()}
     value = result.value
     if result.merge == "concat":
-        return _schema(**columns, **{value: (pa.float32(),)})
+        return required(**columns, **{value: (pa.float32(),)})
     columns |= {
         name: (pa.float64(),) for name in (value, f"{value}_std", f"{value}_sem", "ci_low", "ci_high")
     }
@@ -88,11 +88,11 @@ def merged(result: ResultType) -> pa.Schema:
         columns["kept"] = (pa.bool_(),)  # what they decide together
         # 95 % percentile interval of a bootstrap over prompts, where one was asked for
         columns |= {"boot_low": (pa.float32(),), "boot_high": (pa.float32(),)}
-    return _schema(**columns)
+    return required(**columns)
 
 
-FILTERED = _schema(prompt_id=pa.int64(), kept=pa.bool_(), reason=(pa.string(),), said=pa.int32())
-PROMPT_METRICS = _schema(prompt_id=pa.int64(), metric=_NAME, clean=(pa.float64(),), corrupted=(pa.float64(),))
+FILTERED = required(prompt_id=pa.int64(), kept=pa.bool_(), reason=(pa.string(),), said=pa.int32())
+PROMPT_METRICS = required(prompt_id=pa.int64(), metric=NAME, clean=(pa.float64(),), corrupted=(pa.float64(),))
 
 
 def prompt_scores(n_edges: int, kind: pa.DataType) -> pa.Schema:
@@ -106,19 +106,19 @@ def prompt_scores(n_edges: int, kind: pa.DataType) -> pa.Schema:
     )
 
 
-GRAPH = _schema(
+GRAPH = required(
     edge_id=pa.int32(),
-    sender=_NAME,
-    receiver=_NAME,
-    sender_kind=_NAME,
+    sender=NAME,
+    receiver=NAME,
+    sender_kind=NAME,
     sender_layer=(pa.int32(),),
     sender_head=(pa.int32(),),
-    receiver_kind=_NAME,
+    receiver_kind=NAME,
     receiver_layer=(pa.int32(),),
     receiver_head=(pa.int32(),),
-    receiver_input=(_NAME,),
+    receiver_input=(NAME,),
 )
-NODES = _schema(node_id=pa.int32(), node=pa.string(), kind=_NAME, layer=(pa.int32(),), head=(pa.int32(),))
+NODES = required(node_id=pa.int32(), node=pa.string(), kind=NAME, layer=(pa.int32(),), head=(pa.int32(),))
 _SPANS = pa.list_(
     pa.field(
         "element",
@@ -146,8 +146,8 @@ _TARGETS = pa.struct(
         pa.field("corrupted_answer_ids", _IDS),
     ]
 )
-PROMPTS = _schema(
-    task=_NAME,
+PROMPTS = required(
+    task=NAME,
     shard=pa.int32(),
     prompt_id=pa.int64(),
     clean=(pa.string(),),

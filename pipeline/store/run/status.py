@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.core.documents import parse_json
 from pipeline.core.items import EVALUATIONS
-from pipeline.store.place.lock import is_free, read_owner, this_process
+from pipeline.store.place.lock import at_work
 from pipeline.store.run import circuits, prompt_scores
 from pipeline.store.run.files import DamagedFileError, Footer, read_footer
 from pipeline.store.run.run_dir import RunDirectory
@@ -46,7 +46,7 @@ def status_of(directory: RunDirectory) -> dict[str, Any]:
         "done": len(done),
         "failed": sum(row["failed"] for row in rows.values()),
         "missing": len(directory.items) - len(done),
-        "not_evaluated": _not_evaluated(directory, records),
+        "not_evaluated": not_evaluated(directory, records),
         "complete": directory.is_marked_complete and len(done) == len(directory.items),
         "running": running(directory),
         "prompt_scores": _prompt_score_files(directory),
@@ -54,12 +54,8 @@ def status_of(directory: RunDirectory) -> dict[str, Any]:
     }
 
 
-def not_evaluated(directory: RunDirectory) -> list[str]:
-    """The evaluations of shards that have failed and are still missing, by name."""
-    return _not_evaluated(directory, directory.failures())
-
-
-def _not_evaluated(directory: RunDirectory, records: list[dict[str, Any]]) -> list[str]:
+def not_evaluated(directory: RunDirectory, records: list[dict[str, Any]]) -> list[str]:
+    """The evaluations of shards that have failed, as their records say, and are still missing, by name."""
     names = {record["name"] for record in records if record.get("kind") == EVALUATIONS}
     try:
         lacks = (
@@ -82,10 +78,8 @@ def _prompt_score_files(directory: RunDirectory) -> dict[str, Any]:
 
 def running(directory: RunDirectory) -> str | None:
     """`process 123 on host` when a live process owns the directory."""
-    held = read_owner(directory.path)
-    if held is None or is_free(*held, this_process()):
-        return None
-    return f"process {held[0].pid} on {held[0].host}"
+    owner = at_work(directory.path)
+    return None if owner is None else f"process {owner.pid} on {owner.host}"
 
 
 def footers_of(directory: RunDirectory) -> pd.DataFrame:

@@ -16,17 +16,8 @@ import pytest
 from pipeline.core.errors import RunDirectoryError
 from pipeline.store.place import claims, flock, lock, owners
 from pipeline.store.place.atomic import write_atomic
-from pipeline.store.place.lock import (
-    GUARD_NAME,
-    LOCK_NAME,
-    Owner,
-    holding,
-    is_free,
-    locked,
-    process_start,
-    read_owner,
-    this_process,
-)
+from pipeline.store.place.lock import GUARD_NAME, LOCK_NAME, holding, locked, read_owner
+from pipeline.store.place.owners import Owner, is_free, process_start, this_process
 from pipeline.store.place.where import found
 from tests.object_store import folder_in
 

@@ -12,7 +12,8 @@ from flows.cli import main
 from pipeline import discover
 from pipeline.core.errors import RunDirectoryError
 from pipeline.store.place.atomic import make_folder
-from pipeline.store.place.lock import LOCK_NAME, locked, this_process
+from pipeline.store.place.lock import LOCK_NAME, locked
+from pipeline.store.place.owners import this_process
 from pipeline.store.place.where import Place, found, relative
 from pipeline.store.run.leftovers import sweep
 from pipeline.verify import lines, verify
