@@ -3,7 +3,7 @@
 Knows configs, models and tasks. Does not know items, runs or how facts are shown; computes in this process.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -12,12 +12,11 @@ from pipeline.checking.meaning import verdict
 from pipeline.checking.reading import Refused, usable
 from pipeline.config import RunConfig
 from pipeline.core.errors import PromptError
-from pipeline.core.prompts import PromptPair, TokenPair
-from pipeline.metrics import get_metric
+from pipeline.core.prompts import TokenPair
 from pipeline.models.folder_trial import try_folder
-from pipeline.models.load import ResolvedModel, context_length, load_tokenizer, resolve_model
-from pipeline.models.text_limits import branched_limit
+from pipeline.models.load import ResolvedModel, load_tokenizer
 from pipeline.schedule.listeners import tell
+from pipeline.schedule.make import limits_of, resolved, told
 from pipeline.schedule.task_prompts import task_prompts
 from pipeline.tasks import Task
 
@@ -30,17 +29,17 @@ def check(config: RunConfig, limit: int | None = 1000) -> dict[str, Any]:
     Of every task the first `limit` prompts are tried (None: all). A prompt that cannot be used is counted with its
     reason, and so is a task that has none to give. Raises ModelError for a model that does not load.
     """
-    resolved = _resolved(config)
-    tasks = dict(tried(config, limit, resolved))
+    model = resolved(config)
+    tasks = dict(tried(config, limit, model))
     return {
-        "model": {"name": config.model.name, "note": resolved.note},
+        "model": {"name": config.model.name, "note": model.note},
         "limit": limit,
         "tasks": tasks,
     }
 
 
 def tried(
-    config: RunConfig, limit: int | None = 1000, resolved: ResolvedModel | None = None
+    config: RunConfig, limit: int | None = 1000, source: ResolvedModel | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The facts about one task after the other, as `check` gives them; the model is loaded once."""
     import torch
@@ -49,24 +48,17 @@ def tried(
     from pipeline.engine.patchable import load_model
 
     asked, cluster = config.model, config.cluster
-    resolved = resolved or _resolved(config)
-    try_folder(resolved)
-    tokenizer = load_tokenizer(resolved)
-    read = {
-        id_: _read(task, id_, tokenizer, resolved, config, limit) for id_, task in config.task_ids.items()
-    }
+    source = source or resolved(config)
+    try_folder(source)
+    tokenizer = load_tokenizer(source)
+    read = {id_: _read(task, id_, tokenizer, source, config, limit) for id_, task in config.task_ids.items()}
     torch.set_num_threads(cluster.threads)
     model = load_model(
         asked.name,
-        asked.dtype,
-        asked.device_map if cluster.gpus_per_worker else "cpu",
-        asked.revision,
-        asked.kv,
-        trust_remote_code=asked.trust_remote_code,
+        device_map=asked.device_map if cluster.gpus_per_worker else "cpu",
+        revision=asked.revision,
         max_memory=asked.max_memory,
-        post_norm=asked.post_norm,
-        gguf=asked.gguf,
-        untrained=asked.untrained,
+        **asked.reading,
     )
     for id_, (tokens, refused) in read.items():
         behaviour = Behaviour(model, config.metrics, config.task_ids[id_].attention)
@@ -86,36 +78,15 @@ def tried(
         yield id_, {"verdict": word, "words": words, **facts}
 
 
-def _resolved(config: RunConfig) -> ResolvedModel:
-    asked = config.model
-    return resolve_model(asked.name, asked.revision, asked.trust_remote_code, asked.gguf)
-
-
 def _read(
     task: Task, id_: str, tokenizer: Any, model: ResolvedModel, config: RunConfig, limit: int | None
 ) -> tuple[list[TokenPair], Refused]:
     refused = Refused()
-    pairs = islice(_told(task, id_, tokenizer, config.seed), limit)
-    limits = {
-        "vocab_size": model.config.vocab_size,
-        "max_length": context_length(model.config),
-        "needs_wrong": any(get_metric(name).needs_wrong for name in config.metrics),
-        "max_branched": branched_limit(model.config),
-    }
+    pairs = islice(told(task, id_, tokenizer, config.seed), limit)
     tokens = []
     try:
-        for token in usable(pairs, tokenizer, refused, **limits):
+        for token in usable(pairs, tokenizer, refused, **limits_of(config, model)):
             tokens.append(token)  # noqa: PERF402 - what came before an error is kept
     except PromptError as error:  # of a file that cannot be read, or a tokenizer without the task's words
         refused.add(str(error))
     return tokens, refused
-
-
-def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
-    """The pairs of a task as they come; what was taken is told."""
-    taken = 0
-    portions: Iterable[tuple[list[PromptPair], float]] = task.told(tokenizer, seed)
-    for pairs, share in portions:
-        yield from pairs
-        taken += len(pairs)
-        tell(id_, taken, share)

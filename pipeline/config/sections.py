@@ -65,6 +65,11 @@ class ModelSection(Section):
         description="instead of its weights those that training begins with, drawn by this seed: a baseline",
     )
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What `load_model` is told of how the model is read, wherever it lies."""
+        return self.model_dump(include={"dtype", "kv", "post_norm", "trust_remote_code", "gguf", "untrained"})
+
 
 class Shards(Section):
     """How a task's prompts are cut: in order, unless something else is asked for."""

@@ -15,7 +15,7 @@ from pipeline.core.graph import Graph
 from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.metrics import get_metric
 from pipeline.models.folder_trial import try_folder
-from pipeline.models.load import context_length, graph_of, load_tokenizer, resolve_model
+from pipeline.models.load import ResolvedModel, context_length, graph_of, load_tokenizer, resolve_model
 from pipeline.models.text_limits import branched_limit
 from pipeline.models.tokens import tokenised
 from pipeline.schedule.listeners import tell
@@ -31,9 +31,7 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
     `recorded`: prompts in tokens, by task, that are taken as they are. Raises ModelError, PromptError or ConfigError;
     reads no weights. `pipeline.schedule.listeners` tells how far it is.
     """
-    model = resolve_model(
-        config.model.name, config.model.revision, config.model.trust_remote_code, config.model.gguf
-    )
+    model = resolved(config)
     graph = graph_of(model.config, config.model.kv)
     if config.aggregate.bootstrap and config.aggregate.bootstrap_top is None and graph.n_edges > MOST_EDGES:
         raise ConfigError(
@@ -43,27 +41,15 @@ def make_plan(config: RunConfig, recorded: Mapping[str, Iterable[TokenPair]] | N
     _require_names(config, graph)
     try_folder(model)
     tokenizer = load_tokenizer(model)
-    needs_wrong = any(get_metric(name).needs_wrong for name in config.metrics)
+    limits = limits_of(config, model)
     read = sorted({span for method in config.method_ids.values() for span in method.spans})
     tokens = {}
     for id_, task in config.task_ids.items():
         if recorded and id_ in recorded:
             tokens[id_] = task_prompts(recorded[id_], config.shards, read, id_)
             continue
-        pairs = _told(at_most(task, config.until), id_, tokenizer, config.seed)
-        tokens[id_] = task_prompts(
-            tokenised(
-                pairs,
-                tokenizer,
-                max_length=context_length(model.config),
-                vocab_size=model.config.vocab_size,
-                needs_wrong=needs_wrong,
-                max_branched=branched_limit(model.config),
-            ),
-            config.shards,
-            read,
-            id_,
-        )
+        pairs = told(at_most(task, config.until), id_, tokenizer, config.seed)
+        tokens[id_] = task_prompts(tokenised(pairs, tokenizer, **limits), config.shards, read, id_)
         if not tokens[id_]:
             raise PromptError(f"task {id_}: has no prompts; give it at least one pair")
     for name in config.ablations:
@@ -92,7 +78,23 @@ def _require_names(config: RunConfig, graph: Graph) -> None:
             raise ConfigError(f"evaluate: also ({one.name}): {error}") from None
 
 
-def _told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
+def resolved(config: RunConfig) -> ResolvedModel:
+    """What the config's model stands for at this moment. ModelError where it is none."""
+    asked = config.model
+    return resolve_model(asked.name, asked.revision, asked.trust_remote_code, asked.gguf)
+
+
+def limits_of(config: RunConfig, model: ResolvedModel) -> dict[str, Any]:
+    """What prompts are held to: by the model, and by the metrics of the config."""
+    return {
+        "vocab_size": model.config.vocab_size,
+        "max_length": context_length(model.config),
+        "needs_wrong": any(get_metric(name).needs_wrong for name in config.metrics),
+        "max_branched": branched_limit(model.config),
+    }
+
+
+def told(task: Task, id_: str, tokenizer: Any, seed: int) -> Iterator[PromptPair]:
     """The pairs of a task as they come; what was taken is told."""
     taken = 0
     for pairs, share in task.told(tokenizer, seed):

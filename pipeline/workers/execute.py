@@ -222,16 +222,11 @@ def open_replica(settings: Settings) -> Replica:
     ]  # what planning saw, even if the branch has moved since
     model = load_model(
         settings.model_name,
-        dtype=config.model.dtype,
         device_map=settings.device_map,
         max_memory=settings.max_memory,
         revision="main" if revision == "local" else revision,
-        kv=config.model.kv,
-        post_norm=config.model.post_norm,
-        trust_remote_code=config.model.trust_remote_code,
         fingerprint=directory.manifest["model"]["fingerprint"],
-        gguf=config.model.gguf,
-        untrained=config.model.untrained,
+        **config.model.reading,
     )
     return Replica(directory, config, model, settings.batch_size)
 
