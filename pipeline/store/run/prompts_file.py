@@ -79,13 +79,7 @@ def _write_parts(path: Place, tables: Mapping[str, PromptTables], facts: Mapping
         for task, given in tables.items():
             shards = max(1, PART // given.per_shard)
             for rows in given.tables(min(PART, shards * given.per_shard)):
-                table = joined([(task, rows)])
-                for name in columns.names:
-                    if name not in table.column_names:
-                        field = columns.field(name)
-                        table = table.add_column(
-                            columns.get_field_index(name), field, pa.nulls(len(table), field.type)
-                        )
+                table = joined([(task, rows)], columns.names)
                 shard = rows["shard"]
                 parts.append((task, shard[0].as_py(), shard[-1].as_py(), table_digest(table)))
                 yield table

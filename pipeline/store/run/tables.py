@@ -84,8 +84,8 @@ def prompts_table(prompts: Mapping[str, Sequence[Sequence[TokenPair]]]) -> pa.Ta
     )
 
 
-def joined(parts: Iterable[tuple[str, pa.Table]]) -> pa.Table:
-    """One table of what is in the file from (task, rows of its prompts)."""
+def joined(parts: Iterable[tuple[str, pa.Table]], columns: Sequence[str] | None = None) -> pa.Table:
+    """One table of (task, rows of its prompts), as in the file: these columns, or those that hold something."""
     tasks, tables = [], []
     for task, rows in parts:
         tasks.append(pa.repeat(pa.scalar(task), len(rows)))
@@ -93,6 +93,8 @@ def joined(parts: Iterable[tuple[str, pa.Table]]) -> pa.Table:
     rows = pa.concat_tables(tables) if tables else schema.PROMPT_ROWS.empty_table()
     names = pa.chunked_array(tasks, pa.string()).dictionary_encode()
     table = rows.add_column(0, "task", names).cast(schema.PROMPTS).combine_chunks()
+    if columns is not None:
+        return table.select(columns)
     empty = [name for name in schema.PROMPT_EXTRAS if table[name].null_count == len(table)]
     return table.drop_columns(empty) if empty else table
 
