@@ -20,7 +20,7 @@ from pipeline.store.place.atomic import write_atomic
 from pipeline.store.place.where import Place, place
 from pipeline.store.run.opened import Run
 
-FORMATS = ("mib", "csv", "graphml", "dot", "acdc", "auto_circuit")
+Text = Callable[[Run, str, str, int | None], str]  # of a file, by task, method and number of edges
 
 
 @dataclass(frozen=True)
@@ -54,76 +54,57 @@ def export(
     methods = run.methods if method is None else (method,)
     if file_format != "csv":
         methods = tuple(m for m in methods if method is not None or run.level(m) == "edge")
-    write = _WRITE[file_format]
-    paths = tuple(write(run, place(folder), t, m, top) for t in tasks for m in methods)
-    return Exported(paths, _notes(run, methods) if file_format == "mib" else ())
+    name, text_of = _FORMATS[file_format]
+    paths = []
+    for of, id_ in ((of, id_) for of in tasks for id_ in methods):
+        paths.append(place(folder) / name.format(task=of, method=id_, model=_model_name(run)))
+        write_atomic(paths[-1], text_of(run, of, id_, top))
+    return Exported(tuple(paths), _notes(run, methods) if file_format == "mib" else ())
 
 
-def _write_csv(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
+def _csv(run: Run, task: str, method: str, top: int | None) -> str:
     frame = run.scores(method=method, task=task)
-    if top is not None:
-        frame = frame.nsmallest(top, "rank")
-    path = folder / task / f"{method}.csv"
-    write_atomic(path, frame.to_csv(index=False))
-    return path
+    return str((frame if top is None else frame.nsmallest(top, "rank")).to_csv(index=False))
 
 
-def _write_graphml(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
-    return _write_graph(run, folder / task / f"{method}.graphml", task, method, top, graphml)
+def _drawn(as_text: Callable[[Any], str]) -> Text:
+    """The circuit alone as a graph."""
+
+    def text(run: Run, task: str, method: str, top: int | None) -> str:
+        scores = run.edge_scores(method, task)
+        if top is None and scores.kept is None:
+            raise CircuitsError(f"{method} ranks edges and keeps none: say how many the graph has, --top 50")
+        return as_text(Circuit.from_scores(scores, top=top).to_networkx())
+
+    return text
 
 
-def _write_dot(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
-    return _write_graph(run, folder / task / f"{method}.dot", task, method, top, dot)
+def _json(words: Callable[[Circuit], Any]) -> Text:
+    """The `top` edges, else those that the method kept, else none, with the scores of all; a list by lines."""
+
+    def text(run: Run, task: str, method: str, top: int | None) -> str:
+        scores = run.edge_scores(method, task)
+        circuit = Circuit(scores.graph, np.zeros(scores.graph.n_edges, dtype=bool), np.asarray(scores.score))
+        if top is not None or scores.kept is not None:
+            circuit = Circuit.from_scores(scores, top=top)
+        said = words(circuit)
+        if isinstance(said, list):
+            return "[\n" + ",\n".join(map(json.dumps, said)) + "\n]\n"
+        return json.dumps(said, indent=1) + "\n"
+
+    return text
 
 
-def _write_graph(
-    run: Run, path: Place, task: str, method: str, top: int | None, as_text: Callable[[Any], str]
-) -> Place:
-    scores = run.edge_scores(method, task)
-    if top is None and scores.kept is None:
-        raise CircuitsError(f"{method} ranks edges and keeps none: say how many the graph has, --top 50")
-    write_atomic(path, as_text(Circuit.from_scores(scores, top=top).to_networkx()))
-    return path
-
-
-def _write_mib(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
-    path = folder / method / f"{task}_{_model_name(run)}" / "importances.json"
-    return _write_json(path, _circuit_of(run, method, task, top).to_mib_json())
-
-
-def _write_acdc(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
-    circuit = _circuit_of(run, method, task, top)
-    return _write_json(folder / task / f"{method}.acdc.json", circuit.to_acdc_json())
-
-
-def _write_auto_circuit(run: Run, folder: Place, task: str, method: str, top: int | None) -> Place:
-    circuit = _circuit_of(run, method, task, top)
-    return _write_json(folder / task / f"{method}.auto_circuit.json", circuit.to_auto_circuit_json())
-
-
-def _circuit_of(run: Run, method: str, task: str, top: int | None) -> Circuit:
-    """The `top` edges, else those that the method kept, else none; with the scores of all."""
-    scores = run.edge_scores(method, task)
-    if top is not None or scores.kept is not None:
-        return Circuit.from_scores(scores, top=top)
-    return Circuit(scores.graph, np.zeros(scores.graph.n_edges, dtype=bool), np.asarray(scores.score))
-
-
-def _write_json(path: Place, said: Any) -> Place:
-    by_edge = "[\n" + ",\n".join(map(json.dumps, said)) + "\n]"
-    text = by_edge if isinstance(said, list) else json.dumps(said, indent=1)
-    write_atomic(path, text + "\n")
-    return path
-
-
-_WRITE = {
-    "csv": _write_csv,
-    "mib": _write_mib,
-    "graphml": _write_graphml,
-    "dot": _write_dot,
-    "acdc": _write_acdc,
-    "auto_circuit": _write_auto_circuit,
+# where the file of a task and method lies, and what is in it
+_FORMATS: dict[str, tuple[str, Text]] = {
+    "mib": ("{method}/{task}_{model}/importances.json", _json(Circuit.to_mib_json)),
+    "csv": ("{task}/{method}.csv", _csv),
+    "graphml": ("{task}/{method}.graphml", _drawn(graphml)),
+    "dot": ("{task}/{method}.dot", _drawn(dot)),
+    "acdc": ("{task}/{method}.acdc.json", _json(Circuit.to_acdc_json)),
+    "auto_circuit": ("{task}/{method}.auto_circuit.json", _json(Circuit.to_auto_circuit_json)),
 }
+FORMATS = tuple(_FORMATS)
 
 
 def _model_name(run: Run) -> str:
