@@ -90,15 +90,11 @@ def _merged(path: Place, type_: ResultType, directory: RunDirectory) -> pa.Table
 def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> pd.DataFrame:
     """A row per prompt, a column per edge, of all shards whose prompts' scores are there; RunDirectoryError when none
     are."""
-    ids, rows = [], []
-    for item in directory.items:
-        path = directory.path / prompt_scores.path_of(item)
-        if (item.task, item.method) == (task, method) and path.exists():
-            one = checked(directory, partial(_one_shard, directory, item), path)
-            ids.append(one[0])
-            rows.append(one[1])
-    if not rows:
-        raise _none_kept(directory, method, task)
+    shards = [
+        checked(directory, partial(_one_shard, directory, item), path)
+        for item, path in _kept(directory, method, task)
+    ]
+    ids, rows = zip(*shards, strict=True)
     index = pd.Index(np.concatenate(ids), name="prompt_id")
     columns = list(directory.graph.edge_names)
     return pd.DataFrame(np.concatenate(rows), index=index, columns=columns, copy=False)
@@ -107,30 +103,27 @@ def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> pd.Da
 def prompt_rows(directory: RunDirectory, method: str, task: str) -> PromptRows:
     """The scores of all prompts whose shards are there, read shard after shard when they are gone through;
     RunDirectoryError when none are, and for a damaged file when it is met."""
-    items = [
-        item
-        for item in directory.items
-        if (item.task, item.method) == (task, method)
-        and (directory.path / prompt_scores.path_of(item)).exists()
-    ]
-    if not items:
-        raise _none_kept(directory, method, task)
-    kept = [directory.path / prompt_scores.path_of(item) for item in items]
+    kept = _kept(directory, method, task)
 
     def rows_of(path: Place) -> int:
         return int(prompt_scores.check(path, directory.graph.n_edges, "float16")["rows"])
 
-    n_prompts = sum(checked(directory, rows_of, path) for path in kept)
+    n_prompts = sum(checked(directory, rows_of, path) for _, path in kept)
 
     def pieces() -> Iterator[np.ndarray]:
-        for item, path in zip(items, kept, strict=True):
+        for item, path in kept:
             yield checked(directory, partial(_one_shard, directory, item), path)[1]
 
     return PromptRows(n_prompts, pieces)
 
 
-def _none_kept(directory: RunDirectory, method: str, task: str) -> RunDirectoryError:
-    return RunDirectoryError(
+def _kept(directory: RunDirectory, method: str, task: str) -> list[tuple[Item, Place]]:
+    """The items whose prompts' scores are there, and where. RunDirectoryError when none are."""
+    items = [item for item in directory.items if (item.task, item.method) == (task, method)]
+    paths = ((item, directory.path / prompt_scores.path_of(item)) for item in items)
+    if kept := [(item, path) for item, path in paths if path.exists()]:
+        return kept
+    raise RunDirectoryError(
         f"{directory.path}: keeps no scores by prompt of {method} on {task}; compute them with "
         f"`circuits resume {directory.path} --set store.prompt_scores=true`"
     )
