@@ -7,11 +7,16 @@ read, listens on every address, has metrics answer whoever asks, and lets anyone
 
 import os
 import secrets
+import shlex
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from pipeline.cluster import no_pages
 
 # What Ray does by itself where firewalls ask for every port: its own address is loopback's, for all that it starts.
 CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -19,6 +24,7 @@ CLOSED = {
     CLUSTERS: "0",
     "RAY_AUTH_MODE": "token",
     "RAY_enable_metrics_collection": "0",
+    "RAY_prestart_worker_first_driver": "0",  # as many as there are cores, whoever may need them
     "DASHBOARD_METRIC_PORT": "-1",  # no server comes up at a port that does not exist
     "AUTOSCALER_METRIC_PORT": "-1",
 }
@@ -30,6 +36,8 @@ LONGEST = 103
 
 # What Ray starts on every head, each a Python of its own that its start waits for or shares the processor with: pages
 # and usage statistics, machines that come and go, and the output of workers at the driver's terminal.
+_LIBRARIES = "get_dashboard_dependency_error"  # of Ray's pages: imports them, and says what is missing
+_START, _AGENT = "start_ray_process", "--dashboard_agent_command="
 HELPERS = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
@@ -52,7 +60,9 @@ def private() -> Iterator[str]:
 @contextmanager
 def bare(variables: Mapping[str, str]) -> Iterator[None]:
     """A Ray that starts within has what runs actors, and none of its `HELPERS`: it has no pages, does not grow and
-    says nothing. Its workers find the variables. One that does not start helpers by these names starts as ever."""
+    says nothing; the libraries of its pages are not even looked for. Workers find the variables. One that does not
+    start helpers by these names starts as ever."""
+    from ray._private import services, utils
     from ray._private.node import Node
 
     def none(node: Any, **_: Any) -> None:
@@ -60,11 +70,29 @@ def bare(variables: Mapping[str, str]) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(_environment(variables))
+        if (asked := getattr(utils, _LIBRARIES, None)) is not None:
+            stack.callback(setattr, utils, _LIBRARIES, asked)
+            setattr(utils, _LIBRARIES, lambda: ImportError("no pages"))
+        if (start := getattr(services, _START, None)) is not None:
+            stack.callback(setattr, services, _START, start)
+            setattr(services, _START, lambda words, *of, **how: start([*map(_alone, words)], *of, **how))
         for name in HELPERS:
             if hasattr(Node, name):
                 stack.callback(setattr, Node, name, getattr(Node, name))
                 setattr(Node, name, none)
         yield
+
+
+def _alone(word: str) -> str:
+    """A word of the command that starts Ray's server of a machine; its agent of pages is then one that has none."""
+    if not word.startswith(_AGENT):
+        return word
+    asked = shlex.split(word.removeprefix(_AGENT))
+    said = dict(one.split("=", 1) for one in asked if one.startswith("--") and "=" in one)
+    if not {"--session-dir", "--node-id"} <= said.keys():
+        return word
+    words = [sys.executable, "-I", "-S", no_pages.__file__, said["--session-dir"], said["--node-id"]]
+    return _AGENT + subprocess.list2cmdline(words)
 
 
 @contextmanager

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from pipeline.engine.batch import Batch
 from pipeline.engine.recording import recording, run_base
 from pipeline.models.adapters import Block, Parts, Port
+from pipeline.models.stock import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from pipeline.engine.attending import EXACT, FAST, RECORDER, Recorder, heads_first, recorded_attention
 from pipeline.engine.batch import Batch
 from pipeline.models.adapters import Block, Parts
 from pipeline.models.lengths import each_prompt_alone
+from pipeline.models.stock import PreTrainedModel
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from pipeline.core.errors import ModelError
 from pipeline.models.dense import Dense, Gathered, Port, Projections, device_of, is_offloaded
 from pipeline.models.families import Family, PostNorm, family_of
 from pipeline.models.lengths import rotary_by_length
 from pipeline.models.rotary import gptj_rotary, gptj_tables
+from pipeline.models.stock import PreTrainedModel
 
 __all__ = ["Block", "Parts", "Port", "find_parts"]
 

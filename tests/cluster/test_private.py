@@ -1,13 +1,19 @@
 """A Ray of one's own finds its token where nobody else can read it, and the environment is as it was afterwards."""
 
 import os
+import shlex
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from ray._private import utils
 
 from pipeline.cluster import private as module
+from pipeline.cluster.no_pages import PORTS
 from pipeline.cluster.private import CLOSED, HELPERS, TOKEN, TOKEN_PATH, bare, private
+from tests.processes import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +71,58 @@ def test_rays_sockets_lie_where_a_path_is_short_enough(monkeypatch, tmp_path):
     with private() as folder:
         socket = f"{folder}/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store"
         assert len(socket) <= 103
+
+
+def started(word):
+    """The command that a private Ray gives, in which Ray itself gives the word."""
+    from ray._private import services
+
+    given = []
+    before = services.start_ray_process, utils.get_dashboard_dependency_error
+    services.start_ray_process = lambda words, kind, **how: given.append((words, kind, how))
+    try:
+        with bare({}):
+            assert isinstance(utils.get_dashboard_dependency_error(), ImportError)
+            services.start_ray_process(["raylet", "--head", word], "raylet", env_updates=None)
+    finally:
+        services.start_ray_process = before[0]
+    assert utils.get_dashboard_dependency_error is before[1]
+    ((words, kind, how),) = given
+    assert words[:2] == ["raylet", "--head"]
+    assert (kind, how) == ("raylet", {"env_updates": None})
+    return words[2]
+
+
+def test_the_agent_of_rays_pages_is_one_that_imports_nothing_says_its_ports_and_goes_with_its_server(
+    tmp_path,
+):
+    folder = tmp_path / "a session"
+    folder.mkdir()
+    agent = subprocess.list2cmdline(
+        ["python", "agent.py", f"--session-dir={folder}", "--node-id=7", "--head"]
+    )
+    words = shlex.split(
+        started(f"--dashboard_agent_command={agent}").removeprefix("--dashboard_agent_command=")
+    )
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as server:
+        variables = {"RAY_RAYLET_PID": str(server.pid)}
+        words.append("--disable-metrics-collection")
+        with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE) as child:
+            wait_for(lambda: {path.name for path in folder.iterdir()} == {f"{name}_7" for name in PORTS})
+            assert child.poll() is None
+            assert {path.read_text() for path in folder.iterdir()} == {"-1"}
+            server.kill()
+            server.wait()
+            assert child.communicate()[1] == b""
+
+
+def test_an_agent_whose_words_are_not_known_starts_as_ray_says():
+    for word in (
+        "--dashboard_agent_command=agent --node-id=7",
+        "--node-id=7",
+        "--runtime_env_agent_command=x",
+    ):
+        assert started(word) == word
 
 
 def test_ray_still_starts_its_helpers_by_the_names_that_are_left_out():
