@@ -33,9 +33,8 @@ class Behaviour:
         self._values: dict[tuple[str, str], list[float]] = {}
         self._right: dict[int, bool] = {}  # by prompt: the answer above every wrong answer
         self._greedy: dict[int, bool] = {}  # the answer above every other token
-        self._still: dict[
-            int, bool
-        ] = {}  # of the corrupted prompt: the clean answer still above every other token
+        # of the corrupted prompt: the clean answer still above every other token
+        self._still: dict[int, bool] = {}
         self._turned: dict[int, bool] = {}  # of the corrupted prompt: its own answer above the clean one's
         self._instead = Counter[int]()
 

@@ -6,10 +6,8 @@ Knows facts. Does not know models or prompts.
 from collections.abc import Mapping
 from typing import Any
 
-HAS, SURE = (
-    0.9,
-    0.8,
-)  # the share of prompts that a model which has a behaviour gets right, and its interval's lower end
+# The share of prompts that a model which has a behaviour gets right, and its interval's lower end.
+HAS, SURE = 0.9, 0.8
 FEW = 30
 MUCH = 0.2  # of padding, of duplicates, of prompts that the corruption leaves as they are
 STILL = 0.5  # of the corrupted prompts of which the model still says the clean answer first

@@ -186,9 +186,8 @@ class Evaluate(Section):
         """Digest of the section, for the footer of what was evaluated."""
         data = self.model_dump(mode="json")
         if data.pop("bars", None) and self.bars.sufficient != Bars().sufficient:
-            data["sufficient"] = list(
-                self.bars.sufficient
-            )  # by which a circuit is chosen; the others change no number
+            # by which a circuit is chosen; the others change no number
+            data["sufficient"] = list(self.bars.sufficient)
         return digest(data)
 
 

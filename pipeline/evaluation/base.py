@@ -121,9 +121,8 @@ def faithful(values: Values) -> list[Found]:
     ]
 
 
-Curve = Sequence[
-    tuple[float, float | None]
-]  # (share of edges, faithfulness) of the top edges, from the smallest
+# (share of edges, faithfulness) of the top edges, from the smallest.
+Curve = Sequence[tuple[float, float | None]]
 
 
 class Evaluation(BaseModel):
@@ -133,9 +132,8 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     of_chosen: ClassVar[bool] = False
-    by_rank: ClassVar[bool] = (
-        True  # whether what it finds depends on the rule; else it is asked once, not by each
-    )
+    # whether what it finds depends on the rule; else it is asked once, not by each
+    by_rank: ClassVar[bool] = True
     of_others: ClassVar[bool] = False  # of_chosen too
     of_own: ClassVar[bool] = False
 

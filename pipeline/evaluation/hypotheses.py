@@ -51,9 +51,8 @@ class Hypotheses(Evaluation):
         against the circuit, for the others for it."""
         assert values is not None
         ran = values.circuits
-        sign = (
-            np.sign((values.full - values.empty).mean()) or 1.0
-        )  # a divergence is lower where there is more
+        # a divergence is lower where there is more
+        sign = np.sign((values.full - values.empty).mean()) or 1.0
 
         def means(kind: str) -> np.ndarray:
             return np.asarray([sign * ran[f"{kind}-{i}"].mean() for i in range(self.draws)])

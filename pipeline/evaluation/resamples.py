@@ -15,13 +15,10 @@ from pipeline.core.prompt_rows import AnyRows, PromptRows
 from pipeline.core.scores import EdgeScores, Moments
 from pipeline.core.selection import SPREAD, select
 
-_SUM_BYTES = (
-    1 << 26
-)  # of sums that are held together, a row per sample: scores are gone through once for so many
-_FEWEST_POINTS, _FURTHEST = (
-    3,
-    8,
-)  # a line through fewer says nothing; nor does one so many times beyond what was seen
+# Of sums that are held together, a row per sample: scores are gone through once for so many.
+_SUM_BYTES = 1 << 26
+# A line through fewer points says nothing; nor does one so many times beyond what was seen.
+_FEWEST_POINTS, _FURTHEST = 3, 8
 
 
 @dataclass(frozen=True)

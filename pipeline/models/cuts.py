@@ -21,11 +21,8 @@ _GPT4 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}MANY| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_ISOLATED = {
-    _GPT2,
-    _GPT4.replace("MANY", "{1,3}"),
-    _GPT4.replace("MANY", ""),
-}  # GPT-2; GPT-4, Llama 3; Qwen 2
+# Of GPT-2; of GPT-4 and Llama 3; of Qwen 2.
+_ISOLATED = {_GPT2, _GPT4.replace("MANY", "{1,3}"), _GPT4.replace("MANY", "")}
 _AT_SPACES = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _WITHIN_PIECES = {"ByteLevel", "Digits", "Punctuation", "Split"}  # behind those: they see a piece at a time
 # What changes a character whatever stands around it, or together with marks behind it that are no space.

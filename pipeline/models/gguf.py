@@ -169,9 +169,8 @@ def read_weights(path: Path, config: Any, dtype: str = "float32", **placing: Any
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    packed = getattr(
-        transformers, "GgufConfig", None
-    )  # releases that could keep weights packed are told not to
+    # releases that could keep weights packed are told not to
+    packed = getattr(transformers, "GgufConfig", None)
     how = {} if packed is None else {"quantization_config": packed(dequantize=True)}
     number = getattr(torch, dtype)
     with _alone(path) as folder, _no_bar():

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from pipeline.workers.execute import Settings
 
 
-COMPUTES = (
-    "pipeline.workers.execute",
-    "pipeline.models.load",
-    "pipeline.engine.patchable",
-)  # what a worker imports
+# What a worker imports.
+COMPUTES = ("pipeline.workers.execute", "pipeline.models.load", "pipeline.engine.patchable")
 
 
 def open_pool(session: Session, *, local: bool = False) -> Pool:

@@ -21,9 +21,8 @@ from pipeline.store.run.opened import Run
 from pipeline.store.run.run_dir import RunDirectory
 from pipeline.tasks.base import GeneratedTask
 
-_PART = (
-    4  # a quarter more at a time, and at least a shard: a few decisions, and little beyond what was needed
-)
+# A quarter more at a time, and at least a shard: a few decisions, and little beyond what was needed.
+_PART = 4
 
 
 def begin(plan: Plan, directory: RunDirectory) -> None:
@@ -38,10 +37,13 @@ def begin(plan: Plan, directory: RunDirectory) -> None:
             directory.limit({}, {})
         return
     wanted = until.model_dump(mode="json")
-    tasks = there if asked == wanted else {}
-    first = {task: _limit(plan, task, first_shards(plan, task)) for task in plan.config.discovering}
-    if {task: tasks.get(task) or one for task, one in first.items()} != there or asked != wanted:
-        directory.limit(wanted, {task: tasks.get(task) or one for task, one in first.items()})
+    known = there if asked == wanted else {}
+    tasks = {
+        task: known.get(task) or _limit(plan, task, first_shards(plan, task))
+        for task in plan.config.discovering
+    }
+    if tasks != there or asked != wanted:
+        directory.limit(wanted, tasks)
 
 
 def first_shards(plan: Plan, task: str) -> int:

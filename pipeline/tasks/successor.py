@@ -69,9 +69,8 @@ class Successor(FramedTask):
         shares = np.asarray([len(found) for found in runs]) / sum(map(len, runs))
 
         def draw(rng: np.random.Generator) -> Filling:
-            series = runs[
-                int(rng.choice(len(runs), p=shares))
-            ]  # each run as likely: short series give few prompts
+            # each run as likely: short series give few prompts
+            series = runs[int(rng.choice(len(runs), p=shares))]
             first, other = (series[i] for i in rng.choice(len(series), size=2, replace=False))
             clean, exchanged = ({f"i{i}": word for i, word in enumerate(run[:-1])} for run in (first, other))
             return Filling(choice(rng, lexicon.frames), clean, exchanged, (first[-1],), (other[-1],))

@@ -23,18 +23,14 @@ UNSEALED = f"seal:{_ZEROS.decode()}"
 
 def sealed(content: bytes) -> bytes:
     """The content with its last `UNSEALED` filled in."""
-    at = _digits_of(content)
-    if at is None or content[at : at + _DIGITS] != _ZEROS:
-        raise ValueError("there is no room for a seal")
+    at = _room_in(content)
     return content[:at] + _digest(content, at) + content[at + _DIGITS :]
 
 
 def seal_file(path: Path) -> None:
     """Does the same in a file that nobody reads yet."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
-        at = _digits_of(content)
-        if at is None or content[at : at + _DIGITS] != _ZEROS:
-            raise ValueError("there is no room for a seal")
+        at = _room_in(content)
         content[at : at + _DIGITS] = _digest(content, at)
 
 
@@ -82,6 +78,14 @@ def _digits_of(content: Any) -> int | None:
     """Where the digits of the last mark begin."""
     starts = [mark.start(1) for mark in _MARK.finditer(content)]
     return starts[-1] if starts else None
+
+
+def _room_in(content: Any) -> int:
+    """The same of a mark that is not filled in yet; ValueError where there is none."""
+    at = _digits_of(content)
+    if at is None or content[at : at + _DIGITS] != _ZEROS:
+        raise ValueError("there is no room for a seal")
+    return at
 
 
 def _digest(content: Any, at: int) -> bytes:

@@ -25,9 +25,8 @@ FEWEST = 6
 _CHUNK_BYTES = 1 << 27  # of sums at a time; the peak is about five times that, whatever is asked for
 _UP_TO = np.cumsum([exp(-1) / factorial(k) for k in range(20)])  # probability of k or less; 20 has 4e-19
 
-Shards = Callable[
-    [], Iterator[tuple[np.ndarray, np.ndarray]]
-]  # prompt ids and [prompt, edge], shard by shard
+# Prompt ids and [prompt, edge], shard by shard.
+Shards = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ FILE = "until.json"
 
 STABLE, MOST = "stable", "max_prompts"  # why no prompts are added
 
-Limits = dict[
-    str, dict[str, Any]
-]  # by task: shards, prompts, overlap (by method), why (None while undecided)
+# By task: shards, prompts, overlap (by method), why (None while undecided).
+Limits = dict[str, dict[str, Any]]
 
 
 def read_limits(path: Place) -> tuple[dict[str, Any], Limits]:

@@ -56,9 +56,8 @@ class RunDirectory(ItemFiles):
                 raise RunDirectoryError(
                     f"{path}: cannot be extended ({difference(old, new)}); start a run of its own"
                 )
-            begun = (
-                holds(new, old) and run.planned_key == manifest["run_key"]
-            )  # an extension, and then killed
+            # an extension, and then killed
+            begun = holds(new, old) and run.planned_key == manifest["run_key"]
             if not (extend or begun) and manifest["run_key"] != run.manifest["run_key"]:
                 raise RunDirectoryError(
                     f"{path}: holds another run ({difference(old, new)}); choose another --run-dir, or "

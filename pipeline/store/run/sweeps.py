@@ -15,16 +15,11 @@ Methods = Mapping[str, Mapping[str, Any]]  # the manifest's: `parameters` by id
 Kept = Mapping[str, Bool[np.ndarray, " edge"]]
 
 _SWEPT = "threshold"
-_ALONE = (
-    "task",
-    "metric",
-    "ablation",
-)  # what values are measured in: they compare within these and not across
+# What values are measured in: they compare within these and not across.
+_ALONE = ("task", "metric", "ablation")
 _ROUNDING = 1e-6
-_SAME = (
-    "name",
-    "width",
-)  # the first is said anyway, the second changes how fast edges are found and not which
+# The first is said anyway, the second changes how fast edges are found and not which.
+_SAME = ("name", "width")
 
 
 def thresholds(methods: Methods) -> dict[str, float]:
