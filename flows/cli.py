@@ -29,6 +29,9 @@ STOPPED = "stopped; the same command goes on where it was"
 
 _ends_with_command: ContextVar[bool] = ContextVar("ends_with_command", default=False)
 
+# What is left when such a process has said all that it had to say.
+_until_said: ContextVar[contextlib.ExitStack | None] = ContextVar("until_said", default=None)
+
 app = typer.Typer(
     name="circuits",
     help="Finds circuits in transformer language models: plan, run, read.",
@@ -132,10 +135,8 @@ def run(
     from pipeline.config import RunConfig
 
     asked = RunConfig.load(config, set_)
-    with (
-        _spoken_for("the same command begins again"),
-        contextlib.nullcontext() if local or extend else _on_its_way(asked, run_dir),
-    ):
+    _spoken_for("the same command begins again")
+    with contextlib.nullcontext() if local or extend else _on_its_way(asked, run_dir):
         _conduct(_prepared(lambda: asked, run_dir, extend, quiet), local, quiet, as_json)
 
 
@@ -310,16 +311,18 @@ def _on_its_way(config: Any, run_dir: str | None) -> contextlib.AbstractContextM
     return on_its_way(config, run_dir)
 
 
-def _spoken_for(next_step: str) -> contextlib.AbstractContextManager[None]:
-    """Has somebody say what to type where this process, of this command alone, is ended without a word."""
-    if not _ends_with_command.get():
-        return contextlib.nullcontext()
+def _spoken_for(next_step: str) -> None:
+    """Has somebody say what to type where this process, of this command alone, is ended without a word: until its own
+    last word is said, errors among them."""
+    if (said := _until_said.get()) is None:
+        return
     from flows.last_word import last_word
 
-    return last_word(
+    line = (
         "error: this process was ended from outside: killed, out of memory, or because a part of Ray on this machine "
         f"has ended beneath it; what has landed stays; {printable(next_step)}"
     )
+    said.enter_context(last_word(line))
 
 
 def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
@@ -327,7 +330,8 @@ def _conduct(session: Any, local: bool, quiet: bool, as_json: bool) -> None:
     from flows import printing
     from flows.computing import computed
 
-    with closing(session), _spoken_for(f"next: circuits resume {session.path}"), stoppable():
+    _spoken_for(f"next: circuits resume {session.path}")
+    with closing(session), stoppable():
         already = computed(session, local=local, quiet=quiet)
         facts = printing.run_facts(session, already)
     _emit(facts, as_json, printing.print_run)
@@ -350,6 +354,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without `argv` that of the process, which ends with this command.
     """
     _ends_with_command.set(argv is None)
+    with contextlib.ExitStack() as said:
+        _until_said.set(said if argv is None else None)
+        return _done(argv)
+
+
+def _done(argv: Sequence[str] | None) -> int:
+    """The exit code of one command, whose error is said."""
     try:
         with stoppable(last=argv is None):
             app(args=None if argv is None else list(argv), prog_name="circuits")
