@@ -50,8 +50,8 @@ def essentials(
     """Facts, tasks, methods, and per task and method a circuit and its `top` strongest edges (or nodes).
 
     Values are plain and fit for JSON: what is unknown is None, never NaN. `results` lists what has scores, in
-    the order of the plan; `faithfulness` holds the rows of `run.faithfulness()`, `overlap` how alike the kept circuits
-    of a task are.
+    the order of the plan, but for circuits of resamples, which `overlap` compares; `faithfulness` holds the rows of
+    `run.faithfulness()`, `overlap` how alike the kept circuits of a task are.
 
     `curve` is `faithfulness(run)`, where it is at hand. `seen` is called with each task and method, their merged
     scores and the circuit that is shown (None where none is), so that nobody has to read them again.
@@ -70,6 +70,8 @@ def essentials(
     results = []
     for task in identity["tasks"]:
         for method in methods:
+            if method["parameters"].get("resample") is not None:
+                continue
             frame = scores(run, task, method["method"])
             if frame is not None:
                 rows = rows_of(curve, task, method["method"])

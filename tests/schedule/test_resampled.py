@@ -7,6 +7,7 @@ import pytest
 from pipeline import discover, load_model, open_run
 from pipeline.core.errors import ConfigError
 from pipeline.methods import Acdc
+from pipeline.report.essentials import essentials
 from tests.runs import toy_config
 
 ACDC = {"name": "acdc", "threshold": 0.01}
@@ -46,6 +47,13 @@ def test_what_is_kept_of_resamples_is_compared_pair_by_pair(run):
 def test_no_circuit_of_a_resample_is_run(run):
     assert set(run.faithfulness()["method"]) == {"acdc"}
     assert set(run.evaluations()["method"]) == {"acdc"}
+
+
+def test_a_resample_is_shown_beside_the_others_and_not_by_itself(run):
+    facts = essentials(run)
+    assert [one["method"] for one in facts["results"]] == ["acdc"]
+    (overlap,) = facts["overlap"]
+    assert len(overlap["pairs"]) == 6
 
 
 def test_a_run_extended_by_resamples_searches_nothing_else_again(run, tmp_path):
