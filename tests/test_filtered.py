@@ -104,6 +104,7 @@ def test_whatever_is_lost_comes_back_to_the_last_byte(run, tmp_path):
     assert (again.path / "manifest.json").read_bytes() == manifest
 
 
+@pytest.mark.slow
 def test_an_extended_run_does_not_look_again(run, tmp_path):
     more = config_of(tmp_path, RIGHT, methods=[{"name": "eap_ig"}])
     again, listener = go(more, extend=run.path)

@@ -162,6 +162,7 @@ def test_asking_later_computes_those_items_again_and_the_same_scores(without, tm
     assert len(score_files_of(without)) == 6, "what is there stays"
 
 
+@pytest.mark.slow
 def test_only_named_methods_and_only_lost_files_are_computed(without, tmp_path):
     asked = config(tmp_path, store={"prompt_scores": ["eap"]})
     assert items(go(asked)[1]) == {"pairs/eap/0", "pairs/eap/1"}

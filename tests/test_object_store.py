@@ -90,6 +90,7 @@ def test_results_are_read_from_an_address(here, there):
     assert open_run(address).faithfulness().equals(here.faithfulness())
 
 
+@pytest.mark.slow
 def test_the_same_config_again_computes_nothing(there, output):
     before = {path: path.stat().st_mtime_ns for path in score_files(there.path)}
     events = []
@@ -113,6 +114,7 @@ def test_what_is_damaged_is_set_aside_and_computed_again(output, here):
     assert [p.name.split("-", 2)[2] for p in found(path.parent, "_bad-*")] == [path.name]
 
 
+@pytest.mark.slow
 def test_the_verbs_take_an_address(output, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps(toy_mapping(output / "verbs", **SMALL)))

@@ -105,6 +105,7 @@ def test_prompts_of_an_earlier_version_have_no_column_of_spans(folder):
     assert all(token.spans == {} for token in old)
 
 
+@pytest.mark.slow
 def test_computing_it_again_gives_the_same_files(folder, tmp_path):
     config = toy_config(
         tmp_path,

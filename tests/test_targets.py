@@ -39,6 +39,7 @@ def config(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_method_runs_and_a_run_goes_on_without_the_file(config, tmp_path):
     run, _ = go(config)
     assert run.status()["complete"]

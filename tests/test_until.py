@@ -16,6 +16,7 @@ from pipeline.schedule.until import grow
 from pipeline.store.run.limits import read_limits
 from pipeline.verify import verify
 from tests.runs import content, flip_a_byte, toy_config
+from tests.slowly import slow
 
 NOISY = {
     "tasks": [{"name": "induction", "count": 4}],
@@ -79,6 +80,7 @@ def test_it_is_the_run_of_that_many_prompts(run, plain):
     assert run.missing_from("eap", "induction") == ()
 
 
+@pytest.mark.slow
 def test_an_ablation_by_the_mean_takes_that_of_all_prompts_that_there_may_be(tmp_path):
     """What is there when it stops is the beginning of the run of all of them: lifting the limit keeps every file."""
     methods = {"methods": [{"name": "eap", "ablation": "mean"}], "evaluate": {"edge_fractions": [0.05]}}
@@ -129,7 +131,7 @@ def test_the_plan_counts_the_most(tmp_path, capsys):
     assert "begins with 4 of 40 prompts of induction" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("dies_after", [pytest.param(1, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("dies_after", [*slow(1), 5])
 def test_killed_anywhere_it_goes_on_to_the_same_end(run, tmp_path, monkeypatch, dies_after):
     from pipeline.store.run.run_dir import RunDirectory
 

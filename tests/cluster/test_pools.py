@@ -111,6 +111,7 @@ def test_a_killed_worker_costs_its_own_job_one_attempt_and_nothing_else(ray_pool
     assert len(read(tmp_path)) == 7, "no other job was begun twice"
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_every_worker_is_given_up(ray_pool, opener):
     outcomes = list(ray_pool(opener).run([Deed("poison", script=("die",)), Deed("look")], attempts=2))
     assert [(o.job.name, o.attempt, o.final) for o in outcomes] == [
@@ -121,12 +122,14 @@ def test_a_job_that_kills_every_worker_is_given_up(ray_pool, opener):
     assert outcomes[-1].result == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, "one thread, no GPU"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_starting_is_replaced(ray_pool, tmp_path):
     pool = ray_pool(Opener(tmp_path, stumbles=1, how="die"), workers=1)
     assert [o.failure for o in pool.run([Deed("j")])] == [None]
     assert len(read(tmp_path, "opened")) == 2
 
 
+@pytest.mark.slow
 def test_workers_that_never_start_end_the_run_with_the_reason(ray_pool, tmp_path):
     pool = ray_pool(Opener(tmp_path, stumbles=99, how="raise"), workers=1)
     with pytest.raises(ModelError, match="workers cannot start: ZeroDivisionError: by zero"):
@@ -152,6 +155,7 @@ def test_a_cluster_on_which_every_worker_dies_ends_the_run_too(ray_pool, tmp_pat
     assert len(read(tmp_path, "opened")) >= 3
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_used_is_not_loaded_again(ray_pool, tmp_path):
     pool = ray_pool(Opener(tmp_path, stumbles=99, how="bad input"), workers=1)
     with pytest.raises(ModelError, match="not finite"):
@@ -159,6 +163,7 @@ def test_a_model_that_cannot_be_used_is_not_loaded_again(ray_pool, tmp_path):
     assert len(read(tmp_path, "opened")) == 1
 
 
+@pytest.mark.slow
 def test_the_ray_of_the_tests_goes_on_where_another_token_is_read(ray_pool, opener, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
@@ -251,6 +256,7 @@ def test_a_lone_worker_that_a_signal_has_stopped_is_killed_and_replaced(ray_pool
     assert "stopped by a signal" in outcomes[0].failure.message
 
 
+@pytest.mark.slow
 def test_jobs_that_belong_together_stay_with_their_worker(ray_pool, opener, tmp_path):
     pool = ray_pool(opener, workers=2)
     for _ in range(3):
@@ -275,6 +281,7 @@ def test_a_cluster_by_address_refuses_what_it_can_never_place_naming_what_it_has
     assert pool.size == 1, "one that grows is waited for"
 
 
+@pytest.mark.slow
 def test_a_cluster_with_room_for_some_of_the_workers_starts_with_these(ray_pool, opener):
     pool = ray_pool(opener, workers=9, need=Need(gpus=2), address="10.9.9.9:1")
     assert pool.size == 2

@@ -51,6 +51,7 @@ def without_ray(monkeypatch):
         monkeypatch.setattr(f"{module}.open_pool", partial(open_pool, local=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, *slow(2)])
 def test_a_run_through_prefect_and_ray_is_the_run_without_them(
     circuits, config_file, tmp_path, in_prefect, ray_session, workers
@@ -73,6 +74,7 @@ def test_a_run_through_prefect_and_ray_is_the_run_without_them(
     assert alone.data["items"] == said.data["items"]
 
 
+@pytest.mark.slow
 def test_a_run_with_missing_items_is_a_failed_flow(circuits, config_file, in_prefect, without_ray, tmp_path):
     """One prompt is longer than the positions that a patched copy of the model can read without NaN."""
     from tests.runs import nan_in_the_second
@@ -89,6 +91,7 @@ def test_a_run_with_missing_items_is_a_failed_flow(circuits, config_file, in_pre
     assert all("not finite" in row["message"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_deployment_gives_the_flow_its_config_alone(tmp_path, in_prefect, without_ray):
     from flows.discover import discover
     from tests.runs import toy_mapping

@@ -39,6 +39,7 @@ def strongest(run, top=4):
     return list(run.scores(method="eap").sort_values("rank").head(top).itertuples())
 
 
+@pytest.mark.slow
 def test_show_has_a_column_for_either_interval_where_there_is_a_bootstrap(circuits, run):
     shown = circuits("show", run.path, "--method", "eap", "--top", 4)
     assert shown.code == 0

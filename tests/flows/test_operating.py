@@ -108,6 +108,7 @@ def test_once_mended_resume_failed_completes_the_run(circuits, poisoned, tmp_pat
     assert open_run(path).status()["complete"]
 
 
+@pytest.mark.slow
 def test_a_pooled_search_can_be_seen_alone(circuits, config_file):
     config = config_file(methods=[{"name": "acdc", "thresholds": [0.01, 0.1]}])
     assert circuits("run", config, "--local").code == 0

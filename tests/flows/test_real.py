@@ -78,6 +78,7 @@ def test_the_best_circuit_ends_as_a_picture_and_its_heads_in_words(tmp_path, cap
     assert (tmp_path / f"{run.path.name}.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_circuits_are_tried_on_prompts_that_played_no_part_in_finding_them(tmp_path):
     held = {"tasks": [{"name": "induction", "count": 12, "held_out": 6}]}
     run = discover(

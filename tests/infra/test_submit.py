@@ -110,6 +110,7 @@ def test_an_output_whose_folder_is_not_mounted_is_refused(tmp_path, capsys):
         place_inputs(toy_config(tmp_path / "unmounted" / "results"), tmp_path)
 
 
+@pytest.mark.slow
 def test_runs_of_one_model_load_it_once_and_give_what_they_give_alone(tmp_path, monkeypatch):
     loads = []
     load = execute.open_replica

@@ -27,7 +27,7 @@ def bounded(setting, batches=None, threshold=0.01, **options):
     return method.score(setting.model, batches or [setting.batch])
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2", *slow(*FAMILIES)])
+@pytest.mark.parametrize("kind", ["llama", *slow("gemma2", *FAMILIES)])
 def test_kept_edges_are_those_of_naive_acdc(setting_of, naive, kind):
     setting = setting_of(kind, padding="left")
     for threshold in (1e-3, 1e-2, 1e-1):
@@ -56,6 +56,7 @@ def test_parts_that_disagree_measure_exactly_and_decide_alike(setting_of, naive)
         np.testing.assert_array_equal(bounded(setting, batches, 0.003).kept, whole)
 
 
+@pytest.mark.slow
 def test_a_resample_keeps_what_it_keeps_by_exact_scores(setting_of, naive):
     setting = setting_of("llama", padding="left", lengths=(6, 3, 5, 6, 4))
     drawn = np.random.default_rng([5, 1]).integers(5, size=5)

@@ -9,6 +9,7 @@ from pipeline.methods.collective import LocalWorkers
 from pipeline.methods.visits import Visits
 from pipeline.methods.work import Work
 from tests.exactness import assert_same_circuit
+from tests.slowly import slow
 
 # Heads of their own, blocks whose halves read the same, heads that share a norm of what they write or of their
 # queries, grouped keys and values, experts.
@@ -20,6 +21,7 @@ SHAPES = {
     "cohere_qk-kv": ("cohere_qk", {"heads": 2, "kv_heads": 1, "kv": "kv_head", "padding": "left"}),
     "mixtral": ("mixtral", {"heads": 2, "kv_heads": 1, "padding": "left"}),
 }
+EVERY = ["gpt2", "cohere_qk-kv", *slow("gpt_neox", "gemma2-kv", "olmo2", "mixtral")]
 THRESHOLDS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SOME = THRESHOLDS[1::2]
 EIGHT = {"lengths": (6, 3, 5, 6, 4, 2, 6, 5)}
@@ -101,8 +103,8 @@ def assert_close(found, expected):
 # --- resamples ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("shape", ["gpt_neox", "gemma2-kv"])
+@pytest.mark.parametrize("number", [1, *slow(2)])
+@pytest.mark.parametrize("shape", ["gpt_neox", *slow("gemma2-kv")])
 def test_a_resample_is_naive_acdc_on_prompts_drawn_with_replacement(of_shape, naive, shape, number):
     setting = of_shape(shape, **EIGHT)
     found = swept(setting, SOME, cut(setting.batch), resample=number)
@@ -124,7 +126,7 @@ def test_resamples_follow_each_threshold_and_leave_its_id_as_it_is():
 # --- thresholds and orders ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY)
 def test_a_sweep_is_naive_acdc_at_each_threshold(of_shape, naive, shape):
     setting = of_shape(shape)
     found = swept(setting)
@@ -136,7 +138,7 @@ def test_a_sweep_is_naive_acdc_at_each_threshold(of_shape, naive, shape):
     assert len(circuits) == len(THRESHOLDS), "every threshold has a circuit of its own"
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY)
 def test_a_sweep_is_one_run_per_threshold_for_less(of_shape, shape):
     setting = of_shape(shape)
     found = swept(setting)
@@ -150,7 +152,7 @@ def test_a_sweep_is_one_run_per_threshold_for_less(of_shape, shape):
 
 
 @pytest.mark.parametrize("rule", ["absolute", "signed"])
-@pytest.mark.parametrize("shape", ["gpt_neox", "gemma2-kv"])
+@pytest.mark.parametrize("shape", ["gpt_neox", *slow("gemma2-kv")])
 def test_a_sweep_over_a_metric_with_a_direction_is_naive_acdc(of_shape, naive, shape, rule):
     setting = of_shape(shape)
     found = swept(setting, metric="logit_diff", rule=rule)
@@ -160,7 +162,7 @@ def test_a_sweep_over_a_metric_with_a_direction_is_naive_acdc(of_shape, naive, s
 
 
 @pytest.mark.parametrize(("order", "seed"), [("early_first", 0), ("random", 7)])
-@pytest.mark.parametrize("shape", ["gpt2", "gemma2-kv", "cohere_qk-kv"])
+@pytest.mark.parametrize("shape", ["gpt2", *slow("gemma2-kv", "cohere_qk-kv")])
 def test_another_order_is_naive_acdc_in_that_order(of_shape, naive, shape, order, seed):
     setting = of_shape(shape)
     visits = Visits(order, seed)
@@ -184,13 +186,13 @@ def test_orders_find_different_circuits_and_a_seed_the_same_again(of_shape):
 # --- batches, memory, holders -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY)
 def test_batches_change_no_decision(of_shape, shape):
     setting = of_shape(shape, **EIGHT)
     assert_close(swept(setting, SOME, cut(setting.batch)), swept(setting, SOME))
 
 
-@pytest.mark.parametrize("shape", ["gemma2-kv", "mixtral"])
+@pytest.mark.parametrize("shape", ["gemma2-kv", *slow("mixtral")])
 def test_several_batches_are_naive_acdc_over_all_their_prompts(of_shape, naive, shape):
     setting = of_shape(shape, **EIGHT)
     batches = cut(setting.batch)
@@ -199,7 +201,10 @@ def test_several_batches_are_naive_acdc_over_all_their_prompts(of_shape, naive, 
     assert (found.n_prompts[found.n_prompts > 0] == 8).all()
 
 
-@pytest.mark.parametrize(("shape", "held"), [*((shape, 2) for shape in SHAPES), ("gemma2-kv", 0)])
+@pytest.mark.parametrize(
+    ("shape", "held"),
+    [("gemma2-kv", 0), ("gpt2", 2), *slow(*((shape, 2) for shape in SHAPES if shape != "gpt2"))],
+)
 def test_runs_that_are_recorded_again_for_every_question_give_the_same_bits(of_shape, shape, held):
     setting = of_shape(shape, **EIGHT)
     batches = cut(setting.batch)
@@ -214,7 +219,7 @@ def test_runs_that_are_recorded_again_for_every_question_give_the_same_bits(of_s
     assert setting.model.counters.forward_passes > before, "recorded again"
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", EVERY)
 def test_prompts_in_uneven_parts_give_the_same_bits(of_shape, shape):
     setting = of_shape(shape, **EIGHT)
     batches = cut(setting.batch)

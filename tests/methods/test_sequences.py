@@ -12,6 +12,7 @@ from pipeline.methods import Acdc, Eap, EapIg, EdgePatching, NodePatching
 from tests.exactness import relative_error
 from tests.oracles.acdc import naive_acdc
 from tests.oracles.models import VOCABULARY
+from tests.slowly import slow
 
 # Answers by prompt, right and wrong: branches that share a token, one token beside several, a chain alone.
 ANSWERS = (
@@ -211,7 +212,7 @@ def test_circuits_are_a_plain_forward_for_every_answer(setting_of, kind):
             np.testing.assert_allclose(row, by_hand(case, metric, patched(case, mask)), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("metric", ["kl_divergence", "nll"])
+@pytest.mark.parametrize("metric", ["kl_divergence", *slow("nll")])
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
 def test_acdc_keeps_what_a_plain_forward_for_every_answer_and_edge_keeps(setting_of, kind, metric):
     case = case_of(setting_of(kind, heads=2, padding="left"))

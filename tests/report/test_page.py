@@ -338,6 +338,7 @@ def test_missing_items_are_named_and_the_rest_is_shown(tmp_path):
     assert any("of 12 items missing" in word for word in words)
 
 
+@pytest.mark.slow
 def test_a_page_for_the_graph_of_gpt2_small_stays_under_a_megabyte(tmp_path):
     large = make_run(tmp_path / "run", Graph(12, 12, 12))
     page = write_report(large, tmp_path / "report.html")

@@ -162,6 +162,7 @@ def test_what_another_attempt_may_mend_is_tried_again_in_a_search_too(
         assert results(run) == results(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_fails_the_search_and_resume_goes_on(undisturbed, tmp_path):
     run, pool = go(config(tmp_path), 2, range(30, 40))
     assert 3 <= pool.deaths <= 6, "some may die together"
@@ -224,6 +225,7 @@ def test_a_damaged_decision_is_made_again(undisturbed, tmp_path, damage):
     assert results(again) == results(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_recorded_runs_that_do_not_fit_into_memory_are_recorded_again_and_said(undisturbed, tmp_path):
     events = []
     cluster = {"batch_size": 5, "memory_per_worker": 1e-9}

@@ -167,6 +167,7 @@ def test_the_learning_curve_is_of_the_prompts_that_gave_the_scores(run):
     assert np.isnan(value(run, "acdc", "learning_curve", "circuit", "null"))
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_while_it_judges_goes_on_with_what_is_left(run, tmp_path):
     config = toy_config(tmp_path, **CONFIG)
     done = broken_off(config, lambda names: "necessity" in names[-1])

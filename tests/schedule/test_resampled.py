@@ -56,6 +56,7 @@ def test_a_resample_is_shown_beside_the_others_and_not_by_itself(run):
     assert len(overlap["pairs"]) == 6
 
 
+@pytest.mark.slow
 def test_a_run_extended_by_resamples_searches_nothing_else_again(run, tmp_path):
     alone = discover(toy_config(tmp_path, **CONFIG | {"methods": [ACDC]}), local=True, quiet=True)
     assert found(alone)["jaccard"] is None or np.isnan(found(alone)["jaccard"])

@@ -93,6 +93,7 @@ def test_a_run_is_extended_by_what_it_lacks(run, tmp_path):
     assert set(again.methods) == {"eap", "acdc", "eap_ig"}
 
 
+@pytest.mark.slow
 def test_the_first_config_continues_an_extended_run_with_its_own_settings(run, tmp_path):
     more = toy_config(tmp_path, methods=[{"name": "edge_patching"}])
     go(more, extend=run.path)

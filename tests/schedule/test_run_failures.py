@@ -75,6 +75,7 @@ def test_an_item_that_keeps_failing_is_given_up_and_the_others_land(tmp_path, br
         assert {item.method for item in session.pending} == {"eap"}
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_for_moments_only_needs_the_same_command_again(tmp_path, monkeypatch):
     real, bad = RunDirectory.commit, {"is": True}
 

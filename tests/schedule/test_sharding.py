@@ -10,6 +10,7 @@ from pipeline.core.errors import ConfigError, PromptError
 from pipeline.schedule import make_plan, recorded_prompts
 from tests.listening import go
 from tests.runs import content, toy_config
+from tests.slowly import slow
 
 WAYS = (
     {"prompts": 4, "by_length": True},
@@ -54,7 +55,7 @@ def test_items_do_not_depend_on_the_workers_and_hold_every_prompt_once(mixed, sh
     assert len({len(shard) for shard in shards_of(one)}) > 1 or "minutes" not in shards
 
 
-@pytest.mark.parametrize("shards", WAYS)
+@pytest.mark.parametrize("shards", [WAYS[0], *slow(*WAYS[1:])])
 def test_a_run_holds_each_shard_and_goes_on_from_its_own_record(mixed, shards):
     config = mixed(shards)
     run, _ = go(config)

@@ -286,6 +286,7 @@ def test_a_model_that_brings_its_own_code(circuits, config_file, place):
     refused(said, [1], ["runs its own code", "model.trust_remote_code: true"])
 
 
+@pytest.mark.slow
 def test_code_beside_a_known_architecture_is_not_looked_at(circuits, config_file, place):
     """The stock class is there: the folder is the model that its weights say, whatever it maps."""
     auto_map = {"AutoConfig": "modeling.Config", "AutoModelForCausalLM": "modeling.Model"}
