@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import evaluate, load_model
+from pipeline import RunConfig, evaluate, load_model
 from pipeline.core.items import EVALUATIONS, Item
 from pipeline.evaluation.cpr_cmd import NEAR, areas
 from pipeline.evaluation.ratio import Ratio, faithfulness_over
@@ -25,7 +25,7 @@ def rows_of(run: Run, name: str, spent: Mapping[str, float]) -> Iterator[dict[st
     """A row per method and rule of the task of that name, whose prompts held out are the task beside it. `spent` is CPU
     seconds by what was computed."""
     frame = run.faithfulness()
-    for method in run.methods:
+    for method in frame["method"].unique():
         decides = bool(frame.loc[frame["method"] == method, "edge_fraction"].isna().any())
         for rule in (KEPT,) if decides else run.ranks:
             yield _row(run, name, method, rule, frame) | {
@@ -43,7 +43,7 @@ def _row(run: Run, name: str, method: str, rule: str, frame: pd.DataFrame) -> di
     curve = list(zip(mine["edge_fraction"], mine["faithfulness"].astype(float), strict=True))
     cpr, cmd = (None, None) if rule == KEPT else areas(sorted(curve))
     found, held_out = (_ratio(run, task, method, rule, share) for task in (name, f"{name}-held-out"))
-    overlap = None if rule == KEPT else _overlap(run, name, method, rule, int(row["n_edges"]))
+    overlap = _overlap(run, name, method, rule, int(row["n_edges"]))
     gap = None if found.value is None or held_out.value is None else held_out.value - found.value
     return {
         "behaviour": name,
@@ -93,7 +93,12 @@ def _ratio(run: Run, task: str, method: str, rule: str, share: float | None) -> 
 
 
 def _overlap(run: Run, task: str, method: str, rule: str, size: int) -> Overlap | None:
-    """How alike circuits of resampled prompts are; None where no scores of single prompts are kept."""
+    """How alike circuits of resampled prompts are; None where neither scores of single prompts are kept, nor what a
+    method that decides keeps of resamples."""
+    if rule == KEPT:
+        again = RunConfig.from_mapping(run.config).resamples_of(method)
+        kept = [run.circuit(one, task).mask for one in again]
+        return overlap_of(np.stack(kept), SEED) if len(kept) > 1 else None
     rows = run.rows_of_prompts(method, task)
     if rows is None:
         return None

@@ -8,7 +8,7 @@ import pytest
 
 from flows import methods_table
 from flows.methods_rows import chosen, rows_of
-from flows.methods_table import FACTS, PARTS, RULES, TABLE, config_of, known, summary, table
+from flows.methods_table import FACTS, PARTS, PROMPTS, RULES, TABLE, config_of, known, summary, table
 from pipeline import discover
 from tests.runs import toy_config
 
@@ -29,10 +29,10 @@ def test_the_circuit_of_a_row_is_the_smallest_that_is_near_and_never_the_whole_g
 def test_every_behaviour_that_the_model_has_can_be_run(tmp_path):
     assert len(known()) >= 9
     for name in known():
-        for part, (count, _) in PARTS.items():
+        for part in PARTS:
             config = config_of(name, part, str(tmp_path))
             assert [*config.task_ids] == [name, f"{name}-held-out"]
-            assert config.task_ids[name].model_dump()["count"] == count
+            assert config.task_ids[name].model_dump()["count"] == PROMPTS
             assert config.evaluate.ranks == RULES
             assert config.name == f"methods-{name}{part}"
 
