@@ -78,11 +78,11 @@ def test_chat_is_written_down_only_where_it_is_asked_for():
 
 
 def test_a_plan_renders_the_prompts_of_a_task_that_asks_for_it(chatting, tmp_path):
-    from pipeline.schedule import make
+    from pipeline.schedule.make import told
 
     row = {"clean": PAIR.clean, "corrupted": PAIR.corrupted, "answers": [" Mary"], "wrong_answers": [" John"]}
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(row))
     task = FileTask(path=str(path), chat=True)
-    (pair,) = make._told(task, "pairs", chatting, 0)
+    (pair,) = told(task, "pairs", chatting, 0)
     assert pair.clean == in_chat(PAIR, chatting).clean
