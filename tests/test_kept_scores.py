@@ -229,6 +229,7 @@ def test_a_bootstrap_of_too_many_edges_is_refused_unless_it_is_of_the_strongest(
     assert make_plan(config(tmp_path)).items
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_kind_reads_as_one_that_keeps_nothing(without):
     plan = json.loads((without.path / "plan.json").read_text())
     del plan["prompt_scores"], plan["prompt_score_bytes"]

@@ -63,6 +63,7 @@ def test_without_a_package_index_one_line_says_what_to_set(monkeypatch, tmp_path
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_best_circuit_ends_as_a_picture_and_its_heads_in_words(tmp_path, capsys):
     look = {"edge_fractions": [0.05, 0.1, 0.5], "also": ["sufficiency"]}
     config = toy_config(tmp_path, tasks=[{"name": "induction", "count": 12, "held_out": 6}], evaluate=look)

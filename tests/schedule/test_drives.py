@@ -177,6 +177,7 @@ def test_a_worker_that_dies_again_and_again_fails_the_search_and_resume_goes_on(
     assert results(run) == results(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_a_driver_that_dies_is_followed_from_the_last_receiver_that_was_decided(
     undisturbed, tmp_path, monkeypatch
 ):

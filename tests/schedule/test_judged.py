@@ -147,6 +147,7 @@ def test_every_edge_says_how_sure_it_is(run):
     assert decided["in_circuit"].sum() == run.circuit("acdc", "induction").n_edges
 
 
+@pytest.mark.slow
 def test_the_edges_of_a_run_are_said_on_the_command_line(run, capsys):
     from flows.cli import main
 

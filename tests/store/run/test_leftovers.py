@@ -209,6 +209,7 @@ def test_a_file_of_nothing_in_the_plan_is_named(whole, tmp_path):
     assert "shard-00099.parquet: belongs to nothing in the plan; next: remove " in line
 
 
+@pytest.mark.slow
 def test_what_verify_names_is_mended_by_what_it_says(whole, tmp_path):
     run = copy_of(whole, tmp_path)
     (run / "faithfulness.parquet").write_bytes((run / "faithfulness.parquet").read_bytes()[:-20])
