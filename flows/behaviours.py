@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.real import FOLDER, NOTE
+from flows.reference import rounded, write_table
 from pipeline.checking import tried
 from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError
@@ -21,7 +22,6 @@ from pipeline.tasks import TASKS
 TABLE = Path("results/reference/smollm2/behaviours.md")
 FACTS = TABLE.with_suffix(".json")
 COUNT, SEED = 200, 1
-DIGITS = 4
 SAID = {
     "has": "has it",
     "prefers": "prefers the answer",
@@ -65,15 +65,6 @@ def config_of(names: list[str], seed: int = SEED) -> RunConfig:
 def known() -> list[str]:
     """The names of the tasks that write prompts themselves, and of variants."""
     return [*(cls.model_fields["name"].default for cls in TASKS if "count" in cls.model_fields), *MORE]
-
-
-def rounded(value: Any) -> Any:
-    """Plain data whose numbers have a few digits: the last ones differ between machines."""
-    if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [rounded(one) for one in value]
-    return round(value, DIGITS) if isinstance(value, float) else value
 
 
 def table(tasks: dict[str, Any]) -> str:
@@ -121,19 +112,13 @@ def main() -> int:
         for name, facts in tried(config_of(names), None):
             tasks[name] = rounded(facts)
             print(f"{name}: {'; '.join(facts['words'])}", flush=True)
-            write({one: tasks[one] for one in known() if one in tasks})
+            in_order = {one: tasks[one] for one in known() if one in tasks}
+            write_table(TABLE, in_order, table(in_order))
     except CircuitsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"table    {TABLE}")
     return 0
-
-
-def write(tasks: dict[str, Any]) -> None:
-    """Writes the facts and the table of them."""
-    FACTS.parent.mkdir(parents=True, exist_ok=True)
-    FACTS.write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    TABLE.write_text(table(tasks), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from flows import behaviours
 from flows.methods_table import known
 from flows.real import FOLDER, NOTE
+from flows.reference import rounded, write_table
 from pipeline import discover
 from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError
@@ -151,9 +152,8 @@ def main() -> int:
         return 1
     alone, mixed = [(name,) for name in names], [of for of in FILES.values() if len(of) > 2]
     asked_for = [*alone, *mixed, *combinations(names, 2)]
-    rows = behaviours.rounded([told_apart({name: scores[name] for name in of}) for of in asked_for])
-    FACTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    TABLE.write_text(table(rows), encoding="utf-8")
+    rows = rounded([told_apart({name: scores[name] for name in of}) for of in asked_for])
+    write_table(TABLE, rows, table(rows))
     print(f"table    {TABLE}")
     return 0
 

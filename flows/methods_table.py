@@ -21,6 +21,7 @@ from typing import Any
 from flows import behaviours
 from flows.methods_rows import KEPT, RESAMPLES, rows_of
 from flows.real import FOLDER, NOTE
+from flows.reference import rounded, write_table
 from pipeline import discover
 from pipeline.config import RunConfig
 from pipeline.core.errors import CircuitsError
@@ -193,10 +194,8 @@ def write(rows: Sequence[dict[str, Any]]) -> None:
     """Writes the facts and the table of them, behaviours in the order of how well the model has them."""
     place = {name: index for index, name in enumerate(known())}
     in_order = sorted(rows, key=lambda row: place.get(row["behaviour"], len(place)))
-    facts = behaviours.rounded(in_order)
-    FACTS.parent.mkdir(parents=True, exist_ok=True)
-    FACTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    TABLE.write_text(table(facts), encoding="utf-8")
+    facts = rounded(in_order)
+    write_table(TABLE, facts, table(facts))
 
 
 def main() -> int:

@@ -8,7 +8,6 @@ prompts never change what an edge carries, the two differ. Methods see the first
 circuits. Knows models, truth and where the table lies. Does not know how anything is scored.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool
 
+from flows.reference import rounded, write_table
 from pipeline import Circuit, evaluate, load_model, read_pairs
 from pipeline.core.documents import parse_json
 from pipeline.core.scores import EdgeScores
@@ -143,10 +143,7 @@ def _number(value: float | None, digits: int = DIGITS) -> str:
 def main() -> int:
     """Writes the table of the planted model and of the folders that were named."""
     rows = [row for place in (PLANTED, *sys.argv[1:]) for row in rows_of(known_model(place.rstrip("/")))]
-    FACTS.parent.mkdir(parents=True, exist_ok=True)
-    rounded = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), DIGITS))
-    FACTS.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
-    TABLE.write_text(table(rows), encoding="utf-8")
+    write_table(TABLE, rounded(rows, DIGITS), table(rows))
     print(f"table    {TABLE}")
     return 0
 
