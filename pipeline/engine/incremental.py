@@ -8,7 +8,7 @@ Only alive nodes are recomputed, and only where they are needed (`pipeline.core.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from pipeline.core.liveness import Liveness
 from pipeline.engine.executor import Executor, Rows, finish
+from pipeline.engine.mixed_heads import MixedHeads
+from pipeline.engine.propagation import propagate, run, stacked
 from pipeline.engine.recorded import Recorded
 from pipeline.engine.senders import at_answer
 from pipeline.engine.trial import Lane, PortKey, Trial, compact, lanes_of
@@ -34,6 +36,7 @@ class Incremental:
         self.recorded = recorded
         self.liveness = liveness
         self.graph = recorded.graph
+        self._mixed = MixedHeads(recorded)
         self._inputs: dict[int, Tensor] = {}  # alive receiver -> its current input
         self._outputs: dict[int, Tensor] = {}  # alive sender -> its current output
         self._ports: dict[PortKey, Tensor] = {}  # -> current q, k or v
@@ -84,18 +87,18 @@ class Incremental:
         gone = list(removed)
         sums: dict[int, Tensor] = {}  # of what this receiver reads of a layer's heads, in front of their norm
         for variant, (sender, delta) in enumerate(zip(senders, deltas, strict=True)):
-            change, layer = delta, self._mixed_layer(sender)
+            change, layer = delta, self._mixed.layer_of(sender)
             if layer is not None:
                 if layer not in sums:
-                    sums[layer] = self._sum(layer, self._of_layer(layer, gone), x)
+                    sums[layer] = self._mixed.sum_without(layer, self._mixed.of_layer(layer, gone), x)
                 if self.recorded.silent:
-                    after = self._sum(layer, self._of_layer(layer, [*gone, sender]), x)
+                    after = self._mixed.sum_without(layer, self._mixed.of_layer(layer, [*gone, sender]), x)
                 else:
                     after = sums[layer] + delta.to(sums[layer].device)
                 change = self.executor.attention_between(layer, sums[layer], after).to(x.device)
             torch.add(x, change, out=out[variant])
             if self.recorded.silent and len(gone) + 1 == self.graph.senders_read[receiver]:
-                out[variant] = self._rows_of(self.recorded.constants(receiver), x)
+                out[variant] = self.recorded.rows_of(self.recorded.constants(receiver), x)
             if sender not in spared:
                 x = out[variant]
                 gone.append(sender)
@@ -103,91 +106,7 @@ class Incremental:
                     sums[layer] = after
         return out
 
-    # --- heads whose sum is normed by whoever reads it ----------------------------------------------------
-
-    def _mixed_layer(self, sender: int) -> int | None:
-        """The layer of a head whose readers norm the sum over its layer; None for any other sender."""
-        node = self.graph.senders[sender]
-        is_mixed = node.kind == "head" and node.layer is not None and self._blocks(node.layer).mixed
-        return node.layer if is_mixed else None
-
-    def _of_layer(self, layer: int, senders: Sequence[int]) -> list[int]:
-        return [sender for sender in senders if self._mixed_layer(sender) == layer]
-
-    def _sum(
-        self, layer: int, removed: Sequence[int], like: Float[Tensor, "*variant prompt row d_model"]
-    ) -> Float[Tensor, "prompt row d_model"]:
-        """What a layer's output projection made in the clean run, with heads exchanged one after the other; of what
-        is left alone where removed heads write nothing."""
-        if removed and self.recorded.silent:
-            return self._sum_of_kept(
-                layer, [head for head in self._heads(layer) if head not in removed], {}, like
-            )
-        out = self._rows_of(self.recorded.clean.layers[layer].attn_raw, like)
-        for delta in self._removed_deltas(removed, out.device, like):
-            out = out + delta
-        return out
-
-    def _heads(self, layer: int) -> range:
-        return range(self.graph.head_sender(layer), self.graph.mlp_sender(layer))
-
-    def _sum_of_kept(
-        self,
-        layer: int,
-        heads: Sequence[int],
-        now: Mapping[int, Tensor],
-        like: Float[Tensor, "*base prompt row d_model"],
-    ) -> Float[Tensor, "*variant prompt row d_model"]:
-        """What these heads of a layer write, `now` or else in the clean run, and the bias of their projection."""
-        block = self._blocks(layer)
-        clean = self._rows_of(self.recorded.clean.layers[layer].attn_raw, like)
-        out = torch.zeros_like(clean)
-        for head in heads:
-            out = out + self._rows_of(now[head] if head in now else self.recorded.clean_output(head), like)
-        return out if (bias := block.out_bias) is None else out + bias
-
-    def _removed_deltas(
-        self, removed: Sequence[int], device: torch.device, like: Float[Tensor, "*variant prompt row d_model"]
-    ) -> Sequence[Tensor]:
-        if not removed:
-            return ()
-        return list(self.recorded.deltas(removed, device, all_rows=like.shape[-2] != self.executor.n_reads))
-
-    def _rows_of(self, x: Tensor, like: Tensor) -> Tensor:
-        """`x` at the rows of `like`: all, or that of the answer."""
-        return at_answer(x, self.recorded.answer_pos) if x.shape[-2] != like.shape[-2] else x
-
-    def _spread_mixed(
-        self, layer: int, outputs: dict[int, Float[Tensor, "variant prompt row d_model"]], trial: Trial
-    ) -> None:
-        """`spread` for all changed heads of a layer, whose sums are normed by every receiver that kept some."""
-        readers = defaultdict[int, list[int]](list)
-        changes = {sender: out - self._current(sender) for sender, out in outputs.items()}
-        for sender, out in outputs.items():
-            self._note(sender, out, trial)
-        for sender in outputs:
-            for receiver in self.liveness.readers.get(sender, ()):
-                readers[receiver].append(sender)
-        heads = self._heads(layer)
-        for receiver, changed in readers.items():
-            x = trial.inputs.get(receiver)
-            if x is None:
-                x = self._inputs[receiver]
-            kept = [head for head in heads if receiver in self.liveness.readers.get(head, ())]
-            if self.recorded.silent:
-                before, after = (
-                    self._sum_of_kept(layer, kept, now, x)
-                    for now in (self._outputs, {**self._outputs, **outputs})
-                )
-                self._add([receiver], self.executor.attention_between(layer, before, after), trial)
-                continue
-            before = self._sum(layer, [head for head in heads if head not in kept], x)
-            for head in kept:
-                if head in self._outputs:  # else it is that of the clean run
-                    clean = self.recorded.clean_output(head)
-                    before = before + (self._rows_of(self._outputs[head], x) - self._rows_of(clean, x))
-            change = torch.stack([self._rows_of(changes[sender], x) for sender in changed]).sum(0)
-            self._add([receiver], self.executor.attention_change(layer, before, change), trial)
+    # --- states -------------------------------------------------------------------------------------------
 
     def settle(
         self, receiver: int, x: Float[Tensor, "prompt row d_model"], liveness: Liveness
@@ -224,7 +143,7 @@ class Incremental:
             return self
         trial = Trial(-1, 1, self._lanes_from(pending, 1))
         self._put_pending(trial)
-        _run([self], [trial], layer, keep=True)
+        run([self], [trial], layer, keep=True)
         return self._after(trial, self.liveness)
 
     def _after(self, trial: Trial, liveness: Liveness, pending: Pending = NOTHING) -> "Incremental":
@@ -286,7 +205,7 @@ class Incremental:
         touched: dict[int, tuple[tuple[str, int], ...]] = defaultdict(tuple)
         for (port, shape), receivers in changed.items():
             fed = [self._fed(receiver, block) for receiver in receivers]
-            x = _stacked([trial.inputs[receiver] for receiver in receivers])
+            x = stacked([trial.inputs[receiver] for receiver in receivers])
             normed = block.norm1(x)
             heads = [group[0] for group in fed]  # heads that share a key or a value share its projection
             if block.joint_qk:
@@ -309,7 +228,7 @@ class Incremental:
         for (ports, everywhere), heads in alike.items():
             n_variants = trial.n_variants if block.mixed else max(n for _, n in ports)
             q, k, v = (
-                _stacked([self._port(layer, port, head, trial) for head in heads]) for port in ("q", "k", "v")
+                stacked([self._port(layer, port, head, trial) for head in heads]) for port in ("q", "k", "v")
             )
             rows = (self.executor.every if everywhere else self.executor.answer)[layer]
             z = rows.attend(q, k, v, heads).expand(-1, n_variants, -1, -1, -1)
@@ -389,13 +308,47 @@ class Incremental:
     def _current_of(self, senders: tuple[int, ...]) -> Float[Tensor, "sender prompt row d_model"]:
         """`_current` of several senders that are needed at the same rows."""
         if senders not in self._together:
-            self._together[senders] = _stacked([self._current(sender) for sender in senders])
+            self._together[senders] = stacked([self._current(sender) for sender in senders])
         return self._together[senders]
 
     def spread(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
         """Adds the change of a sender's output to every receiver that kept its edge."""
         self._note(sender, out, trial)
         self._add(self.liveness.readers.get(sender, ()), out - self._current(sender), trial)
+
+    def _spread_mixed(
+        self, layer: int, outputs: dict[int, Float[Tensor, "variant prompt row d_model"]], trial: Trial
+    ) -> None:
+        """`spread` for all changed heads of a layer, whose sums are normed by every receiver that kept some."""
+        readers = defaultdict[int, list[int]](list)
+        changes = {sender: out - self._current(sender) for sender, out in outputs.items()}
+        for sender, out in outputs.items():
+            self._note(sender, out, trial)
+        for sender in outputs:
+            for receiver in self.liveness.readers.get(sender, ()):
+                readers[receiver].append(sender)
+        heads = self._mixed.heads(layer)
+        for receiver, changed in readers.items():
+            x = trial.inputs.get(receiver)
+            if x is None:
+                x = self._inputs[receiver]
+            kept = [head for head in heads if receiver in self.liveness.readers.get(head, ())]
+            if self.recorded.silent:
+                before, after = (
+                    self._mixed.sum_of(layer, kept, now, x)
+                    for now in (self._outputs, {**self._outputs, **outputs})
+                )
+                self._add([receiver], self.executor.attention_between(layer, before, after), trial)
+                continue
+            before = self._mixed.sum_without(layer, [head for head in heads if head not in kept], x)
+            for head in kept:
+                if head in self._outputs:  # else it is that of the clean run
+                    clean = self.recorded.clean_output(head)
+                    before = before + (
+                        self.recorded.rows_of(self._outputs[head], x) - self.recorded.rows_of(clean, x)
+                    )
+            change = torch.stack([self.recorded.rows_of(changes[sender], x) for sender in changed]).sum(0)
+            self._add([receiver], self.executor.attention_change(layer, before, change), trial)
 
     def _add(
         self, receivers: Sequence[int], delta: Float[Tensor, "variant prompt row d_model"], trial: Trial
@@ -437,79 +390,9 @@ class Incremental:
             mute = trial.mute.get(sender, self._mute.get(sender))
             if mute is None:  # it writes what it writes in the clean run
                 return
-            mute = self._rows_of(mute, x).to(x.device)
+            mute = self.recorded.rows_of(mute, x).to(x.device)
             nothing = mute if nothing is None else nothing & mute
         assert nothing is not None, "it reads something"
-        trial.inputs[receiver] = torch.where(nothing, self._rows_of(self.recorded.constants(receiver), x), x)
-
-
-@torch.no_grad()
-def propagate(
-    starts: "Sequence[tuple[Incremental, int, Float[Tensor, '_variant prompt _row d_model']]]",
-    *,
-    keep: bool = False,
-) -> list[Trial]:
-    """Runs variants of one receiver's input, of one or more states of the same batch, through all alive nodes.
-
-    What states have in common, MLPs and the final norm, is computed for all of them at once. Without `keep` a
-    trial lets go of what it has passed.
-    """
-    trials = [state.begin(receiver, inputs) for state, receiver, inputs in starts]
-    states = [state for state, _, _ in starts]
-    graph = states[0].graph
-    layers = [graph.receivers[trial.receiver].layer for trial in trials]
-    _run(states, trials, min(graph.n_layers if layer is None else layer for layer in layers), keep=keep)
-    return trials
-
-
-@torch.no_grad()
-def _run(states: Sequence[Incremental], trials: Sequence[Trial], first: int, *, keep: bool) -> None:
-    """Takes trials, each of its state, from a layer to the end."""
-    graph, executor = states[0].graph, states[0].executor
-    for layer in range(first, graph.n_layers):
-        for state, trial in zip(states, trials, strict=True):
-            state.run_heads(layer, trial)
-        mlp = graph.mlp_receiver(layer)
-        ready = [(state, trial) for state, trial in zip(states, trials, strict=True) if mlp in trial.inputs]
-        for state, trial in ready:
-            state.arrive(mlp, trial)
-        outputs = _mlp_of_all(executor, layer, [trial.inputs[mlp] for _, trial in ready])
-        for (state, trial), out in zip(ready, outputs, strict=True):
-            state.spread(graph.mlp_sender(layer), out, trial)
-        if not keep:
-            for trial in trials:
-                trial.let_go(mlp)
-    for state, trial in zip(states, trials, strict=True):
-        if graph.logits_receiver in trial.inputs:
-            state.arrive(graph.logits_receiver, trial)
-    arrived = [trial for trial in trials if graph.logits_receiver in trial.inputs]
-    if arrived:
-        finals = [trial.inputs[graph.logits_receiver] for trial in arrived]
-        hidden = executor.read_out(joined(finals)).squeeze(-2)
-        for trial, part in zip(arrived, hidden.split([len(x) for x in finals]), strict=True):
-            trial.hidden = part
-
-
-def _stacked(xs: Sequence[Tensor]) -> Tensor:
-    """`torch.stack`; of one, without a copy."""
-    return xs[0][None] if len(xs) == 1 else torch.stack(list(xs))
-
-
-def joined(xs: Sequence[Tensor]) -> Tensor:
-    """`torch.cat`; of one, without a copy."""
-    return xs[0] if len(xs) == 1 else torch.cat(list(xs))
-
-
-def _mlp_of_all(
-    executor: Executor, layer: int, inputs: Sequence[Float[Tensor, "_variant prompt _row d_model"]]
-) -> list[Float[Tensor, "_variant prompt _row d_model"]]:
-    """The MLP's output for each of these inputs, from one call for all that have as many rows."""
-    if len(inputs) <= 1:
-        return [executor.mlp(layer, x) for x in inputs]
-    outputs: dict[int, Tensor] = {}
-    for rows in {x.shape[-2] for x in inputs}:
-        alike = [index for index, x in enumerate(inputs) if x.shape[-2] == rows]
-        out = executor.mlp(layer, torch.cat([inputs[index] for index in alike]))
-        parts = out.split([len(inputs[index]) for index in alike])
-        outputs.update(zip(alike, parts, strict=True))
-    return [outputs[index] for index in range(len(inputs))]
+        trial.inputs[receiver] = torch.where(
+            nothing, self.recorded.rows_of(self.recorded.constants(receiver), x), x
+        )

@@ -18,7 +18,8 @@ from pipeline.core.liveness import Liveness
 from pipeline.core.questions import About, Bound, Clean, Forget, Measure, Question, Settle, Value
 from pipeline.engine.bounds import DivergenceSteps, Tail, Vocabulary
 from pipeline.engine.host import to_host
-from pipeline.engine.incremental import Incremental, joined, propagate
+from pipeline.engine.incremental import Incremental
+from pipeline.engine.propagation import joined, propagate
 from pipeline.engine.recorded import Recorded
 
 Answer = Float[np.ndarray, "*_two _variant prompt"]

@@ -81,6 +81,10 @@ class Recorded:
         deltas, nodes = self._made[0].deltas, (self.graph.senders[sender] for sender in senders)
         return torch.stack([deltas.written_by(node, self.parts).to(device) for node in nodes])
 
+    def rows_of(self, x: Tensor, like: Tensor) -> Tensor:
+        """`x` at the rows of `like`: all, or that of the answer."""
+        return at_answer(x, self.answer_pos) if x.shape[-2] != like.shape[-2] else x
+
     @property
     def silent(self) -> bool:
         """Whether what is removed writes nothing."""
