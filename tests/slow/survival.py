@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.cli import main
 from pipeline import open_run
+from pipeline.store.place.atomic import TEMPORARY
 from pipeline.store.place.where import Place, found, relative
 from tests.processes import Driver, busy_workers, wait_for
 from tests.runs import items_of, score_files, toy_mapping
@@ -28,8 +29,9 @@ def some_seconds(output: Path, prompts: int) -> dict[str, Any]:
 
 
 def contents(folder: Place) -> dict[str, bytes]:
-    """Every file below a folder, by relative path."""
-    return {str(relative(path, folder)): path.read_bytes() for path in found(folder, "**/*")}
+    """Every file below a folder, by relative path; none that a killed writer had not yet given its name."""
+    paths = (path for path in found(folder, "**/*") if TEMPORARY not in path.name)
+    return {str(relative(path, folder)): path.read_bytes() for path in paths}
 
 
 def kill_and_go_on(
