@@ -3,10 +3,11 @@ that is of one class?
 
 As `completeness`, with the classes of the circuit for K, as the IOI paper does with its classes of heads (Wang et al.
 2022, arXiv 2211.00593). Of any circuit is known in which layer a node lies, what kind of node it is, by which port an
-edge is read and whether the task's known circuit has it; what else is a class, such as the name movers, `groups` says.
-Nodes are lost with all edges out of them; edges are lost where the circuit has them.
+edge is read and whether the task's known circuit has it. What else is a class `groups` says, or a paper (`published`):
+name movers, S-inhibition heads. Nodes are lost with all edges out of them; edges are lost where the circuit has them.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from pipeline.core.prompts import SPAN_NAME
 from pipeline.core.text import OneLine
 from pipeline.evaluation.base import Subject
 from pipeline.evaluation.completeness import Incompleteness, Sets, nodes_of, out_of
+from pipeline.tasks.published import classes_of
 
 Class = Literal["layer", "kind", "port", "truth"]
 Mask: TypeAlias = Bool[np.ndarray, " edge"]
@@ -35,25 +37,39 @@ class ClassSets(Incompleteness):
         default=("kind", "port"),
         description="layer, kind: of nodes; port: q, k, v, mlp or logits, of edges; truth: in the known circuit or not",
     )
+    published: Literal["ioi", "greater_than", "acronym", "coloured_objects"] | None = Field(
+        default=None, description="the classes of heads of a paper, in a model of the paper's shape"
+    )
     groups: Mapping[Annotated[str, Field(pattern=SPAN_NAME.pattern)], tuple[OneLine, ...]] = Field(
         default={}, description="classes of your own by name, each a list of nodes or edges"
     )
 
     def n_circuits(self, graph: Graph, *, decides: bool) -> int:
         """The circuit, and circuit and model without each class. CircuitsError where a group names what the graph
-        lacks."""
-        _ = [_members(graph, group) for group in self.groups.values()]
+        lacks, or the paper's model has another shape."""
+        groups = self._named(graph)
+        _ = [_members(graph, group) for group in groups.values()]
         sizes = {"layer": graph.n_layers, "kind": 2, "port": 5, "truth": 2}
-        return 1 + 2 * (sum(sizes[one] for one in self.by) + len(self.groups))
+        return 1 + 2 * (sum(sizes[one] for one in self.by) + len(groups))
 
     def sets(self, subject: Subject) -> Sets:
         """The edges of each class that the circuit has some of, by what the class is called."""
         circuit = subject.the_circuit
         found = {name: gone for one in self.by for name, gone in _CLASSES[one](subject)}
-        for name, group in self.groups.items():
+        for name, group in self._named(circuit.graph).items():
             nodes, edges = _members(circuit.graph, group)
             found[name] = _out_of(circuit, nodes) | (circuit.mask & edges)
         return {name: gone for name, gone in found.items() if (gone & circuit.mask).any()}
+
+    def _named(self, graph: Graph) -> dict[str, tuple[str, ...]]:
+        """The nodes and edges of each class that has a name, a paper's and the config's own."""
+        paper = classes_of(self.published, graph) if self.published else {}
+        return {_label(name): nodes for name, nodes in paper.items()} | dict(self.groups)
+
+
+def _label(name: str) -> str:
+    """What a paper's class is called where names are short: previous-token."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def _by_node(kind: str, value_of: Callable[[Node], object]) -> Callable[[Subject], Named]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.errors import CircuitsError
 from pipeline.core.graph import Graph
 
 Heads = tuple[tuple[int, int], ...]  # (layer, head)
@@ -29,12 +30,16 @@ class Origin:
     n_heads: int
     d_model: int
 
-    def is_of(self, graph: Graph, model: str) -> bool:
-        """Whether a run's model and graph are this one."""
+    def has_shape_of(self, graph: Graph) -> bool:
+        """Whether a graph is as large as this one's."""
         shape = (graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.parallel)
         if shape != (self.n_layers, self.n_heads, self.n_heads, False):
             return False
-        if graph.d_model is not None and graph.d_model != self.d_model:
+        return graph.d_model is None or graph.d_model == self.d_model
+
+    def is_of(self, graph: Graph, model: str) -> bool:
+        """Whether a run's model and graph are this one."""
+        if not self.has_shape_of(graph):
             return False
         folder = Path(model)
         if folder.is_dir():
@@ -83,6 +88,32 @@ COLOURED_OBJECTS: Mapping[str, Heads] = {
     "content gatherer": ((11, 6), (11, 7), (12, 15)),
     "mover": ((15, 14), (16, 15), (17, 4), (18, 5), (19, 15)),
 }
+
+_BY_PAPER: Mapping[str, tuple[Origin, Mapping[str, Heads]]] = {
+    "ioi": (GPT2, IOI),
+    "greater_than": (GPT2, GREATER_THAN),
+    "acronym": (GPT2, ACRONYM),
+    "coloured_objects": (GPT2_MEDIUM, COLOURED_OBJECTS),
+}
+
+
+def classes_of(behaviour: str, graph: Graph) -> dict[str, tuple[str, ...]]:
+    """The heads of each class that a paper tells apart, by name, in a model of the paper's shape; the MLPs of
+    `greater_than` in two classes. CircuitsError for a graph of another shape."""
+    origin, classes = _BY_PAPER[behaviour]
+    if not origin.has_shape_of(graph):
+        raise CircuitsError(
+            f"the classes of {behaviour} are heads of {origin.names[0]} ({origin.n_layers} layers of "
+            f"{origin.n_heads} heads, width {origin.d_model}), and this model has another shape: write `groups`"
+        )
+    found = {one: _heads(graph, {one: heads}) for one, heads in classes.items()}
+    if behaviour == "greater_than":
+        mlps = {"early MLP": EARLY_MLPS, "late MLP": LATE_MLPS}
+        found |= {
+            one: tuple(graph.senders[graph.mlp_sender(layer)].name for layer in layers)
+            for one, layers in mlps.items()
+        }
+    return found
 
 
 def ioi(graph: Graph, model: str) -> tuple[str, ...] | None:

@@ -90,6 +90,36 @@ def test_groups_are_nodes_and_edges_by_name_and_none_that_the_circuit_lacks():
         ClassSets(groups={"movers": ("a9.h0",)}).n_circuits(GRAPH, decides=False)
 
 
+def test_the_classes_of_a_paper_are_its_heads_and_of_its_model_alone():
+    small = Graph(12, 12, 12, d_model=768)
+    every = Circuit(small, np.ones(small.n_edges, dtype=bool))
+    ones = EdgeScores(small, np.ones(small.n_edges), np.zeros(small.n_edges), np.full(small.n_edges, 2))
+    of = Subject("t", "m", ones, "logit_diff", "corrupted", chosen=Chosen(every, 1.0))
+
+    def nodes(published):
+        lost = ClassSets(by=(), published=published).sets(of)
+        return {
+            name: {small.senders[node].name for node in small.edge_senders[gone]}
+            for name, gone in lost.items()
+        }
+
+    heads = nodes("ioi")
+    assert {name: len(one) for name, one in heads.items()} == {
+        "previous-token": 2,
+        "duplicate-token": 3,
+        "induction": 4,
+        "s-inhibition": 4,
+        "name-mover": 3,
+        "backup-name-mover": 8,
+        "negative-name-mover": 2,
+    }
+    assert heads["name-mover"] == {"a9.h6", "a9.h9", "a10.h0"}
+    assert ClassSets(by=(), published="ioi").n_circuits(small, decides=False) == 1 + 2 * 7
+    assert nodes("greater_than")["late-mlp"] == {"m8", "m9", "m10", "m11"}
+    with pytest.raises(CircuitsError, match=r"heads of gpt2-medium \(24 layers"):
+        ClassSets(published="coloured_objects").n_circuits(small, decides=False)
+
+
 def test_the_gap_is_that_of_circuit_and_model_without_the_same_in_shares_of_the_behaviour():
     asked = ClassSets(by=("kind",))
     ran = {"circuit": 4.0, "circuit-without-kind-head": 1.0, "model-without-kind-head": 2.5}
