@@ -81,7 +81,8 @@ Values = Callable[["SenderValues", "SenderValues | None", Means | None], "Sender
 class Ablation:
     """A kind of ablation: what an ablated sender writes, in words and as a function of the clean run, of the corrupted
     run where it is needed, and of the task's means where these are; `positional` means exist only for prompts of one
-    length."""
+    length. One that `keeps_what_is_equal` changes nothing where the clean and the corrupted run are the same, so that
+    positions before the first difference need no work."""
 
     name: str
     writes: str
@@ -89,6 +90,7 @@ class Ablation:
     needs_corrupted: bool = False
     needs_statistics: bool = False
     positional: bool = False
+    keeps_what_is_equal: bool = False
 
 
 ABLATIONS: dict[str, Ablation] = {
@@ -99,6 +101,7 @@ ABLATIONS: dict[str, Ablation] = {
             "what it writes for the corrupted prompt",
             lambda _, corrupted, __: corrupted,  # type: ignore[arg-type,return-value]  # needed: there
             needs_corrupted=True,
+            keeps_what_is_equal=True,
         ),
         Ablation("zero", "nothing", lambda clean, _, __: clean.zeros()),
         Ablation(
@@ -228,30 +231,24 @@ def record(
     model: "PatchableModel", batch: "Batch", name: str, statistics: Statistics | None = None
 ) -> "Runs":
     """The runs that `name` needs (the corrupted one only where it is used), without the positions before the first
-    difference, and what every sender writes once it is ablated."""
+    difference where these stay as they are, and what every sender writes once it is ablated."""
     from pipeline.engine.ablated import Runs
+    from pipeline.engine.prefix import PATCHING, first_difference, worth_sharing
     from pipeline.engine.senders import SenderValues
 
-    name = get_ablation(name).name
-    clean = model.capture(batch, "clean")
-    corrupted = model.capture(batch, "corrupted") if get_ablation(name).needs_corrupted else None
-    start = 0
-    if corrupted is not None:
-        start = _first_difference(batch)
-        start = start if clean.is_causal_at(start) else 0
-        corrupted = corrupted.window(start)
-    clean = clean.window(start)
+    ablation = get_ablation(name)
+    clean, corrupted, prefix, start = model.capture(batch, "clean"), None, None, 0
+    if ablation.keeps_what_is_equal:
+        start = first_difference(batch)
+        prefix = clean.prefix(start)
+        start = 0 if prefix is None else start
+    if ablation.needs_corrupted:
+        if worth_sharing(batch, start, PATCHING):
+            later = batch.since(start)
+            clean, corrupted = (model.capture(later, which, prefix) for which in ("clean", "corrupted"))
+            model.counters.forward_passes -= batch.n_prompts  # what is equal was run once for both sides
+        else:
+            clean, corrupted = clean.window(start), model.capture(batch, "corrupted").window(start)
     other = None if corrupted is None else SenderValues.of(corrupted)
     values = ablated_values(name, SenderValues.of(clean), other, statistics, batch)
     return Runs(clean, corrupted, values, batch.answer_pos - start, start)
-
-
-def _first_difference(batch: "Batch") -> int:
-    """The first column in which a clean and a corrupted prompt differ, no later than an answer: under a causal
-    mask all activations before it are the same. More columns are left than rows are read of each prompt, where those
-    are several: by their number they are told apart."""
-    differ = (batch.clean != batch.corrupted).any(0)
-    first = int(differ.int().argmax()) if bool(differ.any()) else batch.length
-    several = batch.answer_pos.ndim > 1
-    most = max(0, batch.length - batch.answer_pos.shape[1] - 1) if several else batch.length
-    return min(first, int(batch.answer_pos.min()), most)

@@ -21,13 +21,24 @@ EDITED, EDITOR = "circuits_edited", "_circuits_editor"  # the same while a run i
 RECORDER = "_circuits_recorder"  # the attribute of an attention module that says where to record
 
 
+@dataclass(frozen=True)
+class Past:
+    """What a layer has of the columns before those that are run: keys and values, one per query head; and the mask,
+    as the model made it for all columns, with which those that are run look at both."""
+
+    k: Float[Tensor, "prompt head before d_head"]
+    v: Float[Tensor, "prompt head before d_head"]
+    mask: Float[Tensor, "_prompt one pos key"]
+
+
 @dataclass
 class Recorder:
     """Collects one layer's tensors while the stock forward runs; `exact` chooses explicit softmax attention. Where the
-    pattern is `frozen`, gradients reach values alone."""
+    pattern is `frozen`, gradients reach values alone. With a `past` only the columns after it are run."""
 
     exact: bool
     frozen: bool = False
+    past: Past | None = None
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -45,7 +56,12 @@ def recorded_attention(
     query head before they are recorded, so that their gradients are those of single query heads."""
     recorder: Recorder = getattr(module, RECORDER)
     key, value, scaling = _per_head(query, key, value, scaling)
+    past = recorder.past
+    if past is not None:
+        attention_mask = past.mask
     recorder.values.update(q=query, k=key, v=value, mask=attention_mask, scaling=scaling, softcap=softcap)
+    if past is not None:
+        key, value = torch.cat([past.k, key], 2), torch.cat([past.v, value], 2)
     if recorder.exact or recorder.frozen or softcap is not None:
         if attention_mask is None:
             attention_mask = causal(query)

@@ -24,6 +24,7 @@ from pipeline.engine.batch import Batch
 from pipeline.engine.capture import LayerContext, mid_of, raw_heads
 from pipeline.engine.executor import Rows, finish
 from pipeline.engine.patchable import PatchableModel
+from pipeline.engine.prefix import Prefix
 from pipeline.engine.readout import Objective
 from pipeline.engine.receiver_gradients import LayerGradients, add_receiver_gradients
 from pipeline.engine.recording import recording, run_base
@@ -51,10 +52,12 @@ def gradients(
     objective: Objective,
     embeddings: Float[Tensor, "prompt pos d_model"] | None = None,
     rules: BackwardRules = LIVE,
+    prefix: Prefix | None = None,
 ) -> tuple[Gradients, SenderValues]:
     """Gradients at the clean prompt, or with `embeddings` in place of block 0's input, and what every sender wrote.
 
-    `rules` say what the backward pass takes as constant; ModelError where the model has no place for one.
+    The batch is what comes after the `prefix`, into which no gradient reaches. `rules` say what the backward pass takes
+    as constant; ModelError where the model has no place for one.
     """
     parts = model.parts
     if parts.offloaded:
@@ -65,7 +68,7 @@ def gradients(
     with (
         torch.enable_grad(),
         rules.applied(parts),
-        recording(model.hf, parts, exact=False, frozen=rules.attention == "frozen") as records,
+        recording(model.hf, parts, exact=False, frozen=rules.attention == "frozen", prefix=prefix) as records,
         _leaf_input(parts, embeddings),
     ):
         hidden = run_base(model.hf, parts, batch.clean, batch)

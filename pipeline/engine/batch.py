@@ -99,6 +99,21 @@ class Batch:
         """How many positions of every prompt are read."""
         return 1 if self.answer_pos.ndim == 1 else self.answer_pos.shape[1]
 
+    def since(self, start: int) -> "Batch":
+        """The columns from `start` on. Positions stay what they are in the whole prompts."""
+        if start == 0:
+            return self
+        return replace(
+            self,
+            clean=self.clean[:, start:],
+            corrupted=self.corrupted[:, start:],
+            real=self.real[:, start:],
+            position_ids=self.position_ids[:, start:],
+            answer_pos=self.answer_pos - start,
+            mask_4d=None if self.mask_4d is None else self.mask_4d[..., start:, start:],
+            spans={name: mask[:, start:] for name, mask in self.spans.items()},
+        )
+
     def split(self, size: int) -> "list[Batch]":
         """Parts of at most `size` prompts, in order."""
         return [self._rows(slice(start, start + size)) for start in range(0, self.n_prompts, size)]

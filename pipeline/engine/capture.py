@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.engine.batch import Batch
+from pipeline.engine.prefix import Prefix
 from pipeline.engine.recording import recording, run_base
 from pipeline.models.adapters import Block, Parts, Port
 from pipeline.models.stock import PreTrainedModel
@@ -112,10 +113,10 @@ class Capture:
             return self
         return Capture([layer.window(start) for layer in self.layers], self.final[:, start:])
 
-    def is_causal_at(self, start: int) -> bool:
-        """Whether no position before `start` attends to one from `start` on."""
-        masks = [layer.context.mask for layer in self.layers]
-        return all(mask is not None and bool((mask[:, :start, start:] < -1e4).all()) for mask in masks)
+    def prefix(self, start: int) -> Prefix | None:
+        """What a run has of the positions before `start`; None where one of these attends to one from `start` on."""
+        layers = [(layer.k, layer.v, layer.context.mask) for layer in self.layers]
+        return Prefix.of([(k, v, None if mask is None else mask[:, None]) for k, v, mask in layers], start)
 
 
 def scaled(
@@ -143,22 +144,27 @@ def write_scale(
 
 
 @torch.no_grad()
-def capture(model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch) -> Capture:
-    """Runs the stock model on `ids` and records it."""
-    with recording(model, parts, exact=True) as values:
+def capture(
+    model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch, prefix: Prefix | None = None
+) -> Capture:
+    """Runs the stock model on `ids` and records it; with a `prefix` ids and batch are what comes after that."""
+    with recording(model, parts, exact=True, prefix=prefix) as values:
         run_base(model, parts, ids, batch)
-    layers = [layer_record(block, v, batch) for block, v in zip(parts.blocks, values[:-1], strict=True)]
+    layers = [layer_record(block, v) for block, v in zip(parts.blocks, values[:-1], strict=True)]
+    if prefix is not None:
+        for layer, past in zip(layers, prefix.layers, strict=True):
+            layer.context = replace(layer.context, past=(past.k, past.v))
     return Capture(layers, values[-1]["final"].to(parts.norm_device))
 
 
-def layer_record(block: Block, values: dict[str, Any], batch: Batch) -> LayerRecord:
+def layer_record(block: Block, values: dict[str, Any]) -> LayerRecord:
     """One layer's dict from `recording`, with everything in canonical shapes."""
-    n_prompts, length = batch.clean.shape
-    d_head = values["v"].shape[-1]
     resid = values["resid"]
+    n_prompts, length = resid.shape[:2]
+    d_head = values["v"].shape[-1]
     mask = values["mask"]
     if mask is not None:
-        mask = mask[:, 0].expand(n_prompts, length, length)
+        mask = mask[:, 0].expand(n_prompts, -1, -1)
     rotary = values["rotary"]
     if rotary is not None:
         cos, sin = rotary

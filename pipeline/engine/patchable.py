@@ -17,6 +17,7 @@ from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.engine.batch import Attention, Batch, collate, from_ids
 from pipeline.engine.capture import Capture, capture
 from pipeline.engine.executor import Executor
+from pipeline.engine.prefix import ATTRIBUTION, Prefix, first_difference, worth_sharing
 from pipeline.engine.readout import Objective, Unembedding
 from pipeline.engine.recording import recording, run_base
 from pipeline.engine.senders import SenderValues, at_answer, senders_of
@@ -143,11 +144,16 @@ class PatchableModel:
 
     # --- runs --------------------------------------------------------------------------------------------
 
-    def capture(self, batch: Batch, which: Literal["clean", "corrupted"] = "clean") -> Capture:
-        """The recorded stock run on one side of the batch."""
+    def capture(
+        self,
+        batch: Batch,
+        which: Literal["clean", "corrupted"] = "clean",
+        prefix: Prefix | None = None,
+    ) -> Capture:
+        """The recorded stock run on one side of the batch, which is what comes after the `prefix`."""
         self.check_unchanged()
         self.counters.forward_passes += batch.n_prompts
-        return capture(self.hf, self.parts, getattr(batch, which), batch)
+        return capture(self.hf, self.parts, getattr(batch, which), batch, prefix)
 
     def answer_hidden(
         self, batch: Batch, which: Literal["clean", "corrupted"]
@@ -160,17 +166,35 @@ class PatchableModel:
 
     @torch.no_grad()
     def senders(
-        self, batch: Batch, which: Literal["clean", "corrupted"]
+        self, batch: Batch, which: Literal["clean", "corrupted"], prefix: Prefix | None = None
     ) -> tuple[SenderValues, Float[Tensor, "prompt *read d_model"]]:
         """What every sender writes in a stock run with a fast attention kernel, and final hidden states at the answer.
 
-        For attribution, which needs no masks and no projections; patching needs `capture`.
+        For attribution, which needs no masks and no projections; patching needs `capture`. The batch is what comes
+        after the `prefix`.
         """
         self.check_unchanged()
         self.counters.forward_passes += batch.n_prompts
-        with recording(self.hf, self.parts, exact=False) as records:
+        with recording(self.hf, self.parts, exact=False, prefix=prefix) as records:
             hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
         return senders_of(self.parts, records[:-1]), at_answer(hidden, batch.answer_pos).squeeze(-2)
+
+    @torch.no_grad()
+    def corrupted_senders(self, batch: Batch) -> tuple[SenderValues, Batch, Prefix | None]:
+        """What every sender writes for the corrupted prompts; from where these begin to differ from the clean ones on,
+        where runs of those columns alone pay. Then the columns, and what runs of them have of those before. Counted as
+        one pass: what is equal is run once for both sides."""
+        start, prefix = first_difference(batch), None
+        self.check_unchanged()
+        with recording(self.hf, self.parts, exact=False) as records:
+            run_base(self.hf, self.parts, batch.corrupted, batch)
+        if worth_sharing(batch, start, ATTRIBUTION):
+            prefix = Prefix.of([(record["k"], record["v"], record["mask"]) for record in records[:-1]], start)
+        if prefix is None:
+            self.counters.forward_passes += batch.n_prompts
+            return senders_of(self.parts, records[:-1]), batch, None
+        later = batch.since(start)
+        return self.senders(later, "corrupted", prefix)[0], later, prefix
 
     def executor(self, run: Capture, answer_pos: Int[Tensor, "prompt *read"]) -> Executor:
         """The parts of the model in the context of a recorded run."""

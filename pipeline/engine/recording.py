@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.engine.attending import EXACT, FAST, RECORDER, Recorder, heads_first, recorded_attention
 from pipeline.engine.batch import Batch
+from pipeline.engine.prefix import Prefix
 from pipeline.models.adapters import Block, Parts
 from pipeline.models.lengths import each_prompt_alone
 from pipeline.models.stock import PreTrainedModel
@@ -22,16 +23,23 @@ from pipeline.models.stock import PreTrainedModel
 
 @contextmanager
 def recording(
-    model: PreTrainedModel, parts: Parts, *, exact: bool, frozen: bool = False
+    model: PreTrainedModel,
+    parts: Parts,
+    *,
+    exact: bool,
+    frozen: bool = False,
+    prefix: Prefix | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """While open, every forward of `model` fills one dict per layer, and one more for the final norm.
 
     Keys: resid q k v mask scaling softcap rotary z attn_raw mlp_in mlp, `mid` where the MLP has a norm of its
     own, q_raw and k_raw where there are norms of them; `final` in the last. `mlp_in` is a view of its own, so
     that its gradient is that of the MLP alone where it shares a norm with attention. With `frozen` patterns gradients
-    reach values alone. Hooks are removed and the model's attention restored on the way out, also after an exception.
+    reach values alone. With a `prefix` the columns after it are run, which attend to those in it. Hooks are removed and
+    the model's attention restored on the way out, also after an exception.
     """
-    recorders = [Recorder(exact, frozen) for _ in parts.blocks]
+    pasts = [None] * len(parts.blocks) if prefix is None else prefix.layers
+    recorders = [Recorder(exact, frozen, past) for past in pasts]
     last: dict[str, Any] = {}
     handles = []
     before = model.config._attn_implementation  # noqa: SLF001 - the documented setter validates against the hub

@@ -54,9 +54,10 @@ class Eap(EdgeMethod):
     def _prompt_scores(self, work: Work, batch: "Batch") -> "Iterator[Tensor]":
         from pipeline.engine.attribution import edge_scores, gradients
 
-        model, objective = work.model, work.objective(batch)
-        corrupted = work.corrupted(batch)
-        at_clean, clean = gradients(model, batch, objective)
+        model = work.model
+        corrupted, batch, prefix = work.corrupted(batch)
+        objective = work.objective(batch)
+        at_clean, clean = gradients(model, batch, objective, prefix=prefix)
         ablated = ablated_values(str(work.ablation), clean, corrupted, work.statistics, batch)
         deltas = ablated.minus(clean, batch.real)
         if (at := batch.at(self.positions)) is not None:

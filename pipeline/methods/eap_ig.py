@@ -64,12 +64,14 @@ class EapIg(EdgeMethod):
     def _prompt_scores(self, work: Work, batch: "Batch") -> "Iterator[Tensor]":
         from pipeline.engine.attribution import edge_scores, gradients
 
-        model, corrupted = work.model, work.corrupted(batch)
-        clean, hidden = model.senders(batch, "clean")
+        model = work.model
+        corrupted, batch, prefix = work.corrupted(batch)
+        clean, hidden = model.senders(batch, "clean", prefix)
         objective = work.objective(batch, hidden)
         ablated = ablated_values(str(work.ablation), clean, corrupted, work.statistics, batch)
         path = clean.input - ablated.input
-        steps = [gradients(model, batch, objective, ablated.input + alpha * path)[0] for alpha in self.alphas]
+        points = [ablated.input + alpha * path for alpha in self.alphas]
+        steps = [gradients(model, batch, objective, point, prefix=prefix)[0] for point in points]
         deltas = ablated.minus(clean, batch.real)
         if (at := batch.at(self.positions)) is not None:
             deltas = deltas.only_at(at)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.engine.ablated import Ablated
     from pipeline.engine.batch import Batch
     from pipeline.engine.patchable import PatchableModel
+    from pipeline.engine.prefix import Prefix
     from pipeline.engine.readout import Objective
     from pipeline.engine.senders import SenderValues
 
@@ -57,11 +58,13 @@ class Work:
         """The recorded runs of a batch, and by how much every sender changes."""
         return ablate(self.model, batch, str(self.ablation), self.statistics, direction=direction)
 
-    def corrupted(self, batch: "Batch") -> "SenderValues | None":
-        """What senders write for the corrupted prompts, where that is what ablates."""
-        if not get_ablation(str(self.ablation)).needs_corrupted:
-            return None
-        return self.model.senders(batch, "corrupted")[0]
+    def corrupted(self, batch: "Batch") -> "tuple[SenderValues | None, Batch, Prefix | None]":
+        """What senders write for the corrupted prompts, where that is needed; for which columns of the batch, and what
+        runs of them have of those before. Others are left out only where ablation changes nothing in them."""
+        ablation = get_ablation(str(self.ablation))
+        if ablation.keeps_what_is_equal:
+            return self.model.corrupted_senders(batch)
+        return (self.model.senders(batch, "corrupted")[0] if ablation.needs_corrupted else None), batch, None
 
 
 class PromptTable:

@@ -21,6 +21,7 @@ from pipeline.engine.patchable import patchable
 from tests.benchmarks.acdc import acdc_rows, ops_rows, pooled_rows, sweep_rows, tiny_rows, vocabulary_rows
 from tests.benchmarks.attribution import attribution_rows, layer_rows, memory_rows
 from tests.benchmarks.circuits import circuit_rows
+from tests.benchmarks.few_shot import few_shot_rows
 from tests.benchmarks.large import large_rows
 from tests.benchmarks.measure import row, wall_seconds
 from tests.benchmarks.models import gpt2_small_shaped
@@ -87,6 +88,7 @@ def main() -> None:
     model = patchable(hf)
     groups = {
         "attribution": lambda: [*attribution_rows(model, stock, weights), *layer_rows()],
+        "few_shot": lambda: few_shot_rows(model, weights),
         "memory": memory_rows,
         "large": large_rows,
         "paths": lambda: path_rows(model, stock, weights),
