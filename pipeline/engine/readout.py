@@ -2,10 +2,11 @@
 
 Knows the unembedding and the answers of a batch. Does not know which metrics exist (`pipeline.metrics`).
 
-Matrix products stay in the model's dtype; every reduction over the vocabulary is in float64. That alone
-removes nearly all of the rounding that would flip decisions of ACDC.
+Matrix products stay in the model's dtype; reductions over the vocabulary are in float64, or of what changes, which
+rounds less. That alone removes nearly all of the rounding that would flip decisions of ACDC.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,14 +51,6 @@ class Ragged:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The clean run's distribution where answers are read: probabilities and its negative entropy, float64."""
-
-    probs: Float[Tensor, "*read vocab"]
-    negative_entropy: Float[Tensor, "*read"]
-
-
-@dataclass(frozen=True)
 class Unembedding:
     """The map from final hidden states to logits: a product, and what some families do to it."""
 
@@ -89,10 +82,35 @@ class Unembedding:
             logits = logits * self.scale
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
-    def reference(self, hidden: Float[Tensor, "prompt *read d_model"]) -> Reference:
-        log_probs = self.logits(hidden.to(self.weight.device)).double().log_softmax(-1)
+    def reference(self, hidden: Float[Tensor, "prompt *read d_model"]) -> "Reference":
+        hidden = hidden.to(self.weight.device)
+        log_probs = self.logits(hidden).double().log_softmax(-1)
         probs = log_probs.exp()
-        return Reference(probs, (probs * log_probs).sum(-1))
+        return Reference(self, hidden, probs, (probs * log_probs).sum(-1))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The clean run where answers are read: its hidden states, their distribution and its negative entropy, float64."""
+
+    unembedding: Unembedding
+    hidden: Float[Tensor, "*read d_model"]
+    probs: Float[Tensor, "*read vocab"]
+    negative_entropy: Float[Tensor, "*read"]
+
+    @cached_property
+    def mean_row(self) -> Float[Tensor, "*read d_model"]:
+        """The mean of the unembedding's rows over the distribution, float64."""
+        probs, weight = self.probs.flatten(0, -2), self.unembedding.weight
+        parts = zip(probs.split(_BLOCK, dim=1), weight.split(_BLOCK), strict=True)
+        total = torch.stack([p @ rows.double() for p, rows in parts]).sum(0)
+        return total.view(self.hidden.shape)
+
+    @cached_property
+    def by_place(self) -> "Reference":
+        """The same with all places that are read one after the other."""
+        probs = self.probs.flatten(0, -2)
+        return Reference(self.unembedding, self.hidden.flatten(0, -2), probs, self.negative_entropy.flatten())
 
 
 @dataclass(frozen=True)
@@ -161,8 +179,7 @@ class Answers:
             raise ValueError("a divergence needs the clean run as reference")
         reference = self.reference
         if self._may_stream:
-            log_normaliser, expected = self._streamed(reference)
-            return reference.negative_entropy - expected + log_normaliser
+            return self._streamed(reference)
 
         def divergence(logits: Float[Tensor, "variant prompt vocab"]) -> Float[Tensor, "variant prompt"]:
             expected = torch.einsum("abv,bv->ab", logits, reference.probs)
@@ -177,23 +194,62 @@ class Answers:
         many = len(self.unembedding.weight) > _BLOCK
         return many and self.hidden.device.type == "cpu" and not wanted
 
-    def _streamed(
-        self, reference: Reference
-    ) -> tuple[Float[Tensor, "*variant prompt"], Float[Tensor, "*variant prompt"]]:
-        """logsumexp(logits) and p . logits, a block of the vocabulary at a time."""
-        hidden, probs = self.hidden.flatten(0, -2), reference.probs
-        shape, n_prompts = self.hidden.shape[:-1], len(probs)
-        top = hidden.new_full((len(hidden), 1), -torch.inf, dtype=torch.float64)
-        mass, expected = torch.zeros_like(top), top.new_zeros(len(hidden) // n_prompts, n_prompts)
+    def _streamed(self, reference: Reference) -> Float[Tensor, "*variant prompt"]:
+        """The divergence, a block of the vocabulary at a time."""
+        hidden = self.hidden.flatten(0, -3) if self.hidden.ndim > 2 else self.hidden[None]
+        plain = self.unembedding.softcap is None and hidden.dtype in (torch.float32, torch.float64)
+        if not plain:
+            return self._by_logits(reference, hidden).view(self.hidden.shape[:-1])
+        found, sure = self._by_change(reference, hidden)
+        if not bool(sure.all()):
+            found[~sure] = self._by_logits(reference, hidden[~sure])
+        return found.view(self.hidden.shape[:-1])
+
+    def _by_change(
+        self, reference: Reference, hidden: Float[Tensor, "variant prompt d_model"]
+    ) -> tuple[Float[Tensor, "variant prompt"], Bool[Tensor, " variant"]]:
+        """log sum p e^y, with y what a logit changes by less the mean of that over p; and for which variants that holds.
+
+        It is log1p of the sum of p (e^y - 1), which is never negative; what is rounded is the change alone, and less
+        than logits are by their product. Where a token may have risen from below what the dtype holds, it does not.
+        """
+        rows = (hidden - reference.hidden).flatten(0, 1)
+        if self.unembedding.scale != 1.0:
+            rows = rows * self.unembedding.scale
+        mean = (rows.view(hidden.shape).double() * reference.mean_row).sum(-1)
+        shift = mean.to(rows.dtype)
+        most, total = rows.new_full((len(rows),), -torch.inf), torch.zeros_like(mean.T)[..., None]
+        for start in range(0, reference.probs.shape[-1], _BLOCK):
+            tokens = slice(start, start + _BLOCK)
+            y = torch.nn.functional.linear(rows, self.unembedding.weight[tokens]).sub_(shift.view(-1, 1))
+            most = torch.maximum(most, y.amax(-1))
+            by_prompt = y.exp_().sub_(1.0).view(*hidden.shape[:2], -1).transpose(0, 1)
+            total += torch.bmm(by_prompt, reference.probs[:, tokens, None].to(y.dtype))
+        sure = ~(most > _highest(rows.dtype)).view(mean.shape).any(-1)
+        return total[..., 0].T.log1p() + (shift.double() - mean), sure
+
+    def _by_logits(
+        self, reference: Reference, hidden: Float[Tensor, "variant prompt d_model"]
+    ) -> Float[Tensor, "variant prompt"]:
+        """logsumexp(logits) and p . logits, every reduction in float64."""
+        rows, probs = hidden.flatten(0, 1), reference.probs
+        top = rows.new_full((len(rows), 1), -torch.inf, dtype=torch.float64)
+        mass, expected = torch.zeros_like(top), top.new_zeros(hidden.shape[:2])
         for start in range(0, probs.shape[-1], _BLOCK):
             tokens = slice(start, start + _BLOCK)
-            logits = self.unembedding.block(hidden, tokens)
+            logits = self.unembedding.block(rows, tokens)
             wide = logits.double()
-            expected += torch.einsum("abv,bv->ab", wide.view(-1, n_prompts, wide.shape[-1]), probs[:, tokens])
+            expected += torch.einsum("abv,bv->ab", wide.view(*hidden.shape[:2], -1), probs[:, tokens])
             above = torch.maximum(top, logits.amax(-1, keepdim=True).double())
             mass = mass * (top - above).exp() + (wide - above).exp_().sum(-1, keepdim=True)
             top = above
-        return (top + mass.log()).view(shape), expected.view(shape)
+        return reference.negative_entropy - expected + (top + mass.log()).view(expected.shape)
+
+
+def _highest(dtype: torch.dtype) -> float:
+    """The change of a logit up to which a token with less probability than the dtype holds stays negligible: e^37 such
+    tokens make up a rounding error."""
+    return -math.log(torch.finfo(dtype).tiny) - 37.0
 
 
 @dataclass(frozen=True)
@@ -216,9 +272,7 @@ class SequenceAnswers:
         """Every place that is read as if it were a prompt."""
         n_places = self.hidden.shape[1] * self.hidden.shape[2]
         none = torch.full((n_places, 1), -1, device=self.hidden.device)
-        reference = self.reference
-        if reference is not None:
-            reference = Reference(reference.probs.flatten(0, 1), reference.negative_entropy.flatten())
+        reference = None if self.reference is None else self.reference.by_place
         return Answers(self.hidden.flatten(1, 2), self.unembedding, none, none, reference)
 
     def _by_token(

@@ -35,3 +35,32 @@ def test_a_divergence_has_a_gradient() -> None:
     p, q = (unembedding.logits(x.detach()).softmax(-1) for x in (clean, hidden))
     assert hidden.grad is not None
     torch.testing.assert_close(hidden.grad, (q - p) @ unembedding.weight)
+
+
+def _in_single_precision(size: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Divergences after changes of this size: from float32 by changes and by logits, and in float64 of the same."""
+    torch.manual_seed(0)
+    weight, clean = torch.randn(3000, 64), torch.randn(2, 64)
+    hidden = clean + size * torch.randn(6, 2, 64)
+    none = torch.zeros(2, 1, dtype=torch.long)
+    unembedding, exact = Unembedding(weight, None), Unembedding(weight.double(), None)
+    view = Answers(hidden, unembedding, none, none, unembedding.reference(clean))
+    by_logits = view._by_logits(view.reference, hidden)  # noqa: SLF001 - what changes are held against
+    p, q = (exact.logits(x.double()).log_softmax(-1) for x in (clean, hidden))
+    return view.kl_from_reference(), by_logits, (p.exp() * (p - q)).sum(-1)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-2, 1e-1, 1.0])
+def test_a_divergence_in_single_precision_is_as_exact_as_one_from_logits_reduced_in_double(
+    size: float,
+) -> None:
+    by_change, by_logits, exact = _in_single_precision(size)
+    error, allowed = ((found - exact).abs().max() for found in (by_change, by_logits))
+    assert error <= max(2 * float(allowed), 1e-7)
+
+
+def test_a_divergence_is_right_where_a_token_rises_from_below_what_single_precision_holds() -> None:
+    by_change, by_logits, exact = _in_single_precision(20.0)
+    assert (exact > 100).any(), "a change that overflows"
+    torch.testing.assert_close(by_change, exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(by_change, by_logits, rtol=1e-5, atol=0)
