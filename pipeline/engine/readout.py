@@ -208,7 +208,7 @@ class Answers:
     def _by_change(
         self, reference: Reference, hidden: Float[Tensor, "variant prompt d_model"]
     ) -> tuple[Float[Tensor, "variant prompt"], Bool[Tensor, " variant"]]:
-        """log sum p e^y, with y what a logit changes by less the mean of that over p; and for which variants that holds.
+        """log sum p e^y, with y what a logit changes by less the mean of that over p; and where that holds.
 
         It is log1p of the sum of p (e^y - 1), which is never negative; what is rounded is the change alone, and less
         than logits are by their product. Where a token may have risen from below what the dtype holds, it does not.

@@ -44,8 +44,9 @@ def _in_single_precision(size: float) -> tuple[torch.Tensor, torch.Tensor, torch
     hidden = clean + size * torch.randn(6, 2, 64)
     none = torch.zeros(2, 1, dtype=torch.long)
     unembedding, exact = Unembedding(weight, None), Unembedding(weight.double(), None)
-    view = Answers(hidden, unembedding, none, none, unembedding.reference(clean))
-    by_logits = view._by_logits(view.reference, hidden)  # noqa: SLF001 - what changes are held against
+    reference = unembedding.reference(clean)
+    view = Answers(hidden, unembedding, none, none, reference)
+    by_logits = view._by_logits(reference, hidden)
     p, q = (exact.logits(x.double()).log_softmax(-1) for x in (clean, hidden))
     return view.kl_from_reference(), by_logits, (p.exp() * (p - q)).sum(-1)
 
