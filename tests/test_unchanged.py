@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,7 +180,21 @@ def test_random_numbers_do_not_depend_on_what_was_drawn_before():
 
 @pytest.mark.parametrize("size", [1, 8, 9, 100])
 def test_of_a_grid_a_few_cases_that_are_far_apart_are_fast(size):
-    fast = diagonal.diagonal(list(range(size)), "test_name")
+    fast = diagonal.one_of(list(range(size)), "test_name")
     assert 0 < len(fast) <= diagonal.FAST
     assert len(fast) >= min(size, diagonal.FAST // 2)
     assert len({b - a for a, b in itertools.pairwise(fast)}) <= 1
+
+
+def test_of_a_grid_every_value_of_every_parameter_has_a_fast_case():
+    def cases(**sides):
+        rows = itertools.product(*sides.values())
+        return [SimpleNamespace(callspec=SimpleNamespace(params=dict(zip(sides, row, strict=True)))) for row in rows]
+
+    grid = cases(name="abcd", verb=["x", "y"], place=[0])
+    fast = [item.callspec.params for item in diagonal.diagonal(grid)]
+    assert len(fast) == 4
+    assert {params["name"] for params in fast} == {*"abcd"}
+    assert {params["verb"] for params in fast} == {"x", "y"}
+    for no_grid in (grid[:-1], cases(name="abc"), grid[:1]):
+        assert diagonal.diagonal(no_grid) == no_grid
