@@ -1,8 +1,9 @@
-"""Which tests pytest-xdist gives to one worker: those of a file, and all that start Ray or Prefect. A plugin of pytest.
+"""Which tests pytest-xdist gives to one worker: those of a file, all that start Ray or Prefect, and all that ask the
+store. A plugin of pytest.
 
-A worker makes a file's fixtures once, and a cluster once for all files. Those go first, since no other group takes as
-long. pytest-xdist's own groups are not used: from pytest 9.2 on, which hides what they change, 3.8 leaves every test by
-itself.
+A worker makes a file's fixtures once, and a cluster or a store once for all files. Clusters go first, since no other
+group takes as long. pytest-xdist's own groups are not used: from pytest 9.2 on, which hides what they change, 3.8 leaves
+every test by itself.
 """
 
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 CLUSTERS = re.compile(r"\b(ray_session|ray_pool|prefect_session)\b")
+STORE = re.compile(r"\bobject_store\b|\"s3\"")
 LEFT = pytest.StashKey[set[str]]()  # tests of clusters that have not been run
 
 
@@ -21,6 +23,12 @@ LEFT = pytest.StashKey[set[str]]()  # tests of clusters that have not been run
 def uses_clusters(file: Path) -> bool:
     """Whether a test in this file may start Ray or Prefect."""
     return "slow" in file.parts or CLUSTERS.search(file.read_text("utf-8")) is not None
+
+
+@cache
+def uses_store(file: Path) -> bool:
+    """Whether a test in this file may ask the store that a worker starts once."""
+    return STORE.search(file.read_text("utf-8")) is not None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,7 +40,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "clusters" if uses_clusters(config.rootpath / file) else file
+            if uses_clusters(config.rootpath / file):
+                return "clusters"
+            return "store" if uses_store(config.rootpath / file) else file
 
     return Scheduling(config, log)
 

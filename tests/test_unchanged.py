@@ -189,7 +189,10 @@ def test_of_a_grid_a_few_cases_that_are_far_apart_are_fast(size):
 def test_of_a_grid_every_value_of_every_parameter_has_a_fast_case():
     def cases(**sides):
         rows = itertools.product(*sides.values())
-        return [SimpleNamespace(callspec=SimpleNamespace(params=dict(zip(sides, row, strict=True)))) for row in rows]
+        return [
+            SimpleNamespace(callspec=SimpleNamespace(params=dict(zip(sides, row, strict=True))))
+            for row in rows
+        ]
 
     grid = cases(name="abcd", verb=["x", "y"], place=[0])
     fast = [item.callspec.params for item in diagonal.diagonal(grid)]

@@ -29,7 +29,7 @@ CHECK = BeartypeConf(is_pep484_tower=True, violation_type=TypeError)  # an int i
 NAME = "__checked__"  # in the modules that are checked
 FORM = "typed1"  # of the byte code, which Python keeps beside that of the plain module
 
-CALLS = 8  # of one function in one test
+CALLS = 3  # of one function in one test
 
 _checking = True
 _test = 0  # how many have begun

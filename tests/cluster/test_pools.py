@@ -93,6 +93,7 @@ def test_a_caller_may_stop_early_and_come_back(pool):
 # --- what only Ray's pool can meet ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_own_job_one_attempt_and_nothing_else(ray_pool, opener, tmp_path):
     jobs = [Deed("victim", script=("die", "fine")), *(Deed(f"j{i}", shard=i) for i in range(1, 6))]
     outcomes = list(ray_pool(opener, workers=2).run(jobs, attempts=3))

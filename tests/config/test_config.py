@@ -154,10 +154,3 @@ def test_the_schema_names_every_method_task_and_key():
     assert set(schema["properties"]) == set(RunConfig.model_fields)
     assert schema["additionalProperties"] is False
     assert '"as"' in text
-
-
-def test_config_loads_without_torch():
-    heavy = "{'torch', 'ray', 'prefect', 'transformers'}"
-    code = f"import sys, pipeline.config; print(sorted({heavy} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"

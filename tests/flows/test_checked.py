@@ -72,10 +72,3 @@ def test_plan_shows_what_the_tokens_tell(config, capsys):
     assert check["induction"]["unchanged"] == 0.0
     assert cli.main(["plan", str(config)]) == 0
     assert "gave|a|ring|to -> 'Sarah', not 'David'" in " ".join(capsys.readouterr().out.split())
-
-
-def test_what_plan_shows_needs_no_torch_of_its_own():
-    """transformers, which reads tokenizers, may bring torch along once a plan is made."""
-    code = "import sys, flows.checked; print(sorted({'ray', 'prefect', 'torch', 'transformers'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -367,12 +367,13 @@ def test_extend_adds_a_method_to_a_run(circuits, config_file, run):
     assert said.data["path"] == str(run)
 
 
-def test_reading_a_run_imports_neither_torch_nor_ray_nor_prefect(finished):
+def test_reading_a_run_imports_neither_torch_nor_ray_nor_prefect(finished, tmp_path):
     probe = f"""
 import sys
 from flows.cli import main
-for verb in ("status", "failures", "show", "report", "list"):
-    assert main([verb, {str(finished)!r}]) == 0, verb
+for verb in ("status", "failures", "show", "report", "list", "export"):
+    words = ["--format", "csv", "--out", {str(tmp_path)!r}] if verb == "export" else []
+    assert main([verb, {str(finished)!r}, *words]) == 0, verb
 print(*sorted({{"torch", "ray", "prefect", "transformers"}} & set(sys.modules)), file=sys.stderr)
 """
     command = [sys.executable, "-c", probe]

@@ -74,7 +74,7 @@ def test_a_sweep_keeps_what_each_threshold_keeps_alone(setting_of):
         np.testing.assert_array_equal(found.kept, alone.kept)
 
 
-@pytest.mark.parametrize("threshold", [0.03, 0.1])
+@pytest.mark.parametrize("threshold", [*slow(0.03), 0.1])
 def test_a_search_that_was_broken_off_ends_in_the_same_numbers(setting_of, threshold):
     setting = setting_of("llama", padding="left")
     method = Acdc(threshold=threshold, scores="bounded").ready(setting.model, None, None)

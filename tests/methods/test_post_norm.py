@@ -105,10 +105,10 @@ def test_paths_to_a_set_of_receivers_are_its_edges_removed_together(setting):
     assert relative_error(found.score, expected) <= 1e-10
 
 
-def test_acdc_keeps_what_one_forward_per_edge_keeps(setting, naive):
-    for threshold in (0.003, 0.1):
-        found = scored(Acdc(threshold=threshold), setting, metric="kl_divergence")
-        assert_same_circuit(found, naive(setting, "kl_divergence", threshold), setting.graph)
+@pytest.mark.parametrize("threshold", [*slow(0.003), 0.1])
+def test_acdc_keeps_what_one_forward_per_edge_keeps(setting, naive, threshold):
+    found = scored(Acdc(threshold=threshold), setting, metric="kl_divergence")
+    assert_same_circuit(found, naive(setting, "kl_divergence", threshold), setting.graph)
 
 
 def test_eap_as_mib_multiplies_the_gradient_by_the_change_in_front_of_the_norm(setting_of):

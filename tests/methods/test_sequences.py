@@ -1,6 +1,6 @@
 """Answers of several tokens: every method and the circuits against one plain forward per answer, token after token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ class Case:
     setting: object
     pairs: list
     batch: object
+    runs: dict = field(default_factory=dict)
 
     @property
     def model(self):
@@ -86,18 +87,25 @@ def by_hand(case, metric, run, prompts=None):
     for prompt in range(len(case.pairs)) if prompts is None else prompts:
         runs = []
         for clean, corrupted, first, answer, right in each_answer(case, prompt):
-            reference = case.setting.dense.forward(clean).logits[0].log_softmax(-1)
+            reference = plain(case, clean).logits[0].log_softmax(-1)
             runs.append((run(clean, corrupted)[0].log_softmax(-1), reference, first, answer, right))
         found.append(value(metric, runs))
     return torch.stack(found)
 
 
-def patched(case, kept, embeddings=None):
+def plain(case, ids):
+    """One plain forward of a text, which is run once for a case."""
+    key = tuple(ids[0].tolist())
+    if key not in case.runs:
+        case.runs[key] = case.setting.dense.forward(ids)
+    return case.runs[key]
+
+
+def patched(case, kept):
     """Runs an answer's clean text with only the kept edges; the others carry what the corrupted text gives."""
-    dense = case.setting.dense
 
     def run(clean, corrupted):
-        return dense.forward(clean, None, kept, dense.forward(corrupted).outputs).logits
+        return case.setting.dense.forward(clean, None, kept, plain(case, corrupted).outputs).logits
 
     return run
 

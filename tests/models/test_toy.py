@@ -48,12 +48,10 @@ class Bench:
         """The logit difference of every prompt when the other edges carry their corrupted values."""
         return self.logit_diff(self.dense.forward(self.clean, kept=kept, ablated=self.ablated).logits)
 
-    def effects(self):
+    def effects(self, edges=range(GRAPH.n_edges)):
         """How much each edge alone changes each prompt's logit difference, [edge, prompt]."""
         full = self.with_edges(np.ones(GRAPH.n_edges, dtype=bool))
-        return np.stack(
-            [(full - self.with_edges(np.arange(GRAPH.n_edges) != e)).numpy() for e in range(GRAPH.n_edges)]
-        )
+        return np.stack([(full - self.with_edges(np.arange(GRAPH.n_edges) != e)).numpy() for e in edges])
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +76,11 @@ def test_exactly_the_planted_edges_have_an_effect(known):
     assert np.abs(effects[~known]).max() < 1e-9
 
 
-@pytest.mark.parametrize("corruption", ["answer", *slow("break")])
-def test_other_corruptions_act_through_planted_edges_alone(corruption, known):
-    effects = np.abs(Bench(corruption, count=4).effects())
-    assert effects[known].max() > 1
-    assert effects[~known].max() < 1e-9
+@pytest.mark.parametrize(("corruption", "step"), [("answer", 5), *slow(("answer", 1), ("break", 1))])
+def test_other_corruptions_act_through_planted_edges_alone(corruption, step, known):
+    few = Bench(corruption, count=4)
+    assert np.abs(few.effects(np.flatnonzero(known))).max() > 1
+    assert np.abs(few.effects(np.flatnonzero(~known)[::step])).max() < 1e-9
 
 
 def test_the_planted_edges_alone_behave_as_the_model(bench, known):

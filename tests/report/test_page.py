@@ -344,12 +344,3 @@ def test_a_page_for_the_graph_of_gpt2_small_stays_under_a_megabyte(tmp_path):
     page = write_report(large, tmp_path / "report.html")
     assert page.stat().st_size < 1_000_000
     Checked(page.read_text())
-
-
-def test_the_report_needs_neither_torch_nor_ray_nor_prefect():
-    code = (
-        "import sys, pipeline.report.html, pipeline.report.figures;"
-        "print([m for m in ('torch', 'ray', 'prefect', 'transformers', 'typer', 'rich') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

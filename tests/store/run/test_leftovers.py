@@ -42,7 +42,7 @@ def leave(run: Place) -> None:
 # --- gc ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shelf", ["local", "s3"], indirect=True)
+@pytest.mark.parametrize("shelf", ["local", *slow("s3")], indirect=True)
 def test_what_dead_writers_left_goes_and_the_rest_stays(complete):
     before = names(complete.path)
     leave(complete.path)

@@ -174,6 +174,7 @@ def test_baseline_and_footers(finished):
     assert json.loads(patched["parameters"].iloc[0])["name"] == "patch"
 
 
+@pytest.mark.slow
 def test_reading_loads_neither_torch_nor_an_orchestrator(finished):
     code = (
         "import sys\n"
