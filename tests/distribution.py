@@ -2,8 +2,8 @@
 store. A plugin of pytest.
 
 A worker makes a file's fixtures once, and a cluster or a store once for all files. Clusters go first, since no other
-group takes as long. pytest-xdist's own groups are not used: from pytest 9.2 on, which hides what they change, 3.8 leaves
-every test by itself.
+group takes as long. pytest-xdist's own groups are not used: from pytest 9.2 on, which hides what they change, 3.8
+leaves every test by itself.
 """
 
 import re

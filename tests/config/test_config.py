@@ -1,8 +1,6 @@
 """The config: defaults, overrides, identity, extension, and the way to YAML and back."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml

@@ -1,8 +1,6 @@
 """`circuits check` says whether a model has a config's behaviours; `plan` says what the tokens alone tell."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 

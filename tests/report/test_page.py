@@ -2,8 +2,6 @@ import base64
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from html import unescape
 from html.parser import HTMLParser
 
