@@ -31,9 +31,10 @@ class Section(Entry):
 
 
 class ModelSection(Section):
-    """Which model, and how it is read. `device_map` is where it lies and not part of the run's identity."""
+    """Which model, and how it is read. `device_map` and `cuda_graphs` are where and how it runs, and not part of the
+    run's identity."""
 
-    later: ClassVar = frozenset({"untrained"})
+    later: ClassVar = frozenset({"untrained", "cuda_graphs"})
 
     name: OneLine = Field(min_length=1, description="hub name, local folder, or toy:planted / toy:trained")
     revision: OneLine = Field(default="main", min_length=1, description="branch, tag or commit on the hub")
@@ -64,11 +65,16 @@ class ModelSection(Section):
         lt=2**63,
         description="instead of its weights those that training begins with, drawn by this seed: a baseline",
     )
+    cuda_graphs: bool = Field(
+        default=False,
+        description="eap and eap_ig in padded, static shapes, captured as CUDA graphs: for small models on a GPU, "
+        "which wait for launches; without CUDA the same shapes without capture",
+    )
 
     @property
     def reading(self) -> dict[str, Any]:
         """What `load_model` is told of how the model is read, wherever it lies."""
-        return self.model_dump(include={"dtype", "kv", "post_norm", "trust_remote_code", "gguf", "untrained"})
+        return self.model_dump(exclude={"name", "revision", "device_map", "max_memory"})
 
 
 class Shards(Section):

@@ -8,28 +8,24 @@ matrix product per prompt.
 Knows captures, graph and norms. Does not know integration paths or methods.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.core.errors import ModelError
 from pipeline.core.graph import Graph
 from pipeline.engine.backward import LIVE, BackwardRules
 from pipeline.engine.batch import Batch
-from pipeline.engine.capture import LayerContext, mid_of, raw_heads
-from pipeline.engine.executor import Rows, finish
+from pipeline.engine.passes import Layers, Passes
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.prefix import Prefix
 from pipeline.engine.readout import Objective
 from pipeline.engine.receiver_gradients import LayerGradients, add_receiver_gradients
-from pipeline.engine.recording import recording, run_base
-from pipeline.engine.senders import SenderValues, at_answer, senders_of
-from pipeline.models.adapters import Block, Parts, Port
+from pipeline.engine.senders import SenderValues
+from pipeline.models.adapters import Block, Parts
 
 # Bytes that differences of all senders and gradients of a block of receivers may take while prompts are scored.
 _CHUNK_BYTES = 2**27
@@ -41,7 +37,7 @@ _COLUMNS = 128
 class Gradients:
     """One backward pass of a metric, at head size. `values` are the metric's values at that point."""
 
-    layers: tuple[LayerGradients, ...]
+    layers: Layers
     final: Float[Tensor, "prompt pos d_model"]
     values: Float[Tensor, " prompt"]
 
@@ -65,69 +61,18 @@ def gradients(
             "gradients need all weights on devices, and device_map keeps some on cpu or disk until they run (a "
             "backward pass would hold them all anyway); use edge_patching or acdc, or devices that hold the model"
         )
-    with (
-        torch.enable_grad(),
-        rules.applied(parts),
-        recording(model.hf, parts, exact=False, frozen=rules.attention == "frozen", prefix=prefix) as records,
-        _leaf_input(parts, embeddings),
-    ):
-        hidden = run_base(model.hf, parts, batch.clean, batch)
-        values = objective(at_answer(hidden, batch.answer_pos).squeeze(-2))
-        layers, last = records[:-1], records[-1]
-        wanted = [record[name] for record in layers for name in ("q", "k", "v", "mlp_in")] + [last["final"]]
-        found = torch.autograd.grad(values.sum(), wanted, materialize_grads=rules.attention == "frozen")
     model.counters.forward_passes += batch.n_prompts
     model.counters.backward_passes += batch.n_prompts
-    out = []
-    with rules.applied(parts):
-        for layer, (block, record) in enumerate(zip(parts.blocks, layers, strict=True)):
-            q, k, v, mlp_in = found[4 * layer : 4 * layer + 4]
-            ports: dict[Port, Tensor] = {
-                "q": _before_norm_and_rotary(block, "q", record, q),
-                "k": _before_norm_and_rotary(block, "k", record, k),
-                "v": v,
-            }
-            resid = record["resid"].detach()
-            mlp_in = mlp_in.reshape(resid.shape)
-            mid = mid_of(block, record).detach()
-            out.append(LayerGradients(resid, mid, ports, mlp_in, frozen=rules.norm == "frozen"))
-    return Gradients(tuple(out), found[-1], values.detach()), senders_of(parts, layers)
-
-
-@contextmanager
-def _leaf_input(parts: Parts, embeddings: Tensor | None) -> Iterator[None]:
-    """While open, block 0 reads a leaf that needs a gradient: the graph starts there, weights stay frozen."""
-
-    def replace(
-        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        x = (args[0] if args else kwargs["hidden_states"]) if embeddings is None else embeddings
-        x = x.detach().requires_grad_()
-        return ((x, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": x})
-
-    # First of all hooks, so that what is recorded is the leaf.
-    handle = parts.blocks[0].module.register_forward_pre_hook(replace, with_kwargs=True, prepend=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _before_norm_and_rotary(
-    block: Block, port: Port, record: dict[str, Any], gradient: Tensor
-) -> Float[Tensor, "prompt head pos d_head"]:
-    """The gradient at what the projection of q or k made, one per query head."""
-    rotary = record["rotary"]
-    if rotary is None and block.q_norm is None and block.q_scale == 1.0:
-        return gradient
-    context = LayerContext(None, rotary, 1.0)
-    point = torch.zeros_like(gradient)  # everything but the norm is linear
-    if block.q_norm is not None:
-        point = raw_heads(block, record, port).detach()
-    backward = torch.func.vjp(
-        lambda raw: finish(block, port, raw, Rows.all(context), range(block.n_heads), head_axis=-3), point
-    )[1]
-    return backward(gradient)[0]
+    passes = Passes(model.hf, parts, batch, rules, prefix)
+    backward: Callable[[Tensor], tuple[Layers, Tensor]]
+    if model.graphs is None or prefix is None or rules != LIVE:
+        hidden, senders, backward = passes.forward(embeddings)
+    else:
+        hidden, senders, backward = model.graphs.forward(passes, embeddings)
+    with torch.enable_grad():
+        values = objective(hidden)
+    layers, final = backward(torch.autograd.grad(values.sum(), hidden)[0])
+    return Gradients(layers, final, values.detach()), senders
 
 
 def edge_scores(

@@ -114,6 +114,31 @@ class Batch:
             spans={name: mask[:, start:] for name, mask in self.spans.items()},
         )
 
+    def widened(self, multiple: int) -> "Batch":
+        """The same with padding on the right, up to a multiple of so many columns. One of which all columns are read
+        stays as it is: by their number they are told apart."""
+        more = -self.length % multiple
+        if more == 0 or self.n_reads == self.length > 1:
+            return self
+
+        def wider(x: Tensor, value: float) -> Tensor:
+            return torch.nn.functional.pad(x, (0, more), value=value)
+
+        mask = self.mask_4d
+        if mask is not None:  # nobody looks at the new columns, and they look at what the last one looks at
+            mask = wider(mask, torch.finfo(mask.dtype).min)
+            mask = torch.cat([mask, mask[..., -1:, :].expand(-1, -1, more, -1)], -2)
+        last = self.position_ids[:, -1:].expand(-1, more)
+        return replace(
+            self,
+            clean=wider(self.clean, 0),
+            corrupted=wider(self.corrupted, 0),
+            real=wider(self.real, False),
+            position_ids=torch.cat([self.position_ids, last], 1),
+            mask_4d=mask,
+            spans={name: wider(span, False) for name, span in self.spans.items()},
+        )
+
     def split(self, size: int) -> "list[Batch]":
         """Parts of at most `size` prompts, in order."""
         return [self._rows(slice(start, start + size)) for start in range(0, self.n_prompts, size)]

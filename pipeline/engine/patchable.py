@@ -3,8 +3,9 @@
 Knows how the pieces of the engine meet. Does not know methods or metrics beyond the function they bind.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,6 +18,8 @@ from pipeline.core.prompts import PromptPair, TokenPair
 from pipeline.engine.batch import Attention, Batch, collate, from_ids
 from pipeline.engine.capture import Capture, capture
 from pipeline.engine.executor import Executor
+from pipeline.engine.graphs import COLUMNS, Graphs
+from pipeline.engine.passes import Passes
 from pipeline.engine.prefix import ATTRIBUTION, Prefix, first_difference, worth_sharing
 from pipeline.engine.readout import Objective, Unembedding
 from pipeline.engine.recording import recording, run_base
@@ -61,6 +64,7 @@ class PatchableModel:
     tokenizer: Any = None
     counters: Counters = field(default_factory=Counters)
     dtype: torch.dtype | None = None  # when it was wrapped: weights are views, made then
+    graphs: Graphs | None = None  # where attribution runs in static shapes, as CUDA graphs if there is CUDA
 
     def check_unchanged(self) -> None:
         """ModelError for a model that was converted after it was wrapped: its kernels and views are the old ones."""
@@ -175,6 +179,10 @@ class PatchableModel:
         """
         self.check_unchanged()
         self.counters.forward_passes += batch.n_prompts
+        if self.graphs is not None and prefix is not None:
+            side = replace(batch, clean=getattr(batch, which))
+            hidden, values, _ = self.graphs.forward(Passes(self.hf, self.parts, side, prefix=prefix))
+            return values, hidden.detach()
         with recording(self.hf, self.parts, exact=False, prefix=prefix) as records:
             hidden = run_base(self.hf, self.parts, getattr(batch, which), batch)
         return senders_of(self.parts, records[:-1]), at_answer(hidden, batch.answer_pos).squeeze(-2)
@@ -183,12 +191,20 @@ class PatchableModel:
     def corrupted_senders(self, batch: Batch) -> tuple[SenderValues, Batch, Prefix | None]:
         """What every sender writes for the corrupted prompts; from where these begin to differ from the clean ones on,
         where runs of those columns alone pay. Then the columns, and what runs of them have of those before. Counted as
-        one pass: what is equal is run once for both sides."""
-        start, prefix = first_difference(batch), None
+        one pass: what is equal is run once for both sides.
+
+        In static shapes there is always a prefix, maybe of no columns: it has the masks."""
         self.check_unchanged()
+        if self.graphs is not None:
+            batch = batch.widened(COLUMNS)
+        start, prefix = first_difference(batch), None
+        if not worth_sharing(batch, start, ATTRIBUTION):
+            start = 0
+        if self.graphs is not None:
+            start -= start % COLUMNS
         with recording(self.hf, self.parts, exact=False) as records:
             run_base(self.hf, self.parts, batch.corrupted, batch)
-        if worth_sharing(batch, start, ATTRIBUTION):
+        if start or self.graphs is not None:
             prefix = Prefix.of([(record["k"], record["v"], record["mask"]) for record in records[:-1]], start)
         if prefix is None:
             self.counters.forward_passes += batch.n_prompts
@@ -247,6 +263,7 @@ def load_model(
     post_norm: PostNorm = "mixed",
     gguf: str | None = None,
     untrained: int | None = None,
+    cuda_graphs: bool = False,
 ) -> PatchableModel:
     """A model from a folder, the hub or the bundled toys (`toy:trained`), checked against its own stock logits.
 
@@ -255,7 +272,8 @@ def load_model(
     models with a norm after attention (Gemma 2 and 3, OLMo-2; no other): in front of the norm, which each reader takes
     of the `mixed` sum it reads, or its share in its `own` run; `mib` is `mixed` with EAP-IG's attribution. `gguf` names
     a file in the folder that is the model, dequantised (`pipeline.models.gguf`). `untrained` is a seed: the weights are
-    then those that training would begin with.
+    then those that training would begin with. With `cuda_graphs` attribution runs in static shapes
+    (`pipeline.engine.graphs`).
 
     Raises ModelError for an unknown model, another one than is meant, an unsupported architecture, or one that the
     engine does not reproduce.
@@ -269,11 +287,18 @@ def load_model(
     hf = load_weights(resolved, dtype, device_map, max_memory)
     if untrained is not None:
         forget(hf, untrained)
-    return patchable(hf, kv=kv, tokenizer=load_tokenizer(resolved), post_norm=post_norm)
+    return patchable(
+        hf, kv=kv, tokenizer=load_tokenizer(resolved), post_norm=post_norm, cuda_graphs=cuda_graphs
+    )
 
 
 def patchable(
-    hf: Any, *, kv: KvGrouping = "query_head", tokenizer: Any = None, post_norm: PostNorm = "mixed"
+    hf: Any,
+    *,
+    kv: KvGrouping = "query_head",
+    tokenizer: Any = None,
+    post_norm: PostNorm = "mixed",
+    cuda_graphs: bool = False,
 ) -> PatchableModel:
     """Wraps a stock model that is loaded already; runs the self-check."""
     from pipeline.engine.selfcheck import check_model, stock_logits, tries
@@ -290,6 +315,12 @@ def patchable(
     parts, graph = find_parts(hf, post_norm), graph_of(hf.config, kv)
     model = PatchableModel(hf, parts, graph, tokenizer, dtype=hf.dtype)
     check_model(model, expected)
+    if cuda_graphs and len(model.devices) == 1:
+        model.graphs = Graphs()
+    elif cuda_graphs:
+        warnings.warn(
+            f"CUDA graphs are off: the model is on {', '.join(model.devices)}", RuntimeWarning, stacklevel=2
+        )
     model.counters.reset()
     return model
 

@@ -52,6 +52,7 @@ def test_overrides_and_the_file_name_in_errors(tmp_path):
         {"failures": {"retries": 0}},
         {"output": "elsewhere"},
         {"model": {"name": "toy:planted", "device_map": "cpu"}},
+        {"model": {"name": "toy:planted", "cuda_graphs": True}},
     ],
 )
 def test_how_and_where_are_not_identity(changes):

@@ -71,10 +71,10 @@ def test_only_the_columns_behind_it_are_run_again(monkeypatch):
         columns.append(ids.shape[1])
         return original(hf, parts, ids, batch)
 
-    from pipeline.engine import attribution, capture
+    from pipeline.engine import capture, passes
 
-    original = attribution.run_base
-    for module in (attribution, capture, runs):
+    original = passes.run_base
+    for module in (passes, capture, runs):
         monkeypatch.setattr(module, "run_base", spy)
     work = {
         "eap": (lambda: Eap().score(model, [batch]), [7, 3, 3]),

@@ -16,7 +16,7 @@ import torch
 import pipeline
 from tests.gpu import part
 from tests.gpu.kit import Case, Kit
-from tests.gpu.record import Row, held, skipped
+from tests.gpu.record import Row, held
 
 LIBRARIES = ("torch", "transformers", "accelerate", "pydantic", "numpy", "pyarrow", "pandas", "jaxtyping")
 ABSENT = ("ray", "prefect", "beartype")  # what the kit must not need
@@ -28,7 +28,6 @@ def cases(kit: Kit) -> Iterator[Case]:
     yield "device", lambda: _device(kit)
     yield "modules", _modules
     yield "float32", lambda: _products(kit)
-    yield "graphs", lambda: [skipped("CUDA graphs on and off", "the product has no such switch")]
 
 
 def _libraries() -> Iterator[Row]:

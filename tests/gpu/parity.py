@@ -7,6 +7,7 @@ precision stands beside.
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ CIRCUITS = "circuits"
 ALLOWED = {"float32": 5e-5, "bfloat16": 0.25}
 SHAPE = {"layers": 2, "heads": 2, "kv_heads": 1, "width": 16}
 LENGTHS = [6, 4, 5]
+GRAPHED = ("gpt2", "llama", "gemma2", "mixtral")  # with a mixture, whose loop over experts may refuse
 SEEDS = {
     "gemma2": 1
 }  # with 0, bfloat16 rounds its capped logits by 2.2 %, and the check at loading allows 2 %
@@ -70,6 +72,7 @@ def cases(kit: Kit) -> Iterator[Case]:
         yield kind, lambda kind=kind: family_rows(kit, kind)
     if not kit.families:
         yield "ablations", lambda: ablation_rows(kit)
+        yield "graphs", lambda: graph_rows(kit)
         yield "twice", lambda: repeated_rows(kit)
 
 
@@ -168,6 +171,32 @@ def ablation_rows(kit: Kit) -> Iterator[Row]:
             error = max(error_of(ours, exact) for exact, ours in zip(*found, strict=True))
             against = "float64 on the CPU"
             yield held(f"llama float32, ablation {ablation}", error, ALLOWED["float32"], against)
+
+
+def graph_rows(kit: Kit) -> Iterator[Row]:
+    """Attribution in static shapes, captured where the device has graphs: replayed twice, for one batch and another."""
+    for kind in GRAPHED:
+        with tempfile.TemporaryDirectory() as folder:
+            exact = patchable(rounded(kind, Path(folder)))
+            model = load_model(folder, device_map=str(kit.device), cuda_graphs=True)
+            errors = []
+            for name in ("eap", "eap_ig"):
+                for flipped in (False, True):
+                    ours, theirs = (
+                        numbers(ASKED[name].score(one, [_sides(batch_of(one), flipped)]))
+                        for one in (model, exact)
+                    )
+                    errors.append(error_of(ours, theirs))
+        assert model.graphs is not None, "they were asked for"
+        said = model.graphs.refused or ("captured" if kit.on_cuda else "static shapes, nothing to capture")
+        yield held(
+            f"{kind} float32, CUDA graphs", max(errors), ALLOWED["float32"], "float64 on the CPU", said
+        )
+
+
+def _sides(batch: Batch, flipped: bool) -> Batch:
+    """The batch, or one of the same shape with its sides exchanged."""
+    return replace(batch, clean=batch.corrupted, corrupted=batch.clean) if flipped else batch
 
 
 def repeated_rows(kit: Kit) -> Iterator[Row]:
