@@ -78,7 +78,7 @@ def vocabulary_rows() -> list[dict[str, Any]]:
             lambda: stock(input_ids=batch.clean, use_cache=False, logits_to_keep=1).logits, 5
         )
     rows = []
-    for threshold in (0.3, 0.1):
+    for threshold in (0.3, 0.1, 0.03):
         for scores in ("exact", "bounded"):
             method = Acdc(threshold=threshold, scores=scores)
             found: list[dict[str, Any]] = []
