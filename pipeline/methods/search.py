@@ -9,7 +9,8 @@ a chain of candidates is measured under guessed decisions, and decided in order 
 right; the rest is asked again, and what it did in the slightly different state is the next guess. A delta too close
 to a threshold for its rounding is taken from evaluations of one variant each, whose rounding no batching changes, and
 so is one whose bounds a threshold lies between. The first guesses at a head are what the same senders did at the one
-before it: heads of a layer read much the same of them.
+before it: heads of a layer read much the same of them. Those at an MLP are what they did at the one after it, as far as
+that was clear.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ from pipeline.methods.visits import LATE_FIRST, Visits
 # Candidates of which nothing is known that are guessed to go at first: of more in a round each costs less, but more are
 # measured in vain after the first that stays.
 _AT_FIRST = 8
+# What a sender did further on says what it does here where it was below or above these multiples of the threshold.
+_CLEARLY = (0.3, 1.0)
 
 
 @dataclass
@@ -69,8 +72,9 @@ class Search:
         every = tuple(sorted(set(thresholds)))
         self._states = {0: (Liveness(graph, workers.about[0].coupled), every, clean)}
         self._next_state = 1
-        # by state, the layer whose heads were decided last, and what their senders' edges did
+        # by state, the layer whose heads were decided last, and what their senders' edges did; and the last MLP's
         self._beside: dict[int, tuple[int | None, dict[int, float]]] = {}
+        self._further_on: dict[int, dict[int, float]] = {}
         self.found = {t: _nothing(graph, clean, bounded=bounded) for t in every}
         self.evaluations = self.rounds = 0
 
@@ -161,10 +165,16 @@ class Search:
         return Step(receiver, tuple(decided), self.evaluations - evaluations, self.rounds - rounds)
 
     def _hints(self, state: int, receiver: int) -> dict[int, float]:
-        """What the same senders did where they were last removed from what another head of this layer reads."""
+        """What the same senders did where they were last removed from what another head of this layer reads; or the MLP
+        after this one, or the logits, where that was clear."""
         node = self._graph.receivers[receiver]
-        layer, deltas = self._beside.get(state, (None, {}))
-        return dict(deltas) if node.kind == "head" and node.layer == layer else {}
+        if node.kind == "head":
+            layer, deltas = self._beside.get(state, (None, {}))
+            return dict(deltas) if node.layer == layer else {}
+        thresholds = self._states[state][1]
+        low, high = (abs(thresholds[len(thresholds) // 2]) * multiple for multiple in _CLEARLY)
+        deltas = self._further_on.get(state, {})
+        return {sender: delta for sender, delta in deltas.items() if not low < abs(delta) < high}
 
     def _wanted(self, branch: Branch, chain: Measure) -> Measure | Bound:
         """What must be known of a chain."""
@@ -234,9 +244,13 @@ class Search:
             values = np.asarray(decided.values, dtype=np.float64)
             liveness = self._states[decided.state][0].keeping(step.receiver, decided.remaining)
             self._states[decided.into] = (liveness, decided.thresholds, values)
-            node, beside = self._graph.receivers[step.receiver], self._hints(decided.state, step.receiver)
-            beside |= zip(decided.senders, decided.delta, strict=True)
-            self._beside[decided.into] = (node.layer if node.kind == "head" else None, beside)
+            node = self._graph.receivers[step.receiver]
+            deltas = dict(zip(decided.senders, decided.delta, strict=True))
+            if node.kind == "head":
+                beside = self._hints(decided.state, step.receiver) | deltas
+                self._beside[decided.into] = (node.layer, beside)
+                deltas = self._further_on.get(decided.state, {})
+            self._further_on[decided.into] = deltas
             edges = first + np.asarray(decided.senders, dtype=np.int64)
             for threshold in decided.thresholds:
                 found = self.found[threshold]
@@ -252,6 +266,7 @@ class Search:
         for state in old:
             del self._states[state]
             self._beside.pop(state, None)
+            self._further_on.pop(state, None)
 
 
 def _nothing(graph: Graph, clean: Float[np.ndarray, " prompt"], *, bounded: bool) -> Found:

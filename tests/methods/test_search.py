@@ -273,6 +273,27 @@ def test_the_band_grows_with_the_metric_but_not_below_one():
     assert not rule.uncertain(0.1, np.inf, 1.0)
 
 
+# --- guesses ------------------------------------------------------------------------------------------------
+
+
+class Alike(World):
+    """A world in which a sender does the same to whoever reads it: every other one much, the rest little."""
+
+    def __init__(self, graph):
+        super().__init__(graph, (False,) * graph.n_layers, seed=0)
+        self.single[:] = np.where(graph.edge_senders % 2, 100, 1)
+        self.pair[:] = 0
+
+
+def test_an_mlp_is_asked_about_once_where_senders_do_to_it_what_they_do_to_the_one_after_it():
+    world = Alike(Graph(3, 4, 4))
+    _, steps, _ = searched(world, Rule(1, absolute=False), [50 * UNIT])
+    mlps = [step for step, _ in steps if world.graph.receivers[step.receiver].kind == "mlp"]
+    assert [(step.rounds, step.evaluations) for step in mlps] == [
+        (1, world.graph.senders_read[step.receiver]) for step in mlps
+    ]
+
+
 # --- what has no value --------------------------------------------------------------------------------------
 
 
