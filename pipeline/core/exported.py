@@ -102,7 +102,7 @@ def by_query_head(graph: Graph, mask: Mask, score: Score | None) -> dict[str, tu
 def shares(score: float, n: int) -> list[float]:
     """`n` numbers as equal as they come whose exact sum rounds to `score`."""
     equal = score / n
-    return [*[equal] * (n - 1), score - math.fsum([equal] * (n - 1))]
+    return [*[equal] * (n - 1), math.fsum([score, *[-equal] * (n - 1)])]  # the rest, rounded once
 
 
 def to_networkx(graph: Graph, mask: Mask, score: Score | None) -> "nx.MultiDiGraph":
