@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 
 from pipeline.core.errors import CircuitsError
@@ -21,6 +20,7 @@ from pipeline.core.showing import page
 
 if TYPE_CHECKING:
     import networkx as nx
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,10 @@ class Circuit:
     def _repr_html_(self) -> str:
         return page(self, self.to_frame())
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "DataFrame":
         """A row per edge of the circuit, the strongest first: edge_id edge score."""
+        import pandas as pd
+
         score = np.full(len(self.mask), np.nan) if self.score is None else self.score
         ids = np.flatnonzero(self.mask)
         ids = ids[rank_order(score[ids])]

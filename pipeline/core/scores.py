@@ -8,15 +8,17 @@ that the edge helps. NaN means "not measured" and is null in every frame and fil
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from pipeline.core.errors import CircuitsError, ScoreError
 from pipeline.core.graph import Graph
 from pipeline.core.showing import SHOWN, page
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,10 @@ class EdgeScores:
         merged = Moments.merge([part.moments for part in parts])
         return EdgeScores.from_moments(graph, merged, kept=kept, per_prompt=per_prompt, span=parts[0].span)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "DataFrame":
         """A row per edge: edge_id sender receiver score score_std n_prompts kept; score_error where bounded."""
+        import pandas as pd
+
         senders = [node.name for node in self.graph.senders]
         receivers = [node.name for node in self.graph.receivers]
         kept: Any = pd.array([None] * len(self.score), dtype="boolean")
@@ -198,8 +202,10 @@ class NodeScores:
     def moments(self) -> Moments:
         return Moments(self.n_prompts, self.score, self.std)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "DataFrame":
         """A row per node and span: node_id node span score score_std n_prompts."""
+        import pandas as pd
+
         names = [node.name for node in self.graph.senders]
         return pd.DataFrame(
             {

@@ -13,7 +13,6 @@ its kind alone (MLPs are no part of a claim about heads).
 from typing import ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool
 
 from pipeline.evaluation.base import Curve, Evaluation, Found, Subject, Values
@@ -56,6 +55,8 @@ def _of_nodes(subject: Subject, truth: Bool[np.ndarray, " sender"]) -> list[Foun
 
 def area(size: np.ndarray, truth: np.ndarray) -> float | None:
     """P(size of a true one > size of another), ties one half; None where either kind is missing. NaN ranks last."""
+    import pandas as pd
+
     n_true, n_other = int(truth.sum()), int((~truth).sum())
     if not n_true or not n_other:
         return None

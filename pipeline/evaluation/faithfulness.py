@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 
 from pipeline.ablations import Statistics, get_ablation, record
@@ -24,6 +23,7 @@ from pipeline.evaluation.ratio import NO_DENOMINATOR
 from pipeline.metrics import get_metric
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from torch import Tensor
 
     from pipeline.engine.batch import Batch
@@ -179,12 +179,14 @@ def evaluate(
     metric: str = "logit_diff",
     ablation: str = "corrupted",
     statistics: Statistics | None = None,
-) -> pd.DataFrame:
+) -> "DataFrame":
     """One row: n_edges n_edges_pruned metric metric_full metric_empty metric_circuit faithfulness.
 
     Where a norm follows attention (Gemma 2 and 3, OLMo-2), receivers norm the sum over a layer's heads, kept and
     ablated together, as MIB does, unless the model was loaded with `post_norm="own"`: that gives other numbers.
     """
+    import pandas as pd
+
     values = circuit_values(model, batches, circuit.mask[None], metric, ablation, statistics)
     return pd.DataFrame([measured(circuit, get_metric(metric).name, *values.mean(axis=1))])
 

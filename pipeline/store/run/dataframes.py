@@ -5,10 +5,9 @@ Knows Parquet files in a run directory. Does not know which of them somebody wan
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from pipeline.core.errors import RunDirectoryError
@@ -23,17 +22,21 @@ from pipeline.store.run.renewed import renewed
 from pipeline.store.run.rows import dictionary, read_rows
 from pipeline.store.run.run_dir import RunDirectory
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
 T = TypeVar("T")
 
 Merged = tuple[ResultType, str, str]  # a type of result, task and method
 Sources = list[tuple[Merged | Item, dict[str, str]]]  # tables of a run, and labels of their rows
 
-_NULLABLE = {pa.bool_(): pd.BooleanDtype()}
 
-
-def frame_of(directory: RunDirectory, sources: Sources, what: str) -> pd.DataFrame:
+def frame_of(directory: RunDirectory, sources: Sources, what: str) -> "DataFrame":
     """The rows of all items' files and merged tables that are there, each labelled; RunDirectoryError when there is
     none."""
+    import pandas as pd
+
     tables = []
     for source, labels in sources:
         path = (
@@ -54,7 +57,7 @@ def frame_of(directory: RunDirectory, sources: Sources, what: str) -> pd.DataFra
             f"{directory.path}: has no {what} yet ({done} of {total} items done); compute the rest with "
             f"`circuits resume {directory.path}`"
         )
-    frame = _stacked(tables).unify_dictionaries().to_pandas(types_mapper=_NULLABLE.get)
+    frame = _stacked(tables).unify_dictionaries().to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
     return frame.astype({"rank": "Int32"}) if "rank" in frame else frame
 
 
@@ -87,9 +90,11 @@ def _merged(path: Place, type_: ResultType, directory: RunDirectory) -> pa.Table
     return table if is_new else renewed(table)
 
 
-def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> pd.DataFrame:
+def prompt_score_frame(directory: RunDirectory, method: str, task: str) -> "DataFrame":
     """A row per prompt, a column per edge, of all shards whose prompts' scores are there; RunDirectoryError when none
     are."""
+    import pandas as pd
+
     shards = [
         checked(directory, partial(_one_shard, directory, item), path)
         for item, path in _kept(directory, method, task)

@@ -4,9 +4,9 @@ Knows what files hold. Does not know how they came about, nor how to write any.
 """
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from pipeline.core.circuit import Circuit
 from pipeline.core.documents import parse_json, suggest
@@ -31,6 +31,10 @@ from pipeline.store.run.rows import floats
 from pipeline.store.run.run_dir import RunDirectory
 from pipeline.store.run.run_facts import RunFacts, one_of
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
 LEVELS = ("aggregate", "shard", "prompt")
 
 
@@ -45,7 +49,7 @@ def open_run(path: str | Place) -> "Run":
 
 def load_scores(
     path: str | Place, level: str = "aggregate", task: str | None = None, method: str | None = None
-) -> pd.DataFrame:
+) -> "DataFrame":
     """The edge scores of a run: merged, a row per task, method and edge; or shard by shard; or, where they were
     kept, prompt by prompt: `Run.prompt_scores`.
 
@@ -74,7 +78,7 @@ class Run(RunFacts):
 
     def scores(
         self, method: str | None = None, task: str | None = None, level: str = "aggregate"
-    ) -> pd.DataFrame:
+    ) -> "DataFrame":
         """Scores with task and method columns: merged, or with `level="shard"` as the shards hold them. With
         `level="prompt"` the frame of `prompt_scores`.
 
@@ -114,7 +118,7 @@ class Run(RunFacts):
             return ()
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
-    def prompt_scores(self, method: str | None = None, task: str | None = None) -> pd.DataFrame:
+    def prompt_scores(self, method: str | None = None, task: str | None = None) -> "DataFrame":
         """Every prompt's scores of one method and task: a row per `prompt_id`, a column per edge, by name; float32
         with NaN for what was not measured. Holds the prompts whose shards are there.
 
@@ -151,8 +155,10 @@ class Run(RunFacts):
             for prompt in sorted(self.directory.used_prompts(task, shard), key=lambda one: one.prompt_id)
         ]
 
-    def clusters(self, method: str | None = None, task: str | None = None) -> pd.DataFrame:
+    def clusters(self, method: str | None = None, task: str | None = None) -> "DataFrame":
         """A row per prompt that the evaluation `clusters` has looked at: prompt_id cluster (none: like no other)."""
+        import pandas as pd
+
         method_id, task_id = self.choose(method, task)
         frame = self.evaluations()
         of = (frame["method"] == method_id) & (frame["task"] == task_id) & (frame["quantity"] == "cluster")
@@ -204,7 +210,7 @@ class Run(RunFacts):
             raise RunDirectoryError(f"{self.path / 'run.yaml'}: evaluate.rank names no rules: {said!r}")
         return ranks
 
-    def faithfulness(self) -> pd.DataFrame:
+    def faithfulness(self) -> "DataFrame":
         """What was evaluated: a row per task, method and size of the circuit, and where several rules are compared per
         rule, which is in the column `rank`."""
         path = self.path / FILE
@@ -217,7 +223,7 @@ class Run(RunFacts):
             )
         return frame
 
-    def evaluations(self) -> pd.DataFrame:
+    def evaluations(self) -> "DataFrame":
         """What else was found: a row per task, method, evaluation, quantity, and circuit where it is of one; `rank` is
         the rule that the number is of, where several are compared."""
         table = read_table(self.directory, self.path / evaluations.FILE, evaluations.FOUND)
@@ -230,7 +236,7 @@ class Run(RunFacts):
 
     # --- sweeps ------------------------------------------------------------------------------------------
 
-    def pareto(self) -> pd.DataFrame:
+    def pareto(self) -> "DataFrame":
         """The rows of `faithfulness()` with the method's family, threshold and ablation, sorted for a plot of edges
         against the metric; `best` marks the Pareto front. Methods of a family differ in their threshold alone.
         """
@@ -245,8 +251,10 @@ class Run(RunFacts):
                 circuits[method] = self.circuit(method, task)
         return circuits
 
-    def overlap(self) -> pd.DataFrame:
+    def overlap(self) -> "DataFrame":
         """A row per task and pair of kept circuits: task method other n_edges other_edges common either jaccard."""
+        import pandas as pd
+
         rows = []
         for task in self.tasks:
             masks = {method: circuit.mask for method, circuit in self.kept_circuits(task).items()}

@@ -5,10 +5,9 @@ Knows a run directory and names. Does not know scores (`pipeline.store.run.opene
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool
 
 from pipeline.core.documents import parse_mapping, suggest
@@ -23,6 +22,9 @@ from pipeline.store.run.dataframes import frame_of
 from pipeline.store.run.run_dir import RunDirectory
 from pipeline.store.run.status import footers_of, status_of
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 class RunFacts:
     """A run directory, as far as it says what is asked for and what is there."""
@@ -34,6 +36,8 @@ class RunFacts:
         return f"Run({str(self.path)!r})"
 
     def _repr_html_(self) -> str:
+        import pandas as pd
+
         what = f"{self.path}: {self.manifest['model']['name']}, {self.graph.describe()}"
         frame = pd.DataFrame(self.status()["rows"])
         return page(what, frame[["task", "method", "items", "done", "failed"]])
@@ -88,7 +92,7 @@ class RunFacts:
         """Every failure record, by item and attempt."""
         return self.directory.failures()
 
-    def footers(self) -> pd.DataFrame:
+    def footers(self) -> "DataFrame":
         """A row per finished item with the facts of its footer: attempt, device, seconds, passes ..."""
         return footers_of(self.directory)
 
@@ -98,15 +102,15 @@ class RunFacts:
         """The prompts of a task, in order."""
         return self.directory.prompts(one_of(task, self.tasks, "task"))
 
-    def filtered(self, task: str) -> pd.DataFrame:
+    def filtered(self, task: str) -> "DataFrame":
         """A row per prompt of a task with a filter: prompt_id kept reason said (the token that it says first)."""
         return self._by_prompt("filtered", task, "filter")
 
-    def baseline(self, task: str) -> pd.DataFrame:
+    def baseline(self, task: str) -> "DataFrame":
         """A row per prompt and metric: prompt_id metric clean corrupted."""
         return self._by_prompt("baseline", task, "baseline")
 
-    def _by_prompt(self, kind: str, task: str, what: str) -> pd.DataFrame:
+    def _by_prompt(self, kind: str, task: str, what: str) -> "DataFrame":
         one_of(task, self.tasks, "task")
         items = [item for item in self.directory.items if (item.kind, item.task) == (kind, task)]
         return frame_of(self.directory, [(item, {}) for item in items], f"{what} of task {task}")

@@ -4,9 +4,7 @@ Knows the run directory. Does not know scores, nor how any of it is printed.
 """
 
 from collections import Counter
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.documents import parse_json
 from pipeline.core.items import EVALUATIONS
@@ -14,6 +12,10 @@ from pipeline.store.place.lock import at_work
 from pipeline.store.run import circuits, prompt_scores
 from pipeline.store.run.files import DamagedFileError, Footer, read_footer
 from pipeline.store.run.run_dir import RunDirectory
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 _OF_THE_FILE = ("columns", "values", "schema_version")  # facts by which damage is found
 
@@ -82,8 +84,10 @@ def running(directory: RunDirectory) -> str | None:
     return None if owner is None else f"process {owner.pid} on {owner.host}"
 
 
-def footers_of(directory: RunDirectory) -> pd.DataFrame:
+def footers_of(directory: RunDirectory) -> "DataFrame":
     """A row per finished item with the facts of its footer: attempt, device, seconds, passes ..."""
+    import pandas as pd
+
     rows = []
     for item in directory.items:
         try:

@@ -5,11 +5,14 @@ Knows the parameters in a manifest, the table of faithfulness and sets of kept e
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
 
 Methods = Mapping[str, Mapping[str, Any]]  # the manifest's: `parameters` by id
 Kept = Mapping[str, Bool[np.ndarray, " edge"]]
@@ -76,7 +79,7 @@ def _word(key: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{key} {value}"
 
 
-def pareto(evaluated: pd.DataFrame, methods: Methods) -> pd.DataFrame:
+def pareto(evaluated: "DataFrame", methods: Methods) -> "DataFrame":
     """Every evaluated circuit with what it took and what it does: the rows of `Run.faithfulness()` with the method's
     `family`, `threshold` and `ablation`, by task, metric, family and number of edges. Each of several rules has its
     own families.
@@ -102,8 +105,10 @@ def pareto(evaluated: pd.DataFrame, methods: Methods) -> pd.DataFrame:
     return frame.loc[order, columns].reset_index(drop=True)
 
 
-def _front(frame: pd.DataFrame) -> pd.Series:
+def _front(frame: "DataFrame") -> "Series":
     """Whether a row is on the Pareto front of its task, metric and ablation."""
+    import pandas as pd
+
     best = np.zeros(len(frame), dtype=bool)
     away = np.abs(1 - frame["faithfulness"].to_numpy(dtype=float, na_value=np.nan))
     n_edges = frame["n_edges"].to_numpy()
