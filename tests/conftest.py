@@ -48,7 +48,7 @@ hypothesis_settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=40,
+    max_examples=25,
     suppress_health_check=[HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("circuits")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 GUARD_SECONDS = 900.0  # against a hang alone: whatever comes, comes sooner on however busy a machine
@@ -54,6 +55,20 @@ def title(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
+
+
+def open_ports(pid: int, having: str = "") -> set[int]:
+    """Where a process and all that it has started listen; those whose title has these words. One that ends meanwhile
+    listens nowhere."""
+    import psutil
+
+    found = set()
+    for each in (pid, *descendants(pid)):
+        if having in title(each):
+            with suppress(psutil.NoSuchProcess):
+                connections = psutil.Process(each).net_connections("tcp")
+                found |= {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
+    return found
 
 
 def busy_workers(driver: int) -> list[int]:

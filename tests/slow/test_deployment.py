@@ -13,7 +13,7 @@ from flows.cli import main
 from pipeline import open_run
 from tests.infra.nodes import answers, listening
 from tests.infra.service import Service, submit
-from tests.processes import GUARD_SECONDS
+from tests.processes import GUARD_SECONDS, open_ports
 from tests.runs import content, toy_mapping
 
 pytestmark = pytest.mark.slow
@@ -68,13 +68,7 @@ def test_who_has_no_password_is_told_so_in_one_line(service, tmp_path):
 
 
 def test_the_server_listens_on_loopback_and_refuses_who_has_no_password(service):
-    import psutil
-
-    ours = set()
-    for process in service.processes:
-        node = psutil.Process(process.pid)
-        for each in (node, *node.children(recursive=True)):
-            ours |= {c.laddr.port for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    ours = {port for process in service.processes for port in open_ports(process.pid)}
     assert service.port in ours
     known = listening()
     assert {port: known[port] for port in ours} == {port: {"0100007F"} for port in ours}

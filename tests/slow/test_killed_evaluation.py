@@ -47,8 +47,6 @@ def test_an_evaluation_survives_the_death_of_a_worker_and_then_of_its_driver(tmp
     (record,) = wait_for(lambda: list(run.glob("failures/**/attempt-1.json")))
     died = wait_for(lambda: json.loads(record.read_text() or "null"))
     assert (died["kind"], died["failure"], died["final"]) == ("evaluations", "died", False)
-    known = len(evaluated())
-    wait_for(lambda: len(evaluated()) >= min(known + 2, SHARDS))
     driver.kill()
     before = evaluated()
     assert len(before) < SHARDS, "killed too late to show anything"

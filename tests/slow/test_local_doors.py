@@ -14,7 +14,7 @@ import yaml
 
 from tests.infra.doors import doors
 from tests.infra.nodes import listening
-from tests.processes import busy_workers, wait_for
+from tests.processes import busy_workers, descendants, open_ports, title, wait_for
 from tests.runs import toy_mapping
 
 pytestmark = pytest.mark.slow
@@ -40,21 +40,9 @@ def under_way(tmp_path, drive):
         driver = drive("run", config, "--run-dir", tmp_path / "run", env=env)
     finally:
         os.umask(before)
-    wait_for(lambda: ports_of(driver.pid, "prefect.server"))  # it comes after the first items
+    wait_for(lambda: open_ports(driver.pid, "prefect.server"))  # it comes after the first items
     wait_for(lambda: busy_workers(driver.pid))
     return driver, home
-
-
-def ports_of(pid, having=""):
-    driver, found = psutil.Process(pid), set()
-    for each in (driver, *driver.children(recursive=True)):
-        try:
-            if having in " ".join(each.cmdline()):
-                connections = each.net_connections("tcp")
-                found |= {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def asked(url, body=None, **headers):
@@ -68,8 +56,8 @@ def asked(url, body=None, **headers):
 
 def test_a_local_run_listens_on_loopback_alone_and_answers_nobody_without_a_secret(under_way, capsys):
     driver, home = under_way
-    (prefect,) = ports_of(driver.pid, "prefect.server")
-    ours = ports_of(driver.pid)
+    (prefect,) = open_ports(driver.pid, "prefect.server")
+    ours = open_ports(driver.pid)
     known = listening()
     assert len(ours) >= 8, "Ray's parts, two workers, the driver, Prefect"
     assert {port: known[port] - LOOPBACK for port in ours & known.keys()} == {
@@ -96,18 +84,15 @@ def test_a_local_run_listens_on_loopback_alone_and_answers_nobody_without_a_secr
     assert not (home / ".ray").exists()
     readable = [p for p in (home / ".prefect").glob("prefect.db*") if stat.S_IMODE(p.stat().st_mode) & 0o077]
     assert readable == []
-    family = psutil.Process(driver.pid).children(recursive=True)
-    (raylet,) = [each for each in family if "raylet/raylet" in " ".join(each.cmdline())]
-    token = Path(raylet.environ()["RAY_AUTH_TOKEN_PATH"])
+    family = descendants(driver.pid)
+    (raylet,) = [each for each in family if "raylet/raylet" in title(each)]
+    token = Path(psutil.Process(raylet).environ()["RAY_AUTH_TOKEN_PATH"])
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
 
     # command lines: any account can read them
     secret = token.read_text()
-    lines = [" ".join(each.cmdline()) for each in family if each.is_running()]
-    password = next(
-        each.environ()["PREFECT_SERVER_API_AUTH_STRING"]
-        for each in family
-        if "prefect.server" in " ".join(each.cmdline())
-    )
+    lines = [title(each) for each in family]
+    servers = [psutil.Process(each) for each in family if "prefect.server" in title(each)]
+    (password,) = {each.environ().get("PREFECT_SERVER_API_AUTH_STRING") for each in servers} - {None}
     assert not [line for line in lines if secret in line or password in line]

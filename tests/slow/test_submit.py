@@ -14,7 +14,7 @@ from flows.cli import main
 from pipeline import open_run
 from tests.infra.doors import doors
 from tests.infra.nodes import Nodes, listening
-from tests.processes import GUARD_SECONDS, wait_for
+from tests.processes import GUARD_SECONDS, open_ports, wait_for
 from tests.runs import PAIR, content, score_files, toy_mapping
 from tests.unchanged import may_stay
 
@@ -161,14 +161,7 @@ def test_a_submitted_run_that_is_cancelled_is_finished_by_another_process(cluste
 
 
 def test_no_port_of_the_cluster_answers_who_has_no_token(cluster, capsys):
-    import psutil
-
-    ours = set()
-    for process in cluster.processes:
-        if process.poll() is None:
-            node = psutil.Process(process.pid)
-            for each in (node, *node.children(recursive=True)):
-                ours |= {c.laddr.port for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    ours = {port for one in cluster.processes if one.poll() is None for port in open_ports(one.pid)}
     assert {
         cluster.gcs,
         cluster.dashboard,

@@ -34,8 +34,6 @@ def test_a_run_survives_the_death_of_a_worker_and_then_of_its_driver(config, tmp
     assert died["failure"] == "died"
     assert died["final"] is False
 
-    landed = len(score_files(run))
-    wait_for(lambda: len(score_files(run)) >= min(landed + 2, 20))
     kill_and_go_on(driver, drive, config, run, most=24)
     beside = tmp_path / "undisturbed"
     assert_like_undisturbed(
@@ -73,7 +71,7 @@ def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(t
     (victim, *_) = wait_for(lambda: busy_workers(driver.pid))
     os.kill(victim, signal.SIGKILL)
     known = len(decided())
-    wait_for(lambda: len(decided()) >= known + 3)
+    wait_for(lambda: len(decided()) > known)
     driver.kill()
     before = {path: path.read_bytes() for path in decided()}
     assert not score_files(run), "killed too late to show anything"
