@@ -12,6 +12,7 @@ from pipeline import load_scores
 from pipeline.core.items import digest
 from tests.runs import toy_mapping
 from tests.security.hostile import call
+from tests.slowly import slow
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +64,9 @@ def no_decision(step):
     "forge",
     [
         no_step,
-        words_for_numbers,
         other_senders,
-        fewer_prompts,
-        a_state_that_is_none,
         a_number_without_an_end,
-        no_decision,
+        *slow(words_for_numbers, fewer_prompts, a_state_that_is_none, no_decision),
     ],
 )
 def test_decisions_that_do_not_go_on_are_made_again(circuits, searched, place, forge):

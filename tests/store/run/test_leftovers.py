@@ -157,7 +157,7 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize("how", ["flipped", "torn"])
+@pytest.mark.parametrize("how", ["flipped", *slow("torn")])
 def test_every_damaged_file_is_one_line_with_what_to_type(whole, tmp_path, how, capsys):
     for number, pattern in enumerate(EVERY):
         run = copy_of(whole, tmp_path / str(number))
