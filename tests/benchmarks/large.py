@@ -1,6 +1,6 @@
 """Shapes of real models: a random 1B Llama against its stock passes and against what `plan` says, 70B by plan alone.
 
-Each in a process of its own: `python -m tests.benchmarks.large float32|plan` prints rows as JSON. The
+Each in a process of its own: `python -m tests.benchmarks.large float32|bfloat16|plan` prints rows as JSON. The
 largest holds 5 GiB of weights, once: the stock model is timed before it is wrapped.
 """
 
@@ -16,7 +16,7 @@ from tests.benchmarks.measure import row
 
 # Prompts, tokens, and the methods with their stock passes.
 EAP, EAP_IG = ("eap", 1, 1), ("eap_ig", 2, 5)
-WORK = {"float32": (4, 16, (EAP, EAP_IG))}
+WORK = {"float32": (4, 16, (EAP, EAP_IG)), "bfloat16": (4, 16, (EAP, EAP_IG))}
 ANSWER = 1  # logits to keep
 GIB = 2**30
 SEVENTY = {  # Llama 3.1 70B
