@@ -221,7 +221,7 @@ def test_circuits_are_a_plain_forward_for_every_answer(setting_of, kind):
 
 
 @pytest.mark.parametrize("metric", ["kl_divergence", *slow("nll")])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", *slow("gemma2")])
 def test_acdc_keeps_what_a_plain_forward_for_every_answer_and_edge_keeps(setting_of, kind, metric):
     case = case_of(setting_of(kind, heads=2, padding="left"))
 

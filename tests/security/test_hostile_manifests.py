@@ -14,6 +14,7 @@ from pipeline.report.essentials import essentials
 from tests.runs import content
 from tests.security.conftest import refused
 from tests.security.hostile import BAD_ID, READERS, call, edit
+from tests.slowly import slow
 
 METHOD = {"level": "edge", "parameters": {"name": "eap", "metric": "logit_diff", "ablation": "corrupted"}}
 MANIFESTS = {
@@ -107,7 +108,7 @@ def leaves(value, path=()):
             yield from leaves(one, (*path, key))
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "plan.json"])
+@pytest.mark.parametrize("name", [*slow("manifest.json"), "plan.json"])
 def test_any_value_may_be_anything(run, name):
     """Another value for each in turn, or none: what follows are results or one error for people, nothing else."""
     original = (run / name).read_text()

@@ -209,7 +209,8 @@ def test_damage_stops_it_before_anything_goes(merged):
     assert found(path.parent, "*pack*") == []
 
 
-@pytest.mark.parametrize("shelf", ["local", *slow("s3")], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("shelf", ["local", "s3"], indirect=True)
 def test_a_real_run_is_verified_resumed_and_extended_after_it(shelf, capsys):
     small = {"tasks": [{"name": "induction", "count": 6}], "shards": {"prompts": 2}}
     config = toy_config(shelf, methods=[{"name": "eap"}, {"name": "node_patching"}], **small)
