@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slow")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
