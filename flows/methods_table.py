@@ -141,9 +141,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     if missing := lacking(rows):
         lines += [f"Not computed yet: {', '.join(missing)}.", ""]
-    if early := [row for row in rows if row["prompts"] < PROMPTS]:
-        of = ", ".join(f"{row['method']} on {row['behaviour']}" for row in early)
-        lines += [*wrap(f"Of {early[0]['prompts']} prompts and without resamples until now: {of}.", 115), ""]
     lines += [
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
