@@ -16,6 +16,8 @@ from tests.processes import GUARD_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = ROOT / "infra" / "ray"
+HOLD = 9  # the port of a block at which nobody listens: whoever is bound to it has the block
+_holds: list[socket.socket] = []
 
 
 def bin_on_path() -> dict[str, str]:
@@ -25,10 +27,18 @@ def bin_on_path() -> dict[str, str]:
 
 
 def free_block() -> int:
-    """First of 200 ports below the ephemeral ones, the first ten of which are free."""
+    """First of 200 ports below the ephemeral ones, the first nine of which are free; no process gets it while this one
+    lasts, although whoever is to listen there may not do so for seconds."""
     for _ in range(100):
         first = random.randrange(20_000, 32_000, 200)
-        if all(not answers(first + offset) for offset in range(10)):
+        hold = socket.socket()
+        try:
+            hold.bind(("127.0.0.1", first + HOLD))
+        except OSError:
+            hold.close()
+            continue
+        _holds.append(hold)
+        if all(not answers(first + offset) for offset in range(HOLD)):
             return first
     raise RuntimeError("no free block of ports")
 
