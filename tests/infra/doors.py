@@ -10,6 +10,7 @@ from contextlib import closing
 import grpc
 
 from tests.infra.nodes import listening
+from tests.processes import GUARD_SECONDS
 
 # A request that each kind of server knows: one that does not know it would refuse anybody.
 METHODS = (
@@ -27,7 +28,7 @@ def over_http(host, port):
     found = set()
     for path in ("/api/jobs/", "/metrics", "/api/version"):
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=GUARD_SECONDS) as answer:
                 found.add(answer.status)
         except urllib.error.HTTPError as error:
             found.add(error.code)
@@ -44,7 +45,7 @@ def over_grpc(host, port):
     with closing(grpc.insecure_channel(f"{host}:{port}")) as channel:
         for method in METHODS:
             try:
-                channel.unary_unary(method)(b"", timeout=10)
+                channel.unary_unary(method)(b"", timeout=GUARD_SECONDS)
             except grpc.RpcError as error:
                 codes.add(error.code().name)
             else:
@@ -56,7 +57,7 @@ def health(host, port):
     """What a health check comes back with: a byte for "serving" where there is one."""
     with closing(grpc.insecure_channel(f"{host}:{port}")) as channel:
         try:
-            return channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
+            return channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=GUARD_SECONDS)
         except grpc.RpcError:
             return b""
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.processes import Driver
+from tests.gate import Gate
+from tests.processes import HEARING, Driver
 from tests.slow.survival import some_seconds
 
 
@@ -15,7 +16,8 @@ from tests.slow.survival import some_seconds
 def drive(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
     drivers: list[Driver] = []
 
-    def start(*argv: object, **options: Any) -> Driver:
+    def start(*argv: object, gate: Gate | None = None, code: str = HEARING, **options: Any) -> Driver:
+        options["code"] = gate.before(code) if gate else code
         drivers.append(Driver(tmp_path / f"driver-{len(drivers)}.log", *argv, **options))
         return drivers[-1]
 
@@ -26,9 +28,15 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
 
 
 @pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Open until a test shuts it; only drivers that are given it have workers that look at it."""
+    return Gate(str(tmp_path / "gate"))
+
+
+@pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """24 items of some hundred milliseconds."""
-    mapping = some_seconds(tmp_path / "results", 256)
+    """24 items with scores, and 8 without."""
+    mapping = some_seconds(tmp_path / "results", 64) | {"shards": {"prompts": 8}}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(mapping))
     return path

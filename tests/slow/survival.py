@@ -37,12 +37,12 @@ def contents(folder: Place) -> dict[str, bytes]:
 def kill_and_go_on(
     driver: Driver, drive: Callable[..., Driver], config: Path, run: Place, most: int
 ) -> set[str]:
-    """Kills a driver whose workers are busy, before it has `most` files of scores, and runs the same command again: it
-    computes what was missing, once each. Returns the items that had landed."""
+    """Kills a driver whose workers are busy, at a gate that lets `most` files of scores through, and runs the same
+    command again: it computes what was missing, once each. Returns the items that had landed."""
     wait_for(lambda: busy_workers(driver.pid))
     driver.kill()
     before = {path: path.stat().st_mtime_ns for path in score_files(run)}
-    assert len(before) < most, "killed too late to show anything"
+    assert len(before) <= most
     done = {item.name for item in open_run(run).directory.done(rename=False)}
 
     code, err = drive("run", config, "--run-dir", run).finish()

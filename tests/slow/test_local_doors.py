@@ -14,7 +14,7 @@ import yaml
 
 from tests.infra.doors import doors
 from tests.infra.nodes import listening
-from tests.processes import busy_workers, descendants, open_ports, title, wait_for
+from tests.processes import GUARD_SECONDS, busy_workers, descendants, open_ports, title, wait_for
 from tests.runs import toy_mapping
 
 pytestmark = pytest.mark.slow
@@ -26,18 +26,19 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and th
 
 
 @pytest.fixture
-def under_way(tmp_path, drive):
-    """A driver in the middle of a long run, and the home folder that it has."""
+def under_way(tmp_path, drive, gate):
+    """A driver in the middle of a run, and the home folder that it has."""
     mapping = toy_mapping(tmp_path / "results", cluster={"workers": 2}, shards={"prompts": 4})
-    mapping |= {"tasks": [{"name": "induction", "count": 512}]}
+    mapping |= {"tasks": [{"name": "induction", "count": 32}]}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(mapping))
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     env = {**os.environ, "HOME": str(home), "PREFECT_HOME": str(home / ".prefect")}
+    gate.shut(tmp_path / "run", 2)
     before = os.umask(0o000)  # as open as it can be
     try:
-        driver = drive("run", config, "--run-dir", tmp_path / "run", env=env)
+        driver = drive("run", config, "--run-dir", tmp_path / "run", env=env, gate=gate)
     finally:
         os.umask(before)
     wait_for(lambda: open_ports(driver.pid, "prefect.server"))  # it comes after the first items
@@ -48,7 +49,7 @@ def under_way(tmp_path, drive):
 def asked(url, body=None, **headers):
     request = urllib.request.Request(url, data=body, headers={"content-type": "application/json", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=GUARD_SECONDS) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import open_run
-from tests.processes import descendants, open_ports, parents, title, wait_for
+from tests.processes import GUARD_SECONDS, descendants, open_ports, parents, title, wait_for
 from tests.runs import score_files
 
 pytestmark = pytest.mark.slow
@@ -23,15 +23,17 @@ def find(driver, words):
     return wait_for(lambda: [pid for pid in descendants(driver.pid) if words in title(pid)])[0]
 
 
-def under_way(drive, config, run, env=None):
-    driver = drive("run", config, "--run-dir", run, env=env)
+def under_way(drive, config, run, gate, env=None):
+    """A driver whose workers wait before a gate, with two items there."""
+    gate.shut(run, 2)
+    driver = drive("run", config, "--run-dir", run, env=env, gate=gate)
     wait_for(lambda: len(score_files(run)) >= 2)
     return driver
 
 
 def has_flow_runs(database):
     try:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", timeout=60, uri=True)) as prefect:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", timeout=GUARD_SECONDS, uri=True)) as prefect:
             return prefect.execute("select count(*) from flow_run").fetchone()[0]
     except sqlite3.OperationalError:  # not made yet
         return 0
@@ -60,12 +62,13 @@ def env(tmp_path):
         pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.long),
     ],
 )
-def test_a_run_completes_without_prefects_server(config, tmp_path, drive, env, number):
+def test_a_run_completes_without_prefects_server(config, tmp_path, drive, gate, env, number):
     run = tmp_path / "run"
-    driver = under_way(drive, config, run, env)
+    driver = under_way(drive, config, run, gate, env)
     server = find(driver, "prefect.server")
     started = descendants(driver.pid)
     os.kill(server, number)
+    gate.open()
 
     code, err = driver.finish()
 
@@ -78,14 +81,15 @@ def test_a_run_completes_without_prefects_server(config, tmp_path, drive, env, n
     assert_nothing_is_left(started)
 
 
-def test_a_run_completes_whose_flow_run_is_deleted(config, tmp_path, drive, env):
+def test_a_run_completes_whose_flow_run_is_deleted(config, tmp_path, drive, gate, env):
     run = tmp_path / "run"
-    driver = under_way(drive, config, run, env)
+    driver = under_way(drive, config, run, gate, env)
     database = Path(env["PREFECT_HOME"]) / "prefect.db"
     wait_for(lambda: has_flow_runs(database))  # Prefect comes after the first items
-    with sqlite3.connect(database, timeout=60) as prefect:
+    with sqlite3.connect(database, timeout=GUARD_SECONDS) as prefect:
         prefect.execute("delete from flow_run")
     prefect.close()
+    gate.open()
 
     code, err = driver.finish()
 
@@ -118,10 +122,12 @@ MOMENTS = {
     ],
 )
 def test_who_loses_ray_is_told_so_in_one_line_and_goes_on_by_what_it_names(
-    config, tmp_path, drive, env, part, moment
+    config, tmp_path, drive, gate, env, part, moment
 ):
     run = tmp_path / "run"
-    driver = drive("run", config, "--run-dir", run, env=env)
+    if moment != "last":
+        gate.shut(run, 0 if moment in ("start", "workers") else 2)
+    driver = drive("run", config, "--run-dir", run, env=env, gate=gate)
     wait_for(lambda: MOMENTS[moment](driver, run))
     started = descendants(driver.pid)
     os.kill(find(driver, part), signal.SIGKILL)
@@ -145,9 +151,10 @@ def test_who_loses_ray_is_told_so_in_one_line_and_goes_on_by_what_it_names(
 
 
 @pytest.mark.parametrize("moment", ["guard", pytest.param("server", marks=pytest.mark.long), "answering"])
-def test_no_server_is_left_by_a_driver_that_dies_while_it_starts(config, tmp_path, drive, env, moment):
+def test_no_server_is_left_by_a_driver_that_dies_while_it_starts(config, tmp_path, drive, gate, env, moment):
     """The guard is there first; then the server, which takes seconds until it can be asked."""
-    driver = drive("run", config, "--run-dir", tmp_path / "run", env=env)
+    gate.shut(tmp_path / "run", 2)
+    driver = drive("run", config, "--run-dir", tmp_path / "run", env=env, gate=gate)
     wait_for(lambda: any("sys.stdin.buffer" in title(pid) for pid in descendants(driver.pid)))
     if moment != "guard":
         find(driver, "prefect.server")

@@ -18,7 +18,7 @@ if not Path("/proc/self/stat").exists():
     pytest.skip("finds workers in /proc", allow_module_level=True)
 
 
-def test_a_run_in_a_store_survives_the_death_of_its_driver(tmp_path, drive):
+def test_a_run_in_a_store_survives_the_death_of_its_driver(tmp_path, drive, gate):
     with serving(fail=0.05) as bucket:
         output = folder_in(bucket)
         mapping = toy_mapping(
@@ -33,9 +33,10 @@ def test_a_run_in_a_store_survives_the_death_of_its_driver(tmp_path, drive):
         config.write_text(yaml.safe_dump(mapping))
         run = output / "disturbed"
 
-        driver = drive("run", config, "--run-dir", run)
+        gate.shut(run, 3)
+        driver = drive("run", config, "--run-dir", run, gate=gate)
         wait_for(lambda: len(score_files(run)) >= 3)
-        done = kill_and_go_on(driver, drive, config, run, most=16)
+        done = kill_and_go_on(driver, drive, config, run, most=4)
         assert verify(run).damaged == ()
         assert_like_undisturbed(config, run, tmp_path / "undisturbed", "aggregate", "circuits")
         print(f"{len(done)} of {len(open_run(run).directory.items)} items had landed")

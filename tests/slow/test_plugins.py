@@ -78,19 +78,22 @@ def says(python, *argv):
 
 
 def test_a_mask_that_is_learned_by_two_workers_is_killed_and_goes_on_to_the_same_mask(
-    python, config, tmp_path, drive
+    python, config, tmp_path, drive, gate
 ):
     run = tmp_path / "disturbed"
     plan = says(python, "plan", config, "--json")
 
-    def taken() -> list[Path]:
-        return sorted(run.glob("decisions/**/step-*.json"))
+    steps = "decisions/**/step-*.json"
 
-    driver = drive("run", config, "--run-dir", run, python=python)
+    def taken() -> list[Path]:
+        return sorted(run.glob(steps))
+
+    gate.shut(run, 5, steps)
+    driver = drive("run", config, "--run-dir", run, python=python, gate=gate)
     wait_for(lambda: len(taken()) >= 5)
     driver.kill()
     before = {path: path.read_bytes() for path in taken()}
-    assert len(before) < 20, "killed too late to show anything"
+    assert len(before) == 5, "of 20"
     code, err = drive("run", config, "--run-dir", run, python=python).finish()
     assert code == 0, err
     assert {path: path.read_bytes() for path in before} == before

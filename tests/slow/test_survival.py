@@ -22,9 +22,13 @@ if not Path("/proc/self/stat").exists():
     pytest.skip("finds workers in /proc", allow_module_level=True)
 
 
-def test_a_run_survives_the_death_of_a_worker_and_then_of_its_driver(config, tmp_path, drive):
+DECIDED = "decisions/**/step-*.json"
+
+
+def test_a_run_survives_the_death_of_a_worker_and_then_of_its_driver(config, tmp_path, drive, gate):
     run = tmp_path / "disturbed"
-    driver = drive("run", config, "--run-dir", run)
+    gate.shut(run, 2)
+    driver = drive("run", config, "--run-dir", run, gate=gate)
 
     wait_for(lambda: len(score_files(run)) >= 2)
     (victim, *_) = wait_for(lambda: busy_workers(driver.pid))
@@ -34,7 +38,7 @@ def test_a_run_survives_the_death_of_a_worker_and_then_of_its_driver(config, tmp
     assert died["failure"] == "died"
     assert died["final"] is False
 
-    kill_and_go_on(driver, drive, config, run, most=24)
+    kill_and_go_on(driver, drive, config, run, most=3)
     beside = tmp_path / "undisturbed"
     assert_like_undisturbed(
         config, run, beside, "aggregate", "faithfulness.parquet", "graph.parquet", "prompts.parquet"
@@ -44,7 +48,7 @@ def test_a_run_survives_the_death_of_a_worker_and_then_of_its_driver(config, tmp
 
 
 @pytest.mark.parametrize("scores", [pytest.param("exact", marks=pytest.mark.long), "bounded"])
-def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(tmp_path, drive, scores):
+def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(tmp_path, drive, gate, scores):
     prompts, batch_size, thresholds = {
         "exact": (512, 60, [1e-6, 1e-5, 0.01]),
         "bounded": (32, 10, [1e-5, 0.01]),
@@ -64,17 +68,20 @@ def test_a_pooled_search_survives_the_death_of_a_worker_and_then_of_its_driver(t
     run = tmp_path / "disturbed"
 
     def decided() -> list[Path]:
-        return sorted(run.glob("decisions/**/step-*.json"))
+        return sorted(run.glob(DECIDED))
 
-    driver = drive("run", config, "--run-dir", run)
+    gate.shut(run, 2, DECIDED)
+    driver = drive("run", config, "--run-dir", run, gate=gate)
     wait_for(lambda: len(decided()) >= 2)
     (victim, *_) = wait_for(lambda: busy_workers(driver.pid))
     os.kill(victim, signal.SIGKILL)
     known = len(decided())
+    gate.shut(run, known + 1, DECIDED)
     wait_for(lambda: len(decided()) > known)
+    wait_for(lambda: busy_workers(driver.pid))
     driver.kill()
     before = {path: path.read_bytes() for path in decided()}
-    assert not score_files(run), "killed too late to show anything"
+    assert not score_files(run)
 
     code, err = drive("run", config, "--run-dir", run).finish()
     assert code == 0, err
