@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.schedule import pools
 from pipeline.store.place.where import Place, found, place
 from pipeline.workers.jobs import Opener
 from tests.processes import wait_for
@@ -48,8 +47,7 @@ class Gate:
             run, most, patterns = json.loads(Path(self.file).read_text())
         except FileNotFoundError:
             return True
-        places = (pattern.split("/", 1) for pattern in patterns)
-        return sum(len(found(place(run) / folder, rest)) for folder, rest in places) < most
+        return sum(len(found(place(run), pattern)) for pattern in patterns) < most
 
     def before(self, code: str) -> str:
         """The code of a driver whose workers look at the gate."""
@@ -57,6 +55,8 @@ class Gate:
 
     def guard(self) -> None:
         """Has the workers that this process starts look at the gate."""
+        from pipeline.schedule import pools
+
         start = pools.start_pool
 
         def guarded(opener: Opener, *args: Any, **options: Any) -> Any:

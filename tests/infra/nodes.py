@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.gate import Gate
 from tests.processes import GUARD_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,8 +51,18 @@ def answers(port: int, host: str = "127.0.0.1") -> bool:
         return knock.connect_ex((host, port)) == 0
 
 
+# What the command of a job finds on a node's path.
+GUARDED_PYTHON = """\
+#!/bin/sh
+[ "$1 $2" = "-m flows.sweep" ] || exec {python} "$@"
+shift 2
+exec {python} -c {code} "$@"
+"""
+SWEEP = "import runpy\nrunpy.run_module('flows.sweep', run_name='__main__', alter_sys=True)"
+
+
 class Nodes:
-    """A head and any number of workers, and their ports."""
+    """A head and any number of workers, and their ports; the workers of jobs look at the gate."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,6 +71,12 @@ class Nodes:
         first = free_block()
         self.gcs, self.dashboard = first + 6, first + 7
         self.head_ports = first
+        self.gate = Gate(str(folder / "gate"))
+        python = folder / "bin" / "python"
+        python.parent.mkdir()
+        code = shlex.quote(self.gate.before(SWEEP))
+        python.write_text(GUARDED_PYTHON.format(python=shlex.quote(sys.executable), code=code))
+        python.chmod(0o755)
         self.processes: list[subprocess.Popen] = []
         self.blocks: list[int] = []
 
@@ -69,7 +87,9 @@ class Nodes:
     @property
     def env(self) -> dict[str, str]:
         """What the scripts read; Ray's own niceness would starve a job on a machine that others use."""
-        return bin_on_path() | {
+        inherited = bin_on_path()
+        return inherited | {
+            "PATH": f"{self.folder / 'bin'}:{inherited['PATH']}",
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_worker_niceness": "0",
             "CIRCUITS_HEAD_PORT": str(self.gcs),

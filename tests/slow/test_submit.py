@@ -24,6 +24,9 @@ if not Path("/proc/net/tcp").exists():
     pytest.skip("reads listeners in /proc", allow_module_level=True)
 
 
+SCORES = "toy-*/scores/**/*.parquet"
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A head without CPUs for workers, so that nodes can come and go, and one node with two."""
@@ -105,18 +108,20 @@ def test_what_cannot_run_there_is_told_in_one_line(cluster, tmp_path):
 def test_a_run_goes_on_when_one_node_is_lost_and_another_comes(cluster, tmp_path):
     config = written(
         tmp_path,
-        tasks=[{"name": "induction", "count": 256}],
+        tasks=[{"name": "induction", "count": 128}],
         methods=[{"name": "eap_ig"}, {"name": "edge_patching"}],
-        shards={"prompts": 16},
+        shards={"prompts": 8},
         failures={"retries": 4},
     )
+    cluster.gate.shut(tmp_path / "results", 3, SCORES)
     code, data, err = submit(cluster, config)
     assert code == 0, err
     (run,) = (Path(entry["run"]) for entry in data["runs"])
     wait_for(lambda: len(score_files(run)) >= 3)
     lost = cluster.processes[-1]
     cluster.lose(lost)
-    assert len(score_files(run)) < 32, "lost too late to show anything"
+    assert len(score_files(run)) <= 4
+    cluster.gate.open()
     cluster.start_worker("--num-cpus=2")
     may_stay(cluster.processes[-1].pid)
 
@@ -131,10 +136,11 @@ def test_a_submitted_run_that_is_cancelled_is_finished_by_another_process(cluste
 
     config = written(
         tmp_path,
-        tasks=[{"name": "induction", "count": 256}],
+        tasks=[{"name": "induction", "count": 64}],
         methods=[{"name": "edge_patching"}],
         shards={"prompts": 8},
     )
+    cluster.gate.shut(tmp_path / "results", 2, SCORES)
     code, data, err = submit(cluster, config)
     assert code == 0, err
     (run,) = (Path(entry["run"]) for entry in data["runs"])
@@ -149,7 +155,7 @@ def test_a_submitted_run_that_is_cancelled_is_finished_by_another_process(cluste
         kept = cluster.token.read_text()
         assert kept not in client.log(data["job"]) + repr(client.state(data["job"]))
     before = {path: path.stat().st_mtime_ns for path in score_files(run)}
-    assert 0 < len(before) < 32
+    assert 2 <= len(before) <= 3
 
     assert main(["resume", str(run), "--local"]) == 0
 

@@ -65,11 +65,13 @@ def what_the_cluster_knows(nodes, job):
 def test_a_run_in_a_store_is_submitted_cancelled_and_resumed_and_no_key_travels(closed_store, tmp_path):
     nodes = Nodes(tmp_path)
     changes = {
-        "tasks": [{"name": "induction", "count": 256}],
+        "tasks": [{"name": "induction", "count": 64}],
         "methods": [{"name": "eap_ig"}, {"name": "edge_patching"}],
         "shards": {"prompts": 8},
     }
-    config = written(tmp_path, folder_in(closed_store), **changes)
+    output = folder_in(closed_store)
+    config = written(tmp_path, output, **changes)
+    nodes.gate.shut(output, 2, "toy-*/scores/**/*.parquet")
     try:
         nodes.start_head("--num-cpus=0")
         nodes.start_worker("--num-cpus=2")
@@ -82,7 +84,7 @@ def test_a_run_in_a_store_is_submitted_cancelled_and_resumed_and_no_key_travels(
         assert open_run(address).status()["running"]
         assert main(["cancel", address]) == 0
         before = {path: path.stat().st_mtime_ns for path in score_files(run)}
-        assert 0 < len(before) < 64, "cancelled too late to show anything"
+        assert 2 <= len(before) <= 3
         known = what_the_cluster_knows(nodes, data["job"]) + json.dumps(data) + err
     finally:
         nodes.stop()

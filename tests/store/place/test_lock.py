@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
@@ -20,6 +19,7 @@ from pipeline.store.place.lock import GUARD_NAME, LOCK_NAME, holding, locked, re
 from pipeline.store.place.owners import Owner, is_free, process_start, this_process
 from pipeline.store.place.where import found
 from tests.object_store import folder_in
+from tests.processes import wait_for
 
 DEAD_PID = 2**22 + 1  # above the largest process id of Linux
 
@@ -382,6 +382,5 @@ def test_a_heartbeat_in_a_store_renews_the_time_and_keeps_the_owner(prefix, monk
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
     with locked(prefix) as me:
         ((key, written),) = prefix.times_below(claims.CLAIMS).items()
-        while prefix.times_below(claims.CLAIMS)[key] == written:
-            time.sleep(0.05)
+        wait_for(lambda: prefix.times_below(claims.CLAIMS)[key] != written)
         assert read_owner(prefix)[0] == me
