@@ -22,6 +22,7 @@ from pipeline.engine.batch import Batch
 from pipeline.engine.passes import Layers, Passes
 from pipeline.engine.patchable import PatchableModel
 from pipeline.engine.prefix import Prefix
+from pipeline.engine.products import batched
 from pipeline.engine.readout import Objective
 from pipeline.engine.receiver_gradients import LayerGradients, add_receiver_gradients
 from pipeline.engine.senders import SenderValues
@@ -141,7 +142,7 @@ def _score_chunk(
                 block[-1] = final if number == 0 else block[-1] + final
         n_senders = int(graph.senders_read[stop - 1])
         left, right = block.flatten(2).transpose(0, 1), differences[:n_senders].permute(1, 2, 0)
-        products = torch.bmm(left, right) / len(steps)
+        products = batched(left, right) / len(steps)
         for r in _equal_prefixes(graph, receiver, stop):
             n = int(graph.senders_read[r.start])
             edges = slice(int(graph.first_edge[r.start]), int(graph.first_edge[r.stop]))

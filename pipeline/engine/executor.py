@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from pipeline.engine.attending import attend
 from pipeline.engine.capture import Capture, LayerContext, write_scale
+from pipeline.engine.products import linear, quick_modules
 from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Block, Parts, Port
 
@@ -147,14 +147,13 @@ class Executor:
         """What the output projection makes of a change of some heads' z."""
         weight = self.parts.blocks[layer].projections.out[index_of(heads)]
         flat = z.movedim(0, -2).flatten(-2)
-        return torch.matmul(flat, weight.reshape(-1, weight.shape[-1]))
+        return linear(flat, weight.reshape(-1, weight.shape[-1]).t())
 
     def attention_raw(
         self, layer: int, z: Float[Tensor, "head variant prompt row d_head"]
     ) -> Float[Tensor, "variant prompt row d_model"]:
         """What the output projection makes of all heads' z, bias included."""
-        out: Tensor = self.parts.blocks[layer].out(z.movedim(0, -2).flatten(-2))
-        return out
+        return _written(self.parts.blocks[layer], z.movedim(0, -2).flatten(-2))
 
     def scale_of(
         self, layer: int, z: Float[Tensor, "head variant prompt row d_head"]
@@ -186,9 +185,10 @@ class Executor:
         """What the MLP writes when it reads `x` (before its norm)."""
         block = self.parts.blocks[layer]
         normed = block.norm2(x)
-        out = block.mlp(
-            normed.reshape(-1, *x.shape[-2:])
-        )  # mixtures of experts want exactly these three axes
+        with quick_modules(x, x.numel() * x.shape[-1]):
+            out = block.mlp(
+                normed.reshape(-1, *x.shape[-2:])
+            )  # mixtures of experts want exactly these three axes
         out = (out[0] if isinstance(out, tuple) else out).view(x.shape)
         if block.post_mlp is not None:
             out = block.post_mlp(out)
@@ -222,7 +222,7 @@ class Executor:
         if block.kv_group > 1:
             k, v = k.repeat_interleave(block.kv_group, -3), v.repeat_interleave(block.kv_group, -3)
         z = rows.attend_all(q, k, v).transpose(-2, -3)
-        mid = x + self.attention(layer, block.out(z.flatten(-2)))
+        mid = x + self.attention(layer, _written(block, z.flatten(-2)))
         return mid + self.mlp(layer, x if block.parallel else mid)
 
     def rest(
@@ -269,8 +269,15 @@ def _all_heads(
     block: Block, port: Port, normed: Float[Tensor, "*variant prompt row d_model"]
 ) -> Float[Tensor, "*variant prompt head row d_head"]:
     weight, bias = block.projections.weights[port], block.projections.biases[port]
-    flat = functional.linear(normed, weight.flatten(0, 1), None if bias is None else bias.flatten())
+    flat = linear(normed, weight.flatten(0, 1), None if bias is None else bias.flatten())
     return flat.view(*normed.shape[:-1], *weight.shape[:2]).transpose(-2, -3)
+
+
+def _written(block: Block, z: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead d_model"]:
+    """What the output projection makes of all heads' z."""
+    with quick_modules(z, z.numel() * z.shape[-1]):
+        out: Tensor = block.out(z)
+    return out
 
 
 def finish(

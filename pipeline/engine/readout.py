@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.engine.batch import Batch
+from pipeline.engine.products import linear
 
 # Logits held at once while a vocabulary metric is evaluated (float32: 64 MiB), and those of them that are
 # reduced in float64 at once on a CPU: few enough to stay in its cache.
@@ -62,7 +63,7 @@ class Unembedding:
     def logits(
         self, hidden: Float[Tensor, "*variant prompt d_model"]
     ) -> Float[Tensor, "*variant prompt vocab"]:
-        return self._finish(torch.nn.functional.linear(hidden, self.weight, self.bias))
+        return self._finish(linear(hidden, self.weight, self.bias))
 
     def logits_at(
         self, hidden: Float[Tensor, "*variant prompt d_model"], ids: Int[Tensor, "prompt answer"]
@@ -75,7 +76,7 @@ class Unembedding:
     def block(self, hidden: Float[Tensor, "row d_model"], tokens: slice) -> Float[Tensor, "row token"]:
         """Logits of some tokens that follow each other."""
         bias = None if self.bias is None else self.bias[tokens]
-        return self._finish(torch.nn.functional.linear(hidden, self.weight[tokens], bias))
+        return self._finish(linear(hidden, self.weight[tokens], bias))
 
     def _finish(self, logits: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
         if self.scale != 1.0:
@@ -221,7 +222,7 @@ class Answers:
         most, total = rows.new_full((len(rows),), -torch.inf), torch.zeros_like(mean.T)[..., None]
         for start in range(0, reference.probs.shape[-1], _BLOCK):
             tokens = slice(start, start + _BLOCK)
-            y = torch.nn.functional.linear(rows, self.unembedding.weight[tokens]).sub_(shift.view(-1, 1))
+            y = linear(rows, self.unembedding.weight[tokens]).sub_(shift.view(-1, 1))
             most = torch.maximum(most, y.amax(-1))
             by_prompt = y.exp_().sub_(1.0).view(*hidden.shape[:2], -1).transpose(0, 1)
             total += torch.bmm(by_prompt, reference.probs[:, tokens, None].to(y.dtype))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.engine.attending import EXACT, FAST, RECORDER, Recorder, heads_first, recorded_attention
 from pipeline.engine.batch import Batch
 from pipeline.engine.prefix import Prefix
+from pipeline.engine.products import quick_modules
 from pipeline.models.adapters import Block, Parts
 from pipeline.models.lengths import each_prompt_alone
 from pipeline.models.stock import PreTrainedModel
@@ -108,7 +109,9 @@ def run_base(model: PreTrainedModel, parts: Parts, ids: Tensor, batch: Batch) ->
     mask = batch.attention_mask
     if mask.is_floating_point():
         mask = mask.to(model.dtype).clamp(min=torch.finfo(model.dtype).min)
-    with each_prompt_alone(parts.rotary_by_length):
+    table: Tensor = model.get_input_embeddings().weight
+    quick = quick_modules(table, ids.numel() * table.shape[-1] ** 2)
+    with each_prompt_alone(parts.rotary_by_length), quick:
         outputs = parts.base(
             input_ids=ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
         )

@@ -29,6 +29,7 @@ from tests.benchmarks.orchestration import commit_seconds, schedule_seconds
 from tests.benchmarks.overhead import overhead_rows
 from tests.benchmarks.paths import path_rows
 from tests.benchmarks.planning import planning_rows
+from tests.benchmarks.products import product_rows
 from tests.benchmarks.rows import row_rows
 from tests.benchmarks.simulated import simulated_rows
 from tests.benchmarks.start import start_rows
@@ -89,6 +90,7 @@ def main() -> None:
     groups = {
         "attribution": lambda: [*attribution_rows(model, stock, weights), *layer_rows()],
         "few_shot": lambda: few_shot_rows(model, weights),
+        "products": lambda: product_rows(model),
         "memory": memory_rows,
         "large": large_rows,
         "paths": lambda: path_rows(model, stock, weights),
