@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 # Multiplications from which on oneDNN's kernel is worth the 15 us that it takes to be found.
-_LEAST = 2**23
+_LEAST = 2**22
 _THERE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
