@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 from pipeline.core.errors import CircuitsError
-from pipeline.models.stock import AttentionInterface
+from pipeline.models.stock import AttentionInterface, AttentionMaskInterface, eager_mask, sdpa_mask
 
 EXACT, FAST = "circuits", "circuits_fast"  # the names under which transformers finds them
 EDITED, EDITOR = "circuits_edited", "_circuits_editor"  # the same while a run is edited

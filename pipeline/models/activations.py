@@ -6,7 +6,8 @@ logits that the untouched model gave.
 """
 
 from torch import nn
-from transformers.activations import NewGELUActivation
+
+from pipeline.models.stock import NewGELUActivation
 
 
 def fuse_activations(model: nn.Module) -> None:

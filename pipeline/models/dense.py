@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from pipeline.core.errors import ModelError
 from pipeline.models.families import Family
+from pipeline.models.stock import Conv1D
 
 Port = Literal["q", "k", "v"]
 _PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

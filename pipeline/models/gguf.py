@@ -165,8 +165,9 @@ def read_weights(path: Path, config: Any, dtype: str = "float32", **placing: Any
     """
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
+
+    from pipeline.models.stock import AutoModelForCausalLM
 
     transformers_logging.disable_progress_bar()
     # releases that could keep weights packed are told not to

@@ -26,6 +26,7 @@ from pipeline.models.folder import (
     refuse_weights_elsewhere,
     refuse_what_is_no_plain_model,
 )
+from pipeline.models.later import later
 from pipeline.models.placement import check_device_map
 from pipeline.models.toy import toy_path
 
@@ -203,8 +204,9 @@ def load_weights(
 def _from_pretrained(resolved: ResolvedModel, *, dtype: str = "float32", **how: Any) -> tuple[Any, Any]:
     """The model and what transformers found on the way; ModelError when it does not load."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
+
+    from pipeline.models.stock import AutoModelForCausalLM
 
     transformers_logging.disable_progress_bar()
     _quiet()
@@ -230,6 +232,7 @@ def dtype_name(model: Any) -> str:
 
 
 def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -> Any:
+    later("transformers.models")  # a list of all, made by reading the files of each
     from transformers import AutoConfig
 
     _quiet()

@@ -1,12 +1,19 @@
 """The class of every stock model, and of its attention, without what transformers imports along with them for others.
 
-Knows that transformers' losses of object detection take one function from scipy, which is nearly a tenth of the time
-in which a worker imports. Whoever calls it gets it all the same.
+Knows what that is: torch's compiler, which takes a quarter of the time in which a worker imports, for decorators; a
+list of all models, made by reading the files of each; and scipy, for one function of losses of object detection.
+Whoever calls for one of them gets it all the same. Is imported before anything else of a model.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+import torch  # noqa: F401 - what stands in for its compiler wants it whole
+
+from pipeline.models.later import Compiler, later
 
 _SLOW = "scipy.optimize"
 
@@ -17,15 +24,35 @@ def _assignment(*costs: Any, **options: Any) -> Any:
     return linear_sum_assignment(*costs, **options)
 
 
-if _SLOW in sys.modules:
-    from transformers import AttentionInterface, PreTrainedModel
-else:
-    _stand_in = ModuleType(_SLOW)
-    _stand_in.linear_sum_assignment = _assignment  # type: ignore[attr-defined]
-    sys.modules[_SLOW] = _stand_in
+@contextmanager
+def _without_others() -> Iterator[None]:
+    later("torch._dynamo", Compiler, {"_trace_wrapped_higher_order_op"})
+    later("transformers.models")
+    if _SLOW in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(_SLOW)
+    stand_in.linear_sum_assignment = _assignment  # type: ignore[attr-defined]
+    sys.modules[_SLOW] = stand_in
     try:
-        from transformers import AttentionInterface, PreTrainedModel
+        yield
     finally:
         del sys.modules[_SLOW]
 
-__all__ = ["AttentionInterface", "PreTrainedModel"]
+
+with _without_others():
+    from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+    from transformers.activations import NewGELUActivation
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+    from transformers.pytorch_utils import Conv1D
+
+__all__ = [
+    "AttentionInterface",
+    "AttentionMaskInterface",
+    "AutoModelForCausalLM",
+    "Conv1D",
+    "NewGELUActivation",
+    "PreTrainedModel",
+    "eager_mask",
+    "sdpa_mask",
+]

@@ -12,7 +12,8 @@ from pipeline.core.errors import ModelError
 def forget(model: Any, seed: int) -> None:
     """Puts random weights into a stock model, wherever its own lie. ModelError where some are not in memory."""
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from pipeline.models.stock import AutoModelForCausalLM
 
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ModelError(

@@ -7,17 +7,30 @@ import pytest
 
 ASKED = """
 import sys
-import pipeline.engine.patchable
+from pipeline import load_model
+model = load_model("toy:trained")
 assert "scipy.optimize" not in sys.modules
+assert "torch._dynamo.eval_frame" not in sys.modules
 import scipy.optimize
 from transformers.loss import loss_for_object_detection as loss
 costs = [[4, 1, 3], [2, 0, 5], [3, 2, 2]]
 print(list(loss.linear_sum_assignment(costs)[1]), list(scipy.optimize.linear_sum_assignment(costs)[1]))
+
+import torch
+from transformers import models
+assert models.GPT2Config().model_type == models.gpt2.configuration_gpt2.GPT2Config.model_type
+compiled = torch.compile(lambda x: x + 1, backend="eager")
+assert compiled(torch.ones(2)).tolist() == [2, 2]
+import torch._dynamo
+assert torch._dynamo is sys.modules["torch._dynamo"] and torch._dynamo.eval_frame
+assert torch._dynamo._trace_wrapped_higher_order_op.TransformGetItemToIndex
+from transformers import masking_utils
+assert masking_utils.TransformGetItemToIndex is torch._dynamo._trace_wrapped_higher_order_op.TransformGetItemToIndex
 """
 
 
 @pytest.mark.slow
-def test_an_engine_waits_for_no_scipy_and_whoever_wants_its_assignment_gets_it():
+def test_an_engine_waits_for_no_scipy_and_no_compiler_and_whoever_wants_them_gets_them():
     words = [sys.executable, "-c", ASKED]
     said = subprocess.run(words, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
