@@ -18,8 +18,10 @@ from pipeline.verify import verify
 from tests.runs import content, flip_a_byte, toy_config
 from tests.slowly import slow
 
+# Of six shards' prompts the strongest edges are .96 alike, of fewer at most .87: far from the bar on either side. The
+# model is one whose every edge does something; of a planted one all but a few scores are rounding.
 NOISY = {
-    "tasks": [{"name": "induction", "count": 4}],
+    "model": {"name": "toy:trained"},
     "methods": [{"name": "eap"}],
     "shards": {"prompts": 4},
     "store": {"prompt_scores": True},
@@ -29,7 +31,7 @@ UNTIL = {"stability": 0.92, "max_prompts": 40, "fraction": 0.05, "resamples": 20
 
 
 def config_of(folder, count=4, **changes):
-    tasks = {"tasks": [{"name": "induction", "count": count}]}
+    tasks = {"tasks": [{"name": "induction", "count": count, "seed": 1, "as": "induction"}]}
     return toy_config(folder, **(NOISY | tasks | changes))
 
 
