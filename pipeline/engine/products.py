@@ -25,12 +25,14 @@ def linear(
     weight: Float[Tensor, "write read"],
     bias: Float[Tensor, " write"] | None = None,
 ) -> Float[Tensor, "*lead write"]:
-    """`torch.nn.functional.linear`, up to rounding; gradients reach `x`."""
+    """`torch.nn.functional.linear`, up to rounding; where weights or bias learn it is torch's own."""
     if not _suits(x, weight):
         return functional.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return functional.linear(x, weight, bias) if weight.requires_grad else _Linear.apply(x, weight, bias)
-    return _product(x, weight, bias)
+    if not torch.is_grad_enabled():
+        return _product(x, weight, bias)
+    if weight.requires_grad or (bias is not None and bias.requires_grad):
+        return functional.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if x.requires_grad else _product(x, weight, bias)
 
 
 def batched(

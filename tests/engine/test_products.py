@@ -80,7 +80,7 @@ def test_small_products_are_left_to_torch() -> None:
             functional.linear(x, weight)
 
 
-def test_gradients_reach_what_is_read_and_weights_that_learn_are_left_to_torch(asked: list[Any]) -> None:
+def test_gradients_reach_what_is_read_and_what_learns_is_left_to_torch(asked: list[Any]) -> None:
     torch.manual_seed(0)
     weight, bias = torch.randn(40, 48), torch.randn(40)
     x = torch.randn(5, 48, requires_grad=True)
@@ -88,8 +88,11 @@ def test_gradients_reach_what_is_read_and_weights_that_learn_are_left_to_torch(a
     (found,) = torch.autograd.grad((products.linear(x, weight, bias) * out).sum(), x)
     torch.testing.assert_close(found, out @ weight)
     assert asked == [(40, 48), (48, 40)]
-    products.linear(x, weight.requires_grad_(), bias).sum().backward()
-    assert weight.grad is not None
+    for learned in (weight, bias):
+        learned.requires_grad_()
+        products.linear(x, weight, bias).sum().backward()
+        assert learned.grad is not None
+        learned.requires_grad_(requires_grad=False)
     assert len(asked) == 2
 
 
