@@ -5,8 +5,7 @@ does that torch comes with, too (`make bench ROWS=products`). Which of them is a
 a clock: the same product is rounded alike in every run on a machine. Knows tensors. Does not know models.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -44,8 +43,7 @@ def batched(
     return torch.stack([_product(a, b.t(), None) for a, b in zip(left, right, strict=True)])
 
 
-@contextmanager
-def quick_modules(like: Tensor, multiplications: int) -> Iterator[None]:
+def quick_modules(like: Tensor, multiplications: int) -> AbstractContextManager[object]:
     """While open, modules of the stock model that read tensors of that device and dtype make large products as `linear`
     does. Those whose products take but so many go without: looking at every call of torch would cost more."""
     worth = (
@@ -54,8 +52,7 @@ def quick_modules(like: Tensor, multiplications: int) -> Iterator[None]:
         and like.device.type == "cpu"
         and like.dtype == torch.float32
     )
-    with _Quick() if worth else nullcontext():
-        yield
+    return _Quick() if worth else nullcontext()
 
 
 class _Quick(TorchFunctionMode):
