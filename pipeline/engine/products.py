@@ -1,7 +1,7 @@
 """Products with weights on a CPU, by the kernel that is fastest there.
 
-torch leaves products in float32 to MKL, which on processors of another maker reaches 55 to 95 % of what oneDNN's kernel
-does that torch comes with, too (`make bench ROWS=products`). Which of them is asked depends on shapes alone, never on
+torch leaves products in float32 to MKL, which on an AMD processor reaches 58 to 91 % of what oneDNN's kernel does that
+torch comes with, too (`make bench ROWS=products`). Which of them is asked depends on shapes alone, never on
 a clock: the same product is rounded alike in every run on a machine. Knows tensors. Does not know models.
 """
 
@@ -37,7 +37,8 @@ def linear(
 def batched(
     left: Float[Tensor, "each row read"], right: Float[Tensor, "each read write"]
 ) -> Float[Tensor, "each row write"]:
-    """`torch.bmm` of few large matrices, up to rounding."""
+    """`torch.bmm`, up to rounding: large matrices that each lie in one piece, as those of a single prompt do, one by
+    one; others are left to torch."""
     if not _suits(left[0], right[0].t()):
         return torch.bmm(left, right)
     return torch.stack([_product(a, b.t(), None) for a, b in zip(left, right, strict=True)])
@@ -90,7 +91,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.shape[0] >= _LEAST
-        # a part of the columns of a matrix goes to a plain loop in it, a thousand times slower
+        # what is cut out of a larger matrix goes to a plain loop in it, a thousand times slower
         and (weight.is_contiguous() or weight.t().is_contiguous())
     )
 

@@ -1,7 +1,7 @@
 """The class of every stock model, and of its attention, without what transformers imports along with them for others.
 
-Knows what that is: torch's compiler, which takes a quarter of the time in which a worker imports, for decorators; a
-list of all models, made by reading the files of each; and scipy, for one function of losses of object detection.
+Knows what that is: torch's compiler, for decorators; a list of all models, made by reading the files of each; and scipy,
+for one function of losses of object detection.
 Whoever calls for one of them gets it all the same. Is imported before anything else of a model.
 """
 
