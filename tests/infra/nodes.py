@@ -1,5 +1,6 @@
 """Nodes of a Ray cluster, started with the scripts of infra/ray, each in a process group of its own."""
 
+import atexit
 import os
 import random
 import shlex
@@ -19,7 +20,6 @@ from tests.processes import GUARD_SECONDS
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = ROOT / "infra" / "ray"
 HOLD = 9  # the port of a block at which nobody listens: whoever is bound to it has the block
-_holds: list[socket.socket] = []
 
 
 def bin_on_path() -> dict[str, str]:
@@ -39,7 +39,7 @@ def free_block() -> int:
         except OSError:
             hold.close()
             continue
-        _holds.append(hold)
+        atexit.register(hold.close)
         if all(not answers(first + offset) for offset in range(HOLD)):
             return first
     raise RuntimeError("no free block of ports")
