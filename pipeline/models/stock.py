@@ -1,8 +1,8 @@
 """The class of every stock model, and of its attention, without what transformers imports along with them for others.
 
-Knows what that is: torch's compiler, for decorators; a list of all models, made by reading the files of each; and scipy,
-for one function of losses of object detection.
-Whoever calls for one of them gets it all the same. Is imported before anything else of a model.
+Knows what that is: torch's compiler, for decorators; a list of all models, made by reading the files of each; and
+scipy, for one function of losses of object detection. Whoever calls for one of them gets it all the same. Is imported
+before anything else of a model.
 """
 
 import sys
