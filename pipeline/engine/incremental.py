@@ -65,7 +65,7 @@ class Incremental:
     def clean_rows(self, receiver: int) -> Float[Tensor, "prompt row d_model"]:
         """The receiver's input before anything is removed, at the rows that matter."""
         x = self.recorded.clean_input(self.graph.receivers[receiver])
-        return x if self.liveness.needs_all_rows(receiver) else at_answer(x, self.recorded.answer_pos)
+        return x if self.liveness.needs_all_rows(receiver) else self.recorded.packing.at_answer(x)
 
     def without(
         self,
@@ -212,6 +212,7 @@ class Incremental:
                 projected = self.executor.project_raw(layer, port, heads, normed)
             else:
                 projected = self.executor.project(layer, port, heads, normed, self._rows(layer, normed))
+            projected = self._unpacked(layer, port, heads, projected)
             for group, value in zip(fed, projected, strict=True):
                 for head in group:
                     trial.ports[layer, port, head] = value
@@ -232,6 +233,7 @@ class Incremental:
             )
             rows = (self.executor.every if everywhere else self.executor.answer)[layer]
             z = rows.attend(q, k, v, heads).expand(-1, n_variants, -1, -1, -1)
+            z = self.recorded.packing.pack(z) if everywhere else z
             outputs = self.executor.head_outputs(layer, heads, z, scale)
             senders = [graph.head_sender(layer, head) for head in heads]
             if block.mixed:
@@ -266,6 +268,7 @@ class Incremental:
             ports["q"] = finish(block, "q", ports["q"], rows, heads)
             ports["k"] = finish(block, "k", ports["k"], self.executor.every[layer], heads)
         z = rows.attend(ports["q"], ports["k"], ports["v"], heads)
+        z = self.recorded.packing.pack(z) if everywhere else z
         alive = [head for head in heads if graph.head_sender(layer, head) in self.liveness.readers]
         outputs = self.executor.head_outputs(layer, alive, z[alive], self.executor.scale_of(layer, z))
         found = {graph.head_sender(layer, head): out for head, out in zip(alive, outputs, strict=True)}
@@ -276,7 +279,28 @@ class Incremental:
             self.spread(sender, out, trial)
 
     def _rows(self, layer: int, x: Tensor) -> Rows:
-        return (self.executor.answer if x.shape[-2] == self.executor.n_reads else self.executor.every)[layer]
+        rows = self.executor.answer if x.shape[-2] == self.executor.n_reads else self.recorded.rows
+        return rows[layer]
+
+    def _unpacked(
+        self,
+        layer: int,
+        port: Port,
+        heads: Sequence[int],
+        value: Float[Tensor, "head variant _one row d_head"],
+    ) -> Float[Tensor, "head variant prompt pos d_head"]:
+        """What was projected at all rows, as attention reads it."""
+        packing = self.recorded.packing
+        if packing.kept is None or value.shape[-2] == self.executor.n_reads:
+            return value
+        clean = self._clean_port(layer, port)[:, heads].transpose(0, 1)[:, None]
+        return packing.unpack(value, clean)
+
+    def _clean_port(self, layer: int, port: str) -> Float[Tensor, "prompt head pos d_head"]:
+        """q, k or v of all heads in the clean run; before their norm where that is over all heads."""
+        joint = self._blocks(layer).joint_qk and port != "v"
+        found: Tensor = getattr(self.recorded.clean.layers[layer], f"{port}_raw" if joint else port)
+        return found
 
     def _port(
         self, layer: int, port: str, head: int, trial: Trial
@@ -288,9 +312,7 @@ class Incremental:
         if value is None:
             value = self._ports.get(key)
             if value is None:
-                joint = self._blocks(layer).joint_qk and port != "v"
-                record = self.recorded.clean.layers[layer]
-                value = getattr(record, f"{port}_raw" if joint else port)[:, head]
+                value = self._clean_port(layer, port)[:, head]
             value = value[None]
         everywhere = self.graph.head_sender(layer, head) in self.liveness.everywhere
         if port == "q" and not everywhere and value.shape[-2] != self.executor.n_reads:
@@ -302,7 +324,7 @@ class Incremental:
         if sender not in self._outputs:  # nothing has changed it yet
             clean = self.recorded.clean_output(sender)
             everywhere = sender in self.liveness.everywhere
-            self._outputs[sender] = clean if everywhere else at_answer(clean, self.recorded.answer_pos)
+            self._outputs[sender] = clean if everywhere else self.recorded.packing.at_answer(clean)
         return self._outputs[sender]
 
     def _current_of(self, senders: tuple[int, ...]) -> Float[Tensor, "sender prompt row d_model"]:
@@ -361,7 +383,7 @@ class Incremental:
                 continue
             change = delta
             if lane.base.shape[-2] == n_reads and delta.shape[-2] != n_reads:
-                answer = at_answer(delta, self.recorded.answer_pos) if answer is None else answer
+                answer = self.recorded.packing.at_answer(delta) if answer is None else answer
                 change = answer
             trial.add(index, readers, change)
 

@@ -37,7 +37,7 @@ class MixedHeads:
         is left alone where removed heads write nothing."""
         if removed and self._recorded.silent:
             return self.sum_of(layer, [head for head in self.heads(layer) if head not in removed], {}, like)
-        out = self._recorded.rows_of(self._recorded.clean.layers[layer].attn_raw, like)
+        out = self._recorded.rows_of(self._recorded.clean_attention(layer), like)
         for delta in self._removed_deltas(removed, out.device, like):
             out = out + delta
         return out
@@ -55,7 +55,7 @@ class MixedHeads:
     ) -> Float[Tensor, "*variant prompt row d_model"]:
         """What these heads of a layer write, `now` or else in the clean run, and the bias of their projection."""
         block = self._recorded.parts.blocks[layer]
-        clean = self._recorded.rows_of(self._recorded.clean.layers[layer].attn_raw, like)
+        clean = self._recorded.rows_of(self._recorded.clean_attention(layer), like)
         out = torch.zeros_like(clean)
         for head in heads:
             out = out + self._recorded.rows_of(

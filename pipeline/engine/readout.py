@@ -219,15 +219,15 @@ class Answers:
             rows = rows * self.unembedding.scale
         mean = (rows.view(hidden.shape).double() * reference.mean_row).sum(-1)
         shift = mean.to(rows.dtype)
-        most, total = rows.new_full((len(rows),), -torch.inf), torch.zeros_like(mean.T)[..., None]
+        most, total = rows.new_full((len(rows),), -torch.inf), torch.zeros_like(mean)
         for start in range(0, reference.probs.shape[-1], _BLOCK):
             tokens = slice(start, start + _BLOCK)
             y = linear(rows, self.unembedding.weight[tokens]).sub_(shift.view(-1, 1))
             most = torch.maximum(most, y.amax(-1))
-            by_prompt = y.exp_().sub_(1.0).view(*hidden.shape[:2], -1).transpose(0, 1)
-            total += torch.bmm(by_prompt, reference.probs[:, tokens, None].to(y.dtype))
+            grown = y.exp_().sub_(1.0).view(*hidden.shape[:2], -1)
+            total += torch.linalg.vecdot(grown, reference.probs[:, tokens].to(y.dtype))
         sure = ~(most > _highest(rows.dtype)).view(mean.shape).any(-1)
-        return total[..., 0].T.log1p() + (shift.double() - mean), sure
+        return total.log1p() + (shift.double() - mean), sure
 
     def _by_logits(
         self, reference: Reference, hidden: Float[Tensor, "variant prompt d_model"]

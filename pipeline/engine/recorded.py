@@ -1,11 +1,12 @@
 """One batch's recorded runs while edges are removed: the clean run, and what removing each sender adds.
 
-Knows captures and memory. Does not know receivers' states. All of it can be dropped and is then made again, bit
-for bit, when somebody asks: it depends on the batch alone.
+Knows captures, memory and which rows can change (`pipeline.engine.packed`): what is asked for at all rows comes packed.
+Does not know receivers' states. All of it can be dropped and is then made again, bit for bit, when somebody asks: it
+depends on the batch alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +19,9 @@ from pipeline.engine.ablated import Ablated
 from pipeline.engine.batch import Batch
 from pipeline.engine.capture import Capture
 from pipeline.engine.emptied import after_attention
-from pipeline.engine.executor import Executor
+from pipeline.engine.executor import Executor, Rows
+from pipeline.engine.packed import Packing
 from pipeline.engine.readout import Objective
-from pipeline.engine.senders import at_answer
 from pipeline.models.adapters import Parts
 from pipeline.models.footprint import DELTA_BYTES
 
@@ -35,8 +36,11 @@ class Recorded:
     make: Callable[[], tuple[Ablated, Objective]]
 
     @cached_property
-    def _made(self) -> tuple[Ablated, Objective]:
-        return self.make()
+    def _made(self) -> tuple[Ablated, Objective, Packing, tuple[Rows, ...]]:
+        ablated, objective = self.make()
+        packing = Packing.of(ablated)
+        rows = tuple(packing.rows(every) for every in ablated.executor.every)
+        return replace(ablated, deltas=ablated.deltas.at(packing.pack)), objective, packing, rows
 
     @property
     def clean(self) -> Capture:
@@ -49,6 +53,16 @@ class Recorded:
     @property
     def objective(self) -> Objective:
         return self._made[1]
+
+    @property
+    def packing(self) -> Packing:
+        """Which rows there are."""
+        return self._made[2]
+
+    @property
+    def rows(self) -> tuple[Rows, ...]:
+        """Of each layer, for what is projected of them."""
+        return self._made[3]
 
     @property
     def answer_pos(self) -> Tensor:
@@ -67,8 +81,8 @@ class Recorded:
     @cached_property
     def _answer_deltas(self) -> Float[Tensor, "sender prompt row d_model"]:
         if self._all_deltas is not None:
-            return at_answer(self._all_deltas, self.answer_pos)
-        return self._made[0].deltas.at_answer(self.answer_pos).written(self.parts)
+            return self.packing.at_answer(self._all_deltas)
+        return self._made[0].deltas.at(self.packing.at_answer).written(self.parts)
 
     def deltas(
         self, senders: Sequence[int], device: torch.device, *, all_rows: bool
@@ -83,7 +97,7 @@ class Recorded:
 
     def rows_of(self, x: Tensor, like: Tensor) -> Tensor:
         """`x` at the rows of `like`: all, or that of the answer."""
-        return at_answer(x, self.answer_pos) if x.shape[-2] != like.shape[-2] else x
+        return self.packing.at_answer(x) if x.shape[-2] != like.shape[-2] else x
 
     @property
     def silent(self) -> bool:
@@ -98,14 +112,18 @@ class Recorded:
             if above or (block.layer == node.layer and node.kind == "mlp" and not block.parallel):
                 x = x.to(block.device)
                 x = after_attention(self.clean, block, x, torch.zeros_like(x[:1, :1]))
-        return x.to(self.clean.input.device)
+        return self.packing.pack(x.to(self.clean.input.device))
 
     def clean_input(self, node: Node) -> Float[Tensor, "prompt pos d_model"]:
         """What a receiver reads in the clean run."""
         if node.layer is None:
-            return self.clean.final
+            return self.packing.pack(self.clean.final)
         record = self.clean.layers[node.layer]
-        return record.mid if node.kind == "mlp" else record.resid
+        return self.packing.pack(record.mid if node.kind == "mlp" else record.resid)
+
+    def clean_attention(self, layer: int) -> Float[Tensor, "prompt pos d_model"]:
+        """What a layer's output projection makes in the clean run."""
+        return self.packing.pack(self.clean.layers[layer].attn_raw)
 
     def clean_output(self, sender: int) -> Float[Tensor, "prompt pos d_model"]:
         """What a head or an MLP writes in the clean run."""
@@ -113,8 +131,8 @@ class Recorded:
         assert node.layer is not None, "the input is never recomputed"
         record, block = self.clean.layers[node.layer], self.parts.blocks[node.layer]
         if node.kind == "mlp":
-            return record.mlp
-        out = record.z_written[:, :, node.head] @ block.projections.out[node.head]
+            return self.packing.pack(record.mlp)
+        out = self.packing.pack(record.z_written[:, :, node.head]) @ block.projections.out[node.head]
         return out if (gain := block.post_gain) is None else out * gain
 
     def n_bytes(self) -> int:

@@ -4,7 +4,7 @@ Knows captures and the graph's sender order. Does not know receivers. Head outpu
 and projected when they are needed: all of them at d_model would be the largest tensor of the project.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -86,12 +86,10 @@ class SenderValues:
             self.input[rows], tuple(z[rows] for z in self.z), tuple(m[rows] for m in self.mlp)
         )
 
-    def at_answer(self, answer_pos: Int[Tensor, "prompt *read"]) -> "SenderValues":
-        """The values of the rows at which each prompt's answers are read."""
-        z = tuple(at_answer(z.flatten(2), answer_pos).unflatten(-1, z.shape[2:]) for z in self.z)
-        return SenderValues(
-            at_answer(self.input, answer_pos), z, tuple(at_answer(m, answer_pos) for m in self.mlp)
-        )
+    def at(self, rows: Callable[[Tensor], Tensor]) -> "SenderValues":
+        """The values of the rows that a function picks of `[prompt, pos, width]`."""
+        z = tuple(rows(z.flatten(2)).unflatten(-1, z.shape[2:]) for z in self.z)
+        return SenderValues(rows(self.input), z, tuple(rows(m) for m in self.mlp))
 
     def written_by(self, sender: Node, parts: Parts) -> Float[Tensor, "prompt pos d_model"]:
         """What one sender adds to the residual stream."""
