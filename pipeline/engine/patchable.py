@@ -27,6 +27,7 @@ from pipeline.engine.senders import SenderValues, at_answer, senders_of
 from pipeline.models.activations import fuse_activations
 from pipeline.models.adapters import Parts, find_parts
 from pipeline.models.families import PostNorm, family_of
+from pipeline.models.freed import keep_freed_memory
 from pipeline.models.load import (
     context_length,
     graph_of,
@@ -310,6 +311,7 @@ def patchable(
         hf.set_experts_implementation("eager")  # the grouped kernels know no float64
     if getattr(hf.config, "attn_logit_softcapping", None) is not None and _attention(hf) == "sdpa":
         hf.set_attn_implementation("eager")  # sdpa of transformers 5.17 leaves the cap out in silence
+    keep_freed_memory()
     expected = [stock_logits(hf, seed) for seed in tries(hf)]  # before anything is touched
     fuse_activations(hf)
     parts, graph = find_parts(hf, post_norm), graph_of(hf.config, kv)
