@@ -7,7 +7,7 @@ a receiver makes a new one. Between two of them every question is about one rece
 removed, so that the answer to a question depends on its state and itself alone.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 
@@ -138,11 +138,11 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, of which `from_dict` makes an equal step."""
-        fields = asdict(self)
-        for one in fields["decided"]:
-            if not one["error"]:
-                del one["error"]
-        return fields
+        decided = tuple(
+            {name: value for name, value in vars(one).items() if name != "error" or value}
+            for one in self.decided
+        )
+        return {**vars(self), "decided": decided}
 
     @staticmethod
     def from_dict(fields: Any) -> "Step":

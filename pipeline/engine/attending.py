@@ -115,10 +115,11 @@ def attend(
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
-    scores = torch.matmul(q, k.transpose(-1, -2)) * scaling
+    scores = torch.matmul(q, k.transpose(-1, -2))
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    return scores if mask is None else scores + mask
+        scores = torch.tanh(scores * scaling / softcap) * softcap
+        scaling = 1.0
+    return scores * scaling if mask is None else torch.add(mask, scores, alpha=scaling)
 
 
 def _softmax(scores: Tensor) -> Tensor:

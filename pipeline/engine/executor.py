@@ -49,13 +49,18 @@ class Rows:
         """Attention of query heads at these rows: `[head, variant, prompt, row, d_head]`, or heads before rows
         in `[variant, prompt, head, row, d_head]` (`attend_all`). Keys and values of earlier positions come from
         the recorded run."""
-        if self.past is not None:
-            index = index_of(heads)
-            k, v = (
-                _after(past[:, index].transpose(0, 1)[:, None], x)
-                for past, x in zip(self.past, (k, v), strict=True)
-            )
+        return self.attend_joined(q, self.joined("k", k, heads), self.joined("v", v, heads))
+
+    def attend_joined(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same with keys and values that are `joined` already."""
         return attend(q, k, v, self.mask, self.scaling, self.softcap)
+
+    def joined(self, port: Port, x: Tensor, heads: Sequence[int]) -> Tensor:
+        """Keys or values of these heads, behind those of earlier positions."""
+        if self.past is None:
+            return x
+        past = self.past[0 if port == "k" else 1]
+        return _after(past[:, index_of(heads)].transpose(0, 1)[:, None], x)
 
     def attend_all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of all heads of a layer, `[variant, prompt, head, row, d_head]`."""
@@ -67,7 +72,7 @@ class Rows:
 
 def _after(past: Tensor, x: Tensor) -> Tensor:
     """Rows of `past`, the same for every variant, and then those of `x`; either may be one for all heads."""
-    lead = torch.broadcast_shapes(past.shape[:-2], x.shape[:-2])
+    lead = tuple(map(max, past.shape[:-2], x.shape[:-2]))  # each is alike or one
     return torch.cat([part.expand(*lead, *part.shape[-2:]) for part in (past, x)], -2)
 
 
@@ -122,9 +127,11 @@ class Executor:
         projections = block.projections
         index = _kv_heads(block, port, heads)
         weight, bias = projections.weights[port][index], projections.biases[port]
-        projected = torch.matmul(normed.flatten(1, -2), weight.transpose(1, 2))
-        if bias is not None:
-            projected = projected + bias[index][:, None]
+        flat, weight = normed.flatten(1, -2), weight.transpose(1, 2)
+        if bias is None:
+            projected = torch.matmul(flat, weight)
+        else:
+            projected = torch.baddbmm(bias[index][:, None], flat.expand(len(weight), -1, -1), weight)
         return projected.view(-1, *normed.shape[1:-1], projected.shape[-1])
 
     def head_outputs(

@@ -18,15 +18,18 @@ from torch import Tensor
 from pipeline.core.liveness import Liveness
 from pipeline.engine.executor import Executor, Rows, finish
 from pipeline.engine.mixed_heads import MixedHeads
-from pipeline.engine.propagation import propagate, run, stacked
+from pipeline.engine.propagation import propagate, run
 from pipeline.engine.recorded import Recorded
 from pipeline.engine.senders import at_answer
-from pipeline.engine.trial import Lane, PortKey, Trial, compact, lanes_of
+from pipeline.engine.trial import Lane, PortKey, Trial, compact, lanes_of, stacked
 from pipeline.models.adapters import Block, Port
 
 # Receivers whose input has changed already, and what they change has not; the layer whose heads changed it.
 Pending = tuple[int | None, frozenset[int]]
 NOTHING: Pending = (None, frozenset())
+
+# Bytes of unchanged queries, keys and values that a state remembers side by side.
+_READS_BYTES = 2**24
 
 
 class Incremental:
@@ -42,6 +45,9 @@ class Incremental:
         self._ports: dict[PortKey, Tensor] = {}  # -> current q, k or v
         self._mute: dict[int, Tensor] = {}  # alive sender that has changed -> where it writes nothing
         self._together: dict[tuple[int, ...], Tensor] = {}  # senders -> their outputs
+        # layer, port, heads, whether everywhere -> what they attend with, where nothing changes it
+        self._reads: dict[tuple[int, Port, tuple[int, ...], bool], Tensor] = {}
+        self._reads_bytes = 0
         # of the receiver asked about last
         self._lanes_of: tuple[tuple[int, int] | None, list[Lane]] = (None, [])
         self._hidden: Float[Tensor, "prompt *read d_model"] | None = None  # None: that of the clean run
@@ -83,6 +89,8 @@ class Incremental:
         """
         all_rows = self.liveness.needs_all_rows(receiver)
         deltas = self.recorded.deltas(senders, x.device, all_rows=all_rows)
+        if not self.recorded.silent and all(self._mixed.layer_of(sender) is None for sender in senders):
+            return _summed(x, deltas, [sender in spared for sender in senders])
         out = torch.empty(len(senders), *x.shape, dtype=x.dtype, device=x.device)
         gone = list(removed)
         sums: dict[int, Tensor] = {}  # of what this receiver reads of a layer's heads, in front of their norm
@@ -213,9 +221,10 @@ class Incremental:
             else:
                 projected = self.executor.project(layer, port, heads, normed, self._rows(layer, normed))
             projected = self._unpacked(layer, port, heads, projected)
-            for group, value in zip(fed, projected, strict=True):
+            for place, (group, value) in enumerate(zip(fed, projected, strict=True)):
                 for head in group:
                     trial.ports[layer, port, head] = value
+                    trial.places[layer, port, head] = projected, place
                     touched[head] += ((port, shape[0]),)
         if block.coupled:
             self._run_coupled(layer, trial)
@@ -228,11 +237,9 @@ class Incremental:
             alike[touched[head], everywhere].append(head)
         for (ports, everywhere), heads in alike.items():
             n_variants = trial.n_variants if block.mixed else max(n for _, n in ports)
-            q, k, v = (
-                stacked([self._port(layer, port, head, trial) for head in heads]) for port in ("q", "k", "v")
-            )
             rows = (self.executor.every if everywhere else self.executor.answer)[layer]
-            z = rows.attend(q, k, v, heads).expand(-1, n_variants, -1, -1, -1)
+            q, k, v = (self._read(layer, port, heads, trial, rows) for port in ("q", "k", "v"))
+            z = rows.attend_joined(q, k, v).expand(-1, n_variants, -1, -1, -1)
             z = self.recorded.packing.pack(z) if everywhere else z
             outputs = self.executor.head_outputs(layer, heads, z, scale)
             senders = [graph.head_sender(layer, head) for head in heads]
@@ -318,6 +325,26 @@ class Incremental:
         if port == "q" and not everywhere and value.shape[-2] != self.executor.n_reads:
             value = at_answer(value, self.recorded.answer_pos)
         return value
+
+    def _read(
+        self, layer: int, port: Port, heads: Sequence[int], trial: Trial, rows: Rows
+    ) -> Float[Tensor, "head variant prompt row d_head"]:
+        """q, k or v of heads of which all or none have it changed by the trial, as attention reads it; that of the
+        state is made once."""
+        changed = (layer, port, heads[0]) in trial.ports
+        key = (layer, port, tuple(heads), rows is self.executor.every[layer])
+        if not changed and key in self._reads:
+            return self._reads[key]
+        x = trial.projected(layer, port, heads) if changed else None
+        if x is None:
+            x = stacked([self._port(layer, port, head, trial) for head in heads])
+        if port != "q":
+            x = rows.joined(port, x, heads)
+        n_bytes = x.numel() * x.element_size()
+        if not changed and self._reads_bytes + n_bytes <= _READS_BYTES:
+            self._reads[key] = x
+            self._reads_bytes += n_bytes
+        return x
 
     def _current(self, sender: int) -> Float[Tensor, "prompt row d_model"]:
         """What a sender writes in this state, at the rows that matter."""
@@ -418,3 +445,17 @@ class Incremental:
         trial.inputs[receiver] = torch.where(
             nothing, self.recorded.rows_of(self.recorded.constants(receiver), x), x
         )
+
+
+def _summed(
+    x: Float[Tensor, "prompt row d_model"],
+    deltas: Float[Tensor, "variant prompt row d_model"],
+    spared: Sequence[bool],
+) -> Float[Tensor, "variant prompt row d_model"]:
+    """`x` with each of some differences, and all of those before it that are not spared, added one after the other."""
+    out, first = torch.empty_like(deltas), 0
+    for variant, stays in enumerate(spared):
+        if not stays or variant == len(spared) - 1:
+            torch.add(x, deltas[first : variant + 1], out=out[first : variant + 1])
+            x, first = out[variant], variant + 1
+    return out

@@ -65,11 +65,6 @@ def run(states: "Sequence[Incremental]", trials: Sequence[Trial], first: int, *,
             trial.hidden = part
 
 
-def stacked(xs: Sequence[Tensor]) -> Tensor:
-    """`torch.stack`; of one, without a copy."""
-    return xs[0][None] if len(xs) == 1 else torch.stack(list(xs))
-
-
 def joined(xs: Sequence[Tensor]) -> Tensor:
     """`torch.cat`; of one, without a copy."""
     return xs[0] if len(xs) == 1 else torch.cat(list(xs))

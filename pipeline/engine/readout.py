@@ -107,6 +107,12 @@ class Reference:
         total = torch.stack([p @ rows.double() for p, rows in parts]).sum(0)
         return total.view(self.hidden.shape)
 
+    def divergence(self, logits: Float[Tensor, "variant prompt vocab"]) -> Float[Tensor, "variant prompt"]:
+        """sum p log p - p . logits + logsumexp(logits), of float64 logits."""
+        by_prompt, probs = logits.transpose(0, 1), self.probs[..., None]
+        rest = torch.baddbmm(self.negative_entropy[:, None, None], by_prompt, probs, alpha=-1)
+        return rest[..., 0].t() + logits.logsumexp(-1)
+
     @cached_property
     def by_place(self) -> "Reference":
         """The same with all places that are read one after the other."""
@@ -182,11 +188,7 @@ class Answers:
         if self._may_stream:
             return self._streamed(reference)
 
-        def divergence(logits: Float[Tensor, "variant prompt vocab"]) -> Float[Tensor, "variant prompt"]:
-            expected = torch.einsum("abv,bv->ab", logits, reference.probs)
-            return reference.negative_entropy - expected + logits.logsumexp(-1)
-
-        return self._reduced(divergence)
+        return self._reduced(reference.divergence)
 
     @property
     def _may_stream(self) -> bool:

@@ -44,7 +44,7 @@ def lanes_of(inputs: Mapping[int, Tensor], receivers: Sequence[int], n_variants:
         at_once = max(1, _LANE_BYTES // (n_variants * one.numel() * one.element_size()))
         for start in range(0, len(group), at_once):
             some = tuple(group[start : start + at_once])
-            lanes.append(Lane(some, torch.stack([inputs[receiver] for receiver in some])))
+            lanes.append(Lane(some, stacked([inputs[receiver] for receiver in some])))
     return lanes
 
 
@@ -62,6 +62,10 @@ class Trial:
     lanes: Sequence[Lane] = ()
     inputs: dict[int, Float[Tensor, "variant_or_one prompt row d_model"]] = field(default_factory=dict)
     ports: dict[PortKey, Float[Tensor, "variant_or_one prompt row d_head"]] = field(default_factory=dict)
+    # where a port lies among those of other heads: so many in front of it
+    places: dict[PortKey, tuple[Float[Tensor, "head variant_or_one prompt row d_head"], int]] = field(
+        default_factory=dict
+    )
     outputs: dict[int, Float[Tensor, "variant_or_one prompt row d_model"]] = field(default_factory=dict)
     mute: dict[int, Bool[Tensor, "variant_or_one prompt row one"]] = field(default_factory=dict)
     hidden: Float[Tensor, "variant_or_one prompt *read d_model"] | None = None
@@ -90,10 +94,21 @@ class Trial:
             total = (self._sums if receiver in self._apart else self._alike)[lane]
             self.inputs[receiver] = total[of.place[receiver]]
 
+    def projected(
+        self, layer: int, port: str, heads: Sequence[int]
+    ) -> Float[Tensor, "head variant_or_one prompt row d_head"] | None:
+        """Changed ports of some heads where they lie side by side already, in this order."""
+        found = [self.places[layer, port, head] for head in heads]
+        together, first = found[0]
+        if all(one is together and place == first + step for step, (one, place) in enumerate(found)):
+            return together[first : first + len(found)]
+        return None
+
     def let_go(self, last: int) -> None:
         """Forgets the inputs of all receivers up to `last`, and everything made from them."""
         self.inputs = {receiver: x for receiver, x in self.inputs.items() if receiver > last}
         self.ports.clear()
+        self.places.clear()
         self.outputs.clear()
 
 
@@ -122,3 +137,8 @@ def compact(tensors: Mapping[int, Tensor]) -> dict[int, Tensor]:
     if sum(storages.values()) <= 2 * sum(x.numel() * x.element_size() for x in tensors.values()):
         return dict(tensors)
     return {key: x.clone() for key, x in tensors.items()}
+
+
+def stacked(xs: Sequence[Tensor]) -> Tensor:
+    """`torch.stack`; of one, without a copy."""
+    return xs[0][None] if len(xs) == 1 else torch.stack(list(xs))
