@@ -20,6 +20,8 @@ from pipeline.engine.senders import at_answer
 
 # The share of a batch's rows that packing must save: with less it costs what it saves.
 _WORTH = 1 / 16
+# The numbers of one residual that it must save: the operations that it takes cost as much as arithmetic with fewer.
+_LEAST = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,9 @@ class Packing:
         kept = (changed & real.to(changed.device)).scatter(1, read, value=True)
         n_kept, n_reads = int(to_host(kept.sum())), read.shape[1]
         # by their number rows at the answer are told from others
-        worth = n_kept <= (1 - _WORTH) * kept.numel() and n_kept > n_reads
+        n_saved = kept.numel() - n_kept
+        enough = n_saved >= _WORTH * kept.numel() and n_saved * deltas.input.shape[-1] >= _LEAST
+        worth = enough and n_kept > n_reads
         return Packing(ablated.answer_pos, kept if worth else None)
 
     @cached_property

@@ -7,6 +7,7 @@ Knows batches, states and memory. Does not know thresholds, decisions or other p
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -147,7 +148,8 @@ class Part:
         if not finals:
             return []
         values = to_host(objective(joined(finals)))  # one product with the vocabulary for all of them
-        return np.split(values, np.cumsum([len(hidden) for hidden in finals])[:-1])
+        ends = list(accumulate(len(hidden) for hidden in finals))
+        return [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def _bound(self, index: int, question: Bound) -> Float[np.ndarray, "two variant prompt"]:
         chain, recorded = question.chain, self.batches[index]

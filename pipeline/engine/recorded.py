@@ -89,9 +89,9 @@ class Recorded:
     ) -> Float[Tensor, "sender prompt row d_model"]:
         """What the removal of each of these senders adds to an input that reads it."""
         if not all_rows:
-            return self._answer_deltas[list(senders)].to(device)
+            return _rows(self._answer_deltas, senders).to(device)
         if self._all_deltas is not None:
-            return self._all_deltas[list(senders)].to(device)
+            return _rows(self._all_deltas, senders).to(device)
         deltas, nodes = self._made[0].deltas, (self.graph.senders[sender] for sender in senders)
         return torch.stack([deltas.written_by(node, self.parts).to(device) for node in nodes])
 
@@ -148,6 +148,11 @@ class Recorded:
         """Lets go of everything; the next question records it again."""
         for name in ("_made", "_all_deltas", "_answer_deltas"):
             self.__dict__.pop(name, None)
+
+
+def _rows(x: Float[Tensor, "sender *lead"], senders: Sequence[int]) -> Float[Tensor, "_sender *lead"]:
+    """`x[senders]`, in a third of the time where it is small: a list as an index is dear to read."""
+    return x.index_select(0, torch.tensor(list(senders), device=x.device))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

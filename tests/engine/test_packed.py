@@ -18,6 +18,13 @@ from tests.oracles import models
 from tests.oracles.float64 import float64_throughout
 
 
+@pytest.fixture(autouse=True, scope="module")
+def packed_however_small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "_LEAST", 0)
+        yield
+
+
 def ragged(model, *, side="right", **options):
     """Four prompts of 3 to 7 tokens that differ from their corrupted ones from position 1, 2, 3 and 0 on."""
     generator = torch.Generator().manual_seed(1)
@@ -96,6 +103,18 @@ def test_nothing_is_packed_where_little_would_be_saved():
     corrupted[:, 0] = clean[:, 0] % (models.VOCABULARY - 1) + 1
     batch = model.batch_from_ids(clean, corrupted, torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
     assert Packing.of(ablate(model, batch, "corrupted")).kept is None
+
+
+def test_nothing_is_packed_where_overhead_is_all_there_is(monkeypatch):
+    model = patchable(models.build("gpt2"))
+    ablated = ablate(model, ragged(model), "corrupted")
+    packing = Packing.of(ablated)
+    assert packing.kept is not None
+    n_saved = packing.kept.numel() - int(packing.kept.sum())
+    numbers = n_saved * ablated.deltas.input.shape[-1]
+    for least, packs in ((numbers, True), (numbers + 1, False)):
+        monkeypatch.setattr(packed, "_LEAST", least)
+        assert (Packing.of(ablated).kept is not None) == packs
 
 
 def cases():

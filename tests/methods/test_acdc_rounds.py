@@ -6,6 +6,7 @@ import pytest
 from pipeline.methods import Acdc
 from pipeline.methods.search import Search
 from tests.benchmarks.acdc import small_model
+from tests.benchmarks.ops import counted
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +23,11 @@ def test_a_head_is_guessed_by_the_one_before_it(trained, monkeypatch):
     np.testing.assert_allclose(found.score, unaided.score, rtol=1e-4, atol=1e-6)
     assert found.facts["rounds"] <= 34 < unaided.facts["rounds"]
     assert found.facts["evaluations"] < unaided.facts["evaluations"]
+
+
+def test_a_tested_edge_of_a_small_model_takes_few_operations(trained):
+    model, batch = trained
+    found = []
+    operations, transfers = counted(lambda: found.append(Acdc(threshold=0.01).score(model, [batch]).facts))
+    assert operations.total() <= 20 * found[0]["tests"]
+    assert transfers <= found[0]["rounds"] + 3  # and those of the recorded runs
