@@ -6,7 +6,8 @@ Whoever asks finds what there would have been: only the moment is another.
 
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -107,6 +108,19 @@ def later(name: str, kind: type[Later] = Later, modules: Collection[str] | None 
         return
     sys.modules[name] = stand_in = kind(spec, modules)
     sys.meta_path.insert(0, _First(stand_in))
+
+
+@contextmanager
+def later_within(name: str) -> Iterator[None]:
+    """Has a package wait for those alone who import it within: what they get imports it when they ask something of it.
+    Whoever imports it afterwards, or a module of it meanwhile, gets the package itself, as ever."""
+    later(name, modules=())
+    try:
+        yield
+    finally:
+        with _swap:
+            if isinstance(sys.modules.get(name), Later):
+                del sys.modules[name]
 
 
 class _First(MetaPathFinder):

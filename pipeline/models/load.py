@@ -8,6 +8,7 @@ in place makes another run.
 import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipeline.models.folder import (
     refuse_weights_elsewhere,
     refuse_what_is_no_plain_model,
 )
-from pipeline.models.later import later
+from pipeline.models.later import later, later_within
 from pipeline.models.placement import check_device_map
 from pipeline.models.toy import toy_path
 
@@ -142,7 +143,10 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(
-            resolved.path, revision=_revision(resolved), trust_remote_code=resolved.trust_remote_code
+            resolved.path,
+            config=resolved.config,  # or it is read again
+            revision=_revision(resolved),
+            trust_remote_code=resolved.trust_remote_code,
         )
     except BaseException as error:  # on damaged files tokenizers raise anything, plain Exception among it
         if not is_failure(error):
@@ -232,12 +236,12 @@ def dtype_name(model: Any) -> str:
 
 
 def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -> Any:
-    later("transformers.models")  # a list of all, made by reading the files of each
-    from transformers import AutoConfig
-
+    configs = _configs()
     _quiet()
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        return configs.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code, dtype=None, torch_dtype=None
+        )  # ours says what numbers are; its own would be looked up in torch
     except Exception as error:  # noqa: BLE001 - a config.json of nonsense makes it raise anything
         if "trust_remote_code" in str(error):
             raise ModelError(
@@ -251,6 +255,15 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
             f"model {name!r} is unknown: no such folder{looked_in(name)}, and not found on the hub or not reachable "
             f"({first_line(error)})"
         ) from None
+
+
+@cache
+def _configs() -> Any:
+    """transformers' reader of configs, imported once."""
+    later("transformers.models")  # a list of all, made by reading the files of each
+    with later_within("torch"):  # which is for rotary frequencies, and planning asks for none
+        from transformers import AutoConfig
+    return AutoConfig
 
 
 def _quiet() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.later import Compiler, later
+from pipeline.models.later import Compiler, later, later_within
 
 PACKAGE = "circuits_waits"
 FILES = {
@@ -67,6 +67,35 @@ def test_every_other_module_finds_its_package_imported_and_is_run_once(executed,
     assert getattr(package, module) is found is sys.modules[found.__name__]
     assert found.__spec__.origin == found.__file__
     assert importlib.reload(found) is found
+
+
+def test_only_those_who_import_it_within_have_a_package_wait(executed):
+    with later_within(PACKAGE):
+        stand_in = importlib.import_module(PACKAGE)
+    assert executed == []
+    assert PACKAGE not in sys.modules
+    package = importlib.import_module(PACKAGE)
+    assert package is not stand_in
+    assert stand_in.run is package.run
+    assert len(executed) == len(set(executed)) == 4
+    with later_within(PACKAGE):
+        assert importlib.import_module(PACKAGE) is package
+    assert sys.modules[PACKAGE] is package
+
+
+def test_a_package_that_is_asked_within_stays(executed):
+    with later_within(PACKAGE):
+        assert importlib.import_module(PACKAGE).value == 2
+        package = sys.modules[PACKAGE]
+    assert importlib.import_module(PACKAGE) is package
+    assert len(executed) == len(set(executed)) == 4
+
+
+def test_what_waited_within_comes_by_itself_when_it_is_asked_later(executed):
+    with later_within(PACKAGE):
+        stand_in = importlib.import_module(PACKAGE)
+    assert stand_in.value == 2
+    assert sys.modules[PACKAGE].value == 2
 
 
 def test_threads_that_ask_at_once_find_one_package(executed):

@@ -36,3 +36,18 @@ def test_an_engine_waits_for_no_scipy_and_no_compiler_and_whoever_wants_them_get
     assert said.returncode == 0, said.stderr
     assert "1" in said.stdout
     assert len(set(said.stdout.replace("] [", "]|[").strip().split("|"))) == 1
+
+
+def test_a_bundled_model_is_found_and_its_tokenizer_read_without_torch():
+    asked = """
+import sys
+from pipeline.models.load import load_tokenizer, resolve_model
+model = resolve_model("toy:trained")
+assert model.config.vocab_size == len(load_tokenizer(model))
+assert "torch" not in sys.modules
+from transformers import modeling_rope_utils
+import torch
+assert modeling_rope_utils.torch.float32 is torch.float32
+"""
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
