@@ -261,7 +261,7 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
 def _configs() -> Any:
     """transformers' reader of configs, imported once."""
     later("transformers.models")  # a list of all, made by reading the files of each
-    with later_within("torch"):  # which is for rotary frequencies, and planning asks for none
+    with later_within("torch"):  # which is for rotary frequencies: reading a config asks for none
         from transformers import AutoConfig
     return AutoConfig
 
