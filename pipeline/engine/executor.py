@@ -139,18 +139,15 @@ class Executor:
         layer: int,
         heads: Sequence[int],
         z: Float[Tensor, "head variant prompt row d_head"],
-        scale: Float[Tensor, "variant prompt row"] | float | None = None,
     ) -> Float[Tensor, "head variant prompt row d_model"]:
-        """What heads with these z write to the residual stream. `scale` is of their layer (`scale_of`)."""
+        """What heads with these z, scale included (`scale_of`), write to the residual stream."""
         block = self.parts.blocks[layer]
-        if scale is not None:
-            z = z * (scale if isinstance(scale, float) else scale[..., None])
         out = torch.matmul(z.flatten(1, -2), block.projections.out[index_of(heads)]).view(*z.shape[:-1], -1)
         return out if (gain := block.post_gain) is None else out * gain
 
     def raw_change(
-        self, layer: int, heads: Sequence[int], z: Float[Tensor, "head variant prompt row d_head"]
-    ) -> Float[Tensor, "variant prompt row d_model"]:
+        self, layer: int, heads: Sequence[int], z: Float[Tensor, "head *variant prompt row d_head"]
+    ) -> Float[Tensor, "*variant prompt row d_model"]:
         """What the output projection makes of a change of some heads' z."""
         weight = self.parts.blocks[layer].projections.out[index_of(heads)]
         flat = z.movedim(0, -2).flatten(-2)

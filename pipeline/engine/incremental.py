@@ -41,10 +41,10 @@ class Incremental:
         self.graph = recorded.graph
         self._mixed = MixedHeads(recorded)
         self._inputs: dict[int, Tensor] = {}  # alive receiver -> its current input
-        self._outputs: dict[int, Tensor] = {}  # alive sender -> its current output
+        self._outputs: dict[int, Tensor] = {}  # alive sender -> its current output; of heads, z
         self._ports: dict[PortKey, Tensor] = {}  # -> current q, k or v
         self._mute: dict[int, Tensor] = {}  # alive sender that has changed -> where it writes nothing
-        self._together: dict[tuple[int, ...], Tensor] = {}  # senders -> their outputs
+        self._together: dict[tuple[int, ...], Tensor] = {}  # heads -> their z
         # layer, port, heads, whether everywhere -> what they attend with, where nothing changes it
         self._reads: dict[tuple[int, Port, tuple[int, ...], bool], Tensor] = {}
         self._reads_bytes = 0
@@ -241,15 +241,7 @@ class Incremental:
             q, k, v = (self._read(layer, port, heads, trial, rows) for port in ("q", "k", "v"))
             z = rows.attend_joined(q, k, v).expand(-1, n_variants, -1, -1, -1)
             z = self.recorded.packing.pack(z) if everywhere else z
-            outputs = self.executor.head_outputs(layer, heads, z, scale)
-            senders = [graph.head_sender(layer, head) for head in heads]
-            if block.mixed:
-                found.update(zip(senders, outputs, strict=True))
-                continue
-            changes = outputs - self._current_of(tuple(senders))[:, None]
-            for sender, out, change in zip(senders, outputs, changes, strict=True):
-                self._note(sender, out, trial)
-                self._add(self.liveness.readers.get(sender, ()), change, trial)
+            self._spread_heads(layer, heads, z if scale is None else z * scale, trial, found)
         if found:
             self._spread_mixed(layer, found, trial)
 
@@ -277,13 +269,33 @@ class Incremental:
         z = rows.attend(ports["q"], ports["k"], ports["v"], heads)
         z = self.recorded.packing.pack(z) if everywhere else z
         alive = [head for head in heads if graph.head_sender(layer, head) in self.liveness.readers]
-        outputs = self.executor.head_outputs(layer, alive, z[alive], self.executor.scale_of(layer, z))
-        found = {graph.head_sender(layer, head): out for head, out in zip(alive, outputs, strict=True)}
-        if block.mixed:
+        scale, found = self.executor.scale_of(layer, z), dict[int, Tensor]()
+        if scale is not None:
+            z = z * (scale if isinstance(scale, float) else scale[..., None])
+        self._spread_heads(layer, alive, z[alive], trial, found)
+        if found:
             self._spread_mixed(layer, found, trial)
+
+    def _spread_heads(
+        self,
+        layer: int,
+        heads: Sequence[int],
+        z: Float[Tensor, "head variant prompt row d_head"],
+        trial: Trial,
+        mixed: dict[int, Tensor],
+    ) -> None:
+        """Adds the change of what heads write to every receiver that kept their edges; or their z to `mixed`, where
+        readers norm the sum of them."""
+        senders = [self.graph.head_sender(layer, head) for head in heads]
+        for sender, out in zip(senders, z, strict=True):
+            self._note(sender, out, trial)
+        if self._blocks(layer).mixed:
+            mixed.update(zip(senders, z, strict=True))
             return
-        for sender, out in found.items():
-            self.spread(sender, out, trial)
+        # of the change of z, which is as narrow as a head
+        changes = self.executor.head_outputs(layer, heads, z - self._current_of(tuple(senders))[:, None])
+        for sender, change in zip(senders, changes, strict=True):
+            self._add(self.liveness.readers.get(sender, ()), change, trial)
 
     def _rows(self, layer: int, x: Tensor) -> Rows:
         rows = self.executor.answer if x.shape[-2] == self.executor.n_reads else self.recorded.rows
@@ -346,37 +358,34 @@ class Incremental:
             self._reads_bytes += n_bytes
         return x
 
-    def _current(self, sender: int) -> Float[Tensor, "prompt row d_model"]:
-        """What a sender writes in this state, at the rows that matter."""
+    def _current(self, sender: int) -> Float[Tensor, "prompt row width"]:
+        """What an MLP writes in this state, or a head before its output projection, at the rows that matter."""
         if sender not in self._outputs:  # nothing has changed it yet
-            clean = self.recorded.clean_output(sender)
-            everywhere = sender in self.liveness.everywhere
+            clean, everywhere = self.recorded.clean_output(sender), sender in self.liveness.everywhere
             self._outputs[sender] = clean if everywhere else self.recorded.packing.at_answer(clean)
         return self._outputs[sender]
 
-    def _current_of(self, senders: tuple[int, ...]) -> Float[Tensor, "sender prompt row d_model"]:
-        """`_current` of several senders that are needed at the same rows."""
+    def _current_of(self, senders: tuple[int, ...]) -> Float[Tensor, "sender prompt row d_head"]:
+        """`_current` of several heads that are needed at the same rows."""
         if senders not in self._together:
             self._together[senders] = stacked([self._current(sender) for sender in senders])
         return self._together[senders]
 
     def spread(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
-        """Adds the change of a sender's output to every receiver that kept its edge."""
+        """Adds the change of an MLP's output to every receiver that kept its edge."""
         self._note(sender, out, trial)
         self._add(self.liveness.readers.get(sender, ()), out - self._current(sender), trial)
 
     def _spread_mixed(
-        self, layer: int, outputs: dict[int, Float[Tensor, "variant prompt row d_model"]], trial: Trial
+        self, layer: int, outputs: dict[int, Float[Tensor, "variant prompt row d_head"]], trial: Trial
     ) -> None:
-        """`spread` for all changed heads of a layer, whose sums are normed by every receiver that kept some."""
+        """The same for all changed heads of a layer, whose sums are normed by every receiver that kept some."""
         readers = defaultdict[int, list[int]](list)
-        changes = {sender: out - self._current(sender) for sender, out in outputs.items()}
-        for sender, out in outputs.items():
-            self._note(sender, out, trial)
+        changes = {sender: z - self._current(sender) for sender, z in outputs.items()}
         for sender in outputs:
             for receiver in self.liveness.readers.get(sender, ()):
                 readers[receiver].append(sender)
-        heads = self._mixed.heads(layer)
+        heads, rows_of = self._mixed.heads(layer), self.recorded.rows_of
         for receiver, changed in readers.items():
             x = trial.inputs.get(receiver)
             if x is None:
@@ -390,13 +399,14 @@ class Incremental:
                 self._add([receiver], self.executor.attention_between(layer, before, after), trial)
                 continue
             before = self._mixed.sum_without(layer, [head for head in heads if head not in kept], x)
-            for head in kept:
-                if head in self._outputs:  # else it is that of the clean run
-                    clean = self.recorded.clean_output(head)
-                    before = before + (
-                        self.recorded.rows_of(self._outputs[head], x) - self.recorded.rows_of(clean, x)
-                    )
-            change = torch.stack([self.recorded.rows_of(changes[sender], x) for sender in changed]).sum(0)
+            moved = {  # those that are not there write what they write in the clean run
+                head: rows_of(self._outputs[head], x) - rows_of(self.recorded.clean_output(head), x)
+                for head in kept
+                if head in self._outputs
+            }
+            if moved:
+                before = before + self._mixed.written(layer, moved)
+            change = self._mixed.written(layer, {head: rows_of(changes[head], x) for head in changed})
             self._add([receiver], self.executor.attention_change(layer, before, change), trial)
 
     def _add(

@@ -53,15 +53,24 @@ class MixedHeads:
         now: Mapping[int, Tensor],
         like: Float[Tensor, "*base prompt row d_model"],
     ) -> Float[Tensor, "*variant prompt row d_model"]:
-        """What these heads of a layer write, `now` or else in the clean run, and the bias of their projection."""
-        block = self._recorded.parts.blocks[layer]
-        clean = self._recorded.rows_of(self._recorded.clean_attention(layer), like)
-        out = torch.zeros_like(clean)
-        for head in heads:
-            out = out + self._recorded.rows_of(
-                now[head] if head in now else self._recorded.clean_output(head), like
-            )
-        return out if (bias := block.out_bias) is None else out + bias
+        """What these heads of a layer write, of which `now` holds some z and the clean run the others, and the bias of
+        their projection."""
+        recorded = self._recorded
+        clean = recorded.rows_of(recorded.clean_attention(layer), like)
+        z = {
+            head: recorded.rows_of(now[head] if head in now else recorded.clean_output(head), like)
+            for head in heads
+        }
+        out = self.written(layer, z) if z else torch.zeros_like(clean)
+        return out if (bias := recorded.parts.blocks[layer].out_bias) is None else out + bias
+
+    def written(
+        self, layer: int, z: Mapping[int, Float[Tensor, "*variant prompt row d_head"]]
+    ) -> Float[Tensor, "*variant prompt row d_model"]:
+        """What the output projection of a layer makes of these heads' z together."""
+        first = self.heads(layer).start
+        stacked = torch.stack(torch.broadcast_tensors(*z.values()))
+        return self._recorded.executor.raw_change(layer, [head - first for head in z], stacked)
 
     def _removed_deltas(
         self, removed: Sequence[int], device: torch.device, like: Float[Tensor, "*variant prompt row d_model"]

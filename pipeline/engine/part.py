@@ -25,8 +25,9 @@ from pipeline.engine.recorded import Recorded
 
 Answer = Float[np.ndarray, "*_two _variant prompt"]
 
-# Bytes of one receiver's variants that are propagated at once.
-_VARIANT_BYTES = 2**24
+# Bytes of one receiver's variants that are propagated at once: those of a few receivers still are of a size of which
+# memory stays at hand (`pipeline.models.freed`).
+_VARIANT_BYTES = 2**23
 # Numbers in one row of a variant of a whole batch below which overhead, not arithmetic, is what a variant costs.
 _EAGER_BELOW = 4096
 # Inputs remembered per batch and state, so that a removal is added once and not again for every question.

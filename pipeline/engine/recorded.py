@@ -125,15 +125,12 @@ class Recorded:
         """What a layer's output projection makes in the clean run."""
         return self.packing.pack(self.clean.layers[layer].attn_raw)
 
-    def clean_output(self, sender: int) -> Float[Tensor, "prompt pos d_model"]:
-        """What a head or an MLP writes in the clean run."""
+    def clean_output(self, sender: int) -> Float[Tensor, "prompt pos width"]:
+        """What an MLP writes in the clean run, or a head before its output projection."""
         node = self.graph.senders[sender]
         assert node.layer is not None, "the input is never recomputed"
-        record, block = self.clean.layers[node.layer], self.parts.blocks[node.layer]
-        if node.kind == "mlp":
-            return self.packing.pack(record.mlp)
-        out = self.packing.pack(record.z_written[:, :, node.head]) @ block.projections.out[node.head]
-        return out if (gain := block.post_gain) is None else out * gain
+        record = self.clean.layers[node.layer]
+        return self.packing.pack(record.mlp if node.kind == "mlp" else record.z_written[:, :, node.head])
 
     def n_bytes(self) -> int:
         """What the recorded runs take, with all differences that are ever kept of them."""

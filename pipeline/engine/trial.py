@@ -14,8 +14,9 @@ from torch import Tensor
 
 PortKey = tuple[int, str, int]  # layer, port, head
 
-# Bytes of one lane's inputs, of all variants, that are held at once.
-_LANE_BYTES = 2**28
+# Bytes of one lane's inputs, of all variants, that are held at once: a size of which memory stays at hand
+# (`pipeline.models.freed`).
+_LANE_BYTES = 2**24
 
 
 @dataclass(frozen=True)
