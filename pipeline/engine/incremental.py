@@ -1,8 +1,8 @@
 """Cached runs with edges taken out receiver by receiver: what a removal changes, and nothing else, is recomputed.
 
-Knows states and variants of one receiver's input. Does not know thresholds, nor in which order receivers come
-(`pipeline.methods.search`), only that it leads from the output to the input: everything upstream of the
-receiver at hand still is the clean run.
+Knows states, and variants of one receiver's input on their way. Does not know thresholds, nor in which order receivers
+come (`pipeline.methods.search`), only that it leads from the output to the input: everything upstream of the receiver
+at hand still is the clean run.
 
 Only alive nodes are recomputed, and only where they are needed (`pipeline.core.liveness`).
 """
@@ -16,20 +16,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.core.liveness import Liveness
+from pipeline.engine.current import Current
 from pipeline.engine.executor import Executor, Rows, finish
 from pipeline.engine.mixed_heads import MixedHeads
 from pipeline.engine.propagation import propagate, run
 from pipeline.engine.recorded import Recorded
-from pipeline.engine.senders import at_answer
-from pipeline.engine.trial import Lane, PortKey, Trial, compact, lanes_of, stacked
+from pipeline.engine.removal import Removal
+from pipeline.engine.trial import Lane, Trial, lanes_of, stacked
 from pipeline.models.adapters import Block, Port
 
 # Receivers whose input has changed already, and what they change has not; the layer whose heads changed it.
 Pending = tuple[int | None, frozenset[int]]
 NOTHING: Pending = (None, frozenset())
-
-# Bytes of unchanged queries, keys and values that a state remembers side by side.
-_READS_BYTES = 2**24
 
 
 class Incremental:
@@ -40,14 +38,8 @@ class Incremental:
         self.liveness = liveness
         self.graph = recorded.graph
         self._mixed = MixedHeads(recorded)
-        self._inputs: dict[int, Tensor] = {}  # alive receiver -> its current input
-        self._outputs: dict[int, Tensor] = {}  # alive sender -> its current output; of heads, z
-        self._ports: dict[PortKey, Tensor] = {}  # -> current q, k or v
-        self._mute: dict[int, Tensor] = {}  # alive sender that has changed -> where it writes nothing
-        self._together: dict[tuple[int, ...], Tensor] = {}  # heads -> their z
-        # layer, port, heads, whether everywhere -> what they attend with, where nothing changes it
-        self._reads: dict[tuple[int, Port, tuple[int, ...], bool], Tensor] = {}
-        self._reads_bytes = 0
+        self._current = Current(recorded, liveness)
+        self.removal = Removal(recorded, self._mixed, liveness)
         # of the receiver asked about last
         self._lanes_of: tuple[tuple[int, int] | None, list[Lane]] = (None, [])
         self._hidden: Float[Tensor, "prompt *read d_model"] | None = None  # None: that of the clean run
@@ -65,54 +57,6 @@ class Incremental:
         if self.caught_up is not self:
             return self.caught_up.final_hidden()
         return self.executor.answer_hidden(self.recorded.clean) if self._hidden is None else self._hidden
-
-    # --- one receiver's input -----------------------------------------------------------------------------
-
-    def clean_rows(self, receiver: int) -> Float[Tensor, "prompt row d_model"]:
-        """The receiver's input before anything is removed, at the rows that matter."""
-        x = self.recorded.clean_input(self.graph.receivers[receiver])
-        return x if self.liveness.needs_all_rows(receiver) else self.recorded.packing.at_answer(x)
-
-    def without(
-        self,
-        receiver: int,
-        x: Float[Tensor, "prompt row d_model"],
-        senders: Sequence[int],
-        spared: frozenset[int] = frozenset(),
-        removed: Sequence[int] = (),
-    ) -> Float[Tensor, "variant prompt row d_model"]:
-        """The input `x`, without `removed` already, with the first, the first two, ... of `senders` removed too, where
-        later ones find those in `spared` still there.
-
-        The differences are added one after the other, never by a parallel scan: the rounding must not depend
-        on the device. Where nothing is left, no rounding is left either: a norm would multiply it.
-        """
-        all_rows = self.liveness.needs_all_rows(receiver)
-        deltas = self.recorded.deltas(senders, x.device, all_rows=all_rows)
-        if not self.recorded.silent and all(self._mixed.layer_of(sender) is None for sender in senders):
-            return _summed(x, deltas, [sender in spared for sender in senders])
-        out = torch.empty(len(senders), *x.shape, dtype=x.dtype, device=x.device)
-        gone = list(removed)
-        sums: dict[int, Tensor] = {}  # of what this receiver reads of a layer's heads, in front of their norm
-        for variant, (sender, delta) in enumerate(zip(senders, deltas, strict=True)):
-            change, layer = delta, self._mixed.layer_of(sender)
-            if layer is not None:
-                if layer not in sums:
-                    sums[layer] = self._mixed.sum_without(layer, self._mixed.of_layer(layer, gone), x)
-                if self.recorded.silent:
-                    after = self._mixed.sum_without(layer, self._mixed.of_layer(layer, [*gone, sender]), x)
-                else:
-                    after = sums[layer] + delta.to(sums[layer].device)
-                change = self.executor.attention_between(layer, sums[layer], after).to(x.device)
-            torch.add(x, change, out=out[variant])
-            if self.recorded.silent and len(gone) + 1 == self.graph.senders_read[receiver]:
-                out[variant] = self.recorded.rows_of(self.recorded.constants(receiver), x)
-            if sender not in spared:
-                x = out[variant]
-                gone.append(sender)
-                if layer is not None:
-                    sums[layer] = after
-        return out
 
     # --- states -------------------------------------------------------------------------------------------
 
@@ -132,7 +76,7 @@ class Incremental:
             return self._after(trial, liveness)
         changed = self.liveness.changed_by(receiver)
         readers = {reader for sender in changed for reader in self.liveness.readers.get(sender, ())}
-        trial = Trial(receiver, 1, lanes_of(self._inputs, sorted(readers), 1))
+        trial = Trial(receiver, 1, lanes_of(self._current.inputs, sorted(readers), 1))
         trial.inputs[receiver] = x[None]
         with torch.no_grad():
             self.run_heads(node.layer, trial)
@@ -159,10 +103,7 @@ class Incremental:
         after = Incremental(self.recorded, liveness)
         after._pending = pending
         after._hidden = self._hidden if trial.hidden is None else trial.hidden[0]
-        after._inputs = compact(self._inputs | {key: value[0] for key, value in trial.inputs.items()})
-        after._outputs = self._outputs | {key: value[0] for key, value in trial.outputs.items()}
-        after._ports = self._ports | {key: value[0] for key, value in trial.ports.items()}
-        after._mute = self._mute | {key: value[0] for key, value in trial.mute.items()}
+        after._current = self._current.after(trial, liveness)
         return after
 
     # --- propagation --------------------------------------------------------------------------------------
@@ -176,7 +117,7 @@ class Incremental:
         return trial
 
     def _put_pending(self, trial: Trial) -> None:
-        trial.inputs |= {receiver: self._inputs[receiver][None] for receiver in self._pending[1]}
+        trial.inputs |= {receiver: self._current.inputs[receiver][None] for receiver in self._pending[1]}
 
     def _lanes(self, receiver: int, n_variants: int) -> list[Lane]:
         """All receivers that a change of this one's input may reach."""
@@ -195,7 +136,7 @@ class Incremental:
             new = {*self.liveness.readers.get(changed.pop(), ())} - reached
             reached |= new
             changed += [sender for reader in new for sender in self.liveness.changed_by(reader)]
-        return lanes_of(self._inputs, sorted(reached), n_variants)
+        return lanes_of(self._current.inputs, sorted(reached), n_variants)
 
     def run_heads(self, layer: int, trial: Trial) -> None:
         """Projects the changed receivers of a layer, and recomputes the heads that they change."""
@@ -220,7 +161,7 @@ class Incremental:
                 projected = self.executor.project_raw(layer, port, heads, normed)
             else:
                 projected = self.executor.project(layer, port, heads, normed, self._rows(layer, normed))
-            projected = self._unpacked(layer, port, heads, projected)
+            projected = self._current.unpacked(layer, port, heads, projected)
             for place, (group, value) in enumerate(zip(fed, projected, strict=True)):
                 for head in group:
                     trial.ports[layer, port, head] = value
@@ -238,12 +179,16 @@ class Incremental:
         for (ports, everywhere), heads in alike.items():
             n_variants = trial.n_variants if block.mixed else max(n for _, n in ports)
             rows = (self.executor.every if everywhere else self.executor.answer)[layer]
-            q, k, v = (self._read(layer, port, heads, trial, rows) for port in ("q", "k", "v"))
+            q, k, v = (self._current.read(layer, port, heads, trial, rows) for port in ("q", "k", "v"))
             z = rows.attend_joined(q, k, v).expand(-1, n_variants, -1, -1, -1)
             z = self.recorded.packing.pack(z) if everywhere else z
             self._spread_heads(layer, heads, z if scale is None else z * scale, trial, found)
         if found:
             self._spread_mixed(layer, found, trial)
+
+    def _rows(self, layer: int, x: Tensor) -> Rows:
+        rows = self.executor.answer if x.shape[-2] == self.executor.n_reads else self.recorded.rows
+        return rows[layer]
 
     def _fed(self, receiver: int, block: Block) -> Sequence[int]:
         """The heads that a receiver feeds and that must be recomputed."""
@@ -261,7 +206,7 @@ class Incremental:
         rows = (self.executor.every if everywhere else self.executor.answer)[layer]
         ports = {}
         for port in ("q", "k", "v"):
-            each = [self._port(layer, port, head, trial) for head in heads]
+            each = [self._current.port(layer, port, head, trial) for head in heads]
             ports[port] = torch.stack([x.expand(trial.n_variants, -1, -1, -1) for x in each])
         if block.joint_qk:
             ports["q"] = finish(block, "q", ports["q"], rows, heads)
@@ -293,95 +238,23 @@ class Incremental:
             mixed.update(zip(senders, z, strict=True))
             return
         # of the change of z, which is as narrow as a head
-        changes = self.executor.head_outputs(layer, heads, z - self._current_of(tuple(senders))[:, None])
+        changes = self.executor.head_outputs(
+            layer, heads, z - self._current.outputs_of(tuple(senders))[:, None]
+        )
         for sender, change in zip(senders, changes, strict=True):
             self._add(self.liveness.readers.get(sender, ()), change, trial)
-
-    def _rows(self, layer: int, x: Tensor) -> Rows:
-        rows = self.executor.answer if x.shape[-2] == self.executor.n_reads else self.recorded.rows
-        return rows[layer]
-
-    def _unpacked(
-        self,
-        layer: int,
-        port: Port,
-        heads: Sequence[int],
-        value: Float[Tensor, "head variant _one row d_head"],
-    ) -> Float[Tensor, "head variant prompt pos d_head"]:
-        """What was projected at all rows, as attention reads it."""
-        packing = self.recorded.packing
-        if packing.kept is None or value.shape[-2] == self.executor.n_reads:
-            return value
-        clean = self._clean_port(layer, port)[:, heads].transpose(0, 1)[:, None]
-        return packing.unpack(value, clean)
-
-    def _clean_port(self, layer: int, port: str) -> Float[Tensor, "prompt head pos d_head"]:
-        """q, k or v of all heads in the clean run; before their norm where that is over all heads."""
-        joint = self._blocks(layer).joint_qk and port != "v"
-        found: Tensor = getattr(self.recorded.clean.layers[layer], f"{port}_raw" if joint else port)
-        return found
-
-    def _port(
-        self, layer: int, port: str, head: int, trial: Trial
-    ) -> Float[Tensor, "variant prompt row d_head"]:
-        """A head's q, k or v (before their norm where that is over all heads): changed by the trial, else the
-        current one, else the clean one."""
-        key = (layer, port, head)
-        value = trial.ports.get(key)
-        if value is None:
-            value = self._ports.get(key)
-            if value is None:
-                value = self._clean_port(layer, port)[:, head]
-            value = value[None]
-        everywhere = self.graph.head_sender(layer, head) in self.liveness.everywhere
-        if port == "q" and not everywhere and value.shape[-2] != self.executor.n_reads:
-            value = at_answer(value, self.recorded.answer_pos)
-        return value
-
-    def _read(
-        self, layer: int, port: Port, heads: Sequence[int], trial: Trial, rows: Rows
-    ) -> Float[Tensor, "head variant prompt row d_head"]:
-        """q, k or v of heads of which all or none have it changed by the trial, as attention reads it; that of the
-        state is made once."""
-        changed = (layer, port, heads[0]) in trial.ports
-        key = (layer, port, tuple(heads), rows is self.executor.every[layer])
-        if not changed and key in self._reads:
-            return self._reads[key]
-        x = trial.projected(layer, port, heads) if changed else None
-        if x is None:
-            x = stacked([self._port(layer, port, head, trial) for head in heads])
-        if port != "q":
-            x = rows.joined(port, x, heads)
-        n_bytes = x.numel() * x.element_size()
-        if not changed and self._reads_bytes + n_bytes <= _READS_BYTES:
-            self._reads[key] = x
-            self._reads_bytes += n_bytes
-        return x
-
-    def _current(self, sender: int) -> Float[Tensor, "prompt row width"]:
-        """What an MLP writes in this state, or a head before its output projection, at the rows that matter."""
-        if sender not in self._outputs:  # nothing has changed it yet
-            clean, everywhere = self.recorded.clean_output(sender), sender in self.liveness.everywhere
-            self._outputs[sender] = clean if everywhere else self.recorded.packing.at_answer(clean)
-        return self._outputs[sender]
-
-    def _current_of(self, senders: tuple[int, ...]) -> Float[Tensor, "sender prompt row d_head"]:
-        """`_current` of several heads that are needed at the same rows."""
-        if senders not in self._together:
-            self._together[senders] = stacked([self._current(sender) for sender in senders])
-        return self._together[senders]
 
     def spread(self, sender: int, out: Float[Tensor, "variant prompt row d_model"], trial: Trial) -> None:
         """Adds the change of an MLP's output to every receiver that kept its edge."""
         self._note(sender, out, trial)
-        self._add(self.liveness.readers.get(sender, ()), out - self._current(sender), trial)
+        self._add(self.liveness.readers.get(sender, ()), out - self._current.output(sender), trial)
 
     def _spread_mixed(
         self, layer: int, outputs: dict[int, Float[Tensor, "variant prompt row d_head"]], trial: Trial
     ) -> None:
         """The same for all changed heads of a layer, whose sums are normed by every receiver that kept some."""
         readers = defaultdict[int, list[int]](list)
-        changes = {sender: z - self._current(sender) for sender, z in outputs.items()}
+        changes = {sender: z - self._current.output(sender) for sender, z in outputs.items()}
         for sender in outputs:
             for receiver in self.liveness.readers.get(sender, ()):
                 readers[receiver].append(sender)
@@ -389,20 +262,20 @@ class Incremental:
         for receiver, changed in readers.items():
             x = trial.inputs.get(receiver)
             if x is None:
-                x = self._inputs[receiver]
+                x = self._current.inputs[receiver]
             kept = [head for head in heads if receiver in self.liveness.readers.get(head, ())]
             if self.recorded.silent:
                 before, after = (
                     self._mixed.sum_of(layer, kept, now, x)
-                    for now in (self._outputs, {**self._outputs, **outputs})
+                    for now in (self._current.outputs, {**self._current.outputs, **outputs})
                 )
                 self._add([receiver], self.executor.attention_between(layer, before, after), trial)
                 continue
             before = self._mixed.sum_without(layer, [head for head in heads if head not in kept], x)
             moved = {  # those that are not there write what they write in the clean run
-                head: rows_of(self._outputs[head], x) - rows_of(self.recorded.clean_output(head), x)
+                head: rows_of(self._current.outputs[head], x) - rows_of(self.recorded.clean_output(head), x)
                 for head in kept
-                if head in self._outputs
+                if head in self._current.outputs
             }
             if moved:
                 before = before + self._mixed.written(layer, moved)
@@ -446,7 +319,7 @@ class Incremental:
             return
         x, nothing = trial.inputs[receiver], None
         for sender in senders:
-            mute = trial.mute.get(sender, self._mute.get(sender))
+            mute = trial.mute.get(sender, self._current.mute.get(sender))
             if mute is None:  # it writes what it writes in the clean run
                 return
             mute = self.recorded.rows_of(mute, x).to(x.device)
@@ -455,17 +328,3 @@ class Incremental:
         trial.inputs[receiver] = torch.where(
             nothing, self.recorded.rows_of(self.recorded.constants(receiver), x), x
         )
-
-
-def _summed(
-    x: Float[Tensor, "prompt row d_model"],
-    deltas: Float[Tensor, "variant prompt row d_model"],
-    spared: Sequence[bool],
-) -> Float[Tensor, "variant prompt row d_model"]:
-    """`x` with each of some differences, and all of those before it that are not spared, added one after the other."""
-    out, first = torch.empty_like(deltas), 0
-    for variant, stays in enumerate(spared):
-        if not stays or variant == len(spared) - 1:
-            torch.add(x, deltas[first : variant + 1], out=out[first : variant + 1])
-            x, first = out[variant], variant + 1
-    return out

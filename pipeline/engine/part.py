@@ -204,7 +204,9 @@ class Part:
         x = self._input(state, chain.receiver, chain.removed)
         if not chain.candidates:
             return x, x[None]
-        inputs = state.incremental.without(chain.receiver, x, chain.candidates, chain.spared, chain.removed)
+        inputs = state.incremental.removal.without(
+            chain.receiver, x, chain.candidates, chain.spared, chain.removed
+        )
         state.asked = chain, inputs
         return x, inputs
 
@@ -213,14 +215,14 @@ class Part:
     ) -> Float[Tensor, "prompt row d_model"]:
         """The receiver's input with `removed` gone, from the longest beginning of it that is remembered."""
         known = max((key for key in state.inputs if removed[: len(key)] == key), key=len, default=None)
-        x = state.incremental.clean_rows(receiver) if known is None else state.inputs[known]
+        x = state.incremental.removal.clean_rows(receiver) if known is None else state.inputs[known]
         more = removed[len(known or ()) :]
         if more:
             seen = None if state.asked is None else _variant_without(state.asked[0], receiver, removed)
             if state.asked is not None and seen is not None:
                 x = state.asked[1][seen].clone()
             else:
-                x = state.incremental.without(receiver, x, more, removed=known or ())[-1].clone()
+                x = state.incremental.removal.without(receiver, x, more, removed=known or ())[-1].clone()
             while len(state.inputs) >= _REMEMBERED:
                 state.inputs.pop(next(iter(state.inputs)))
             state.inputs[removed] = x
