@@ -6,7 +6,7 @@ depends on the batch alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,11 +34,14 @@ class Recorded:
     graph: Graph
     batch: Batch
     make: Callable[[], tuple[Ablated, Objective]]
+    _packing: Packing | None = field(default=None, init=False)
 
     @cached_property
     def _made(self) -> tuple[Ablated, Objective, Packing, tuple[Rows, ...]]:
         ablated, objective = self.make()
-        packing = Packing.of(ablated)
+        if self._packing is None:  # it outlives what is dropped: states have tensors of its rows
+            self._packing = Packing.of(ablated)
+        packing = self._packing
         rows = tuple(packing.rows(every) for every in ablated.executor.every)
         return replace(ablated, deltas=ablated.deltas.at(packing.pack)), objective, packing, rows
 
@@ -160,6 +163,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         for part in value:
             yield from _tensors(part)
     elif is_dataclass(value) and not isinstance(value, Parts):
-        for field in fields(value):
-            if field.name != "unembedding":
-                yield from _tensors(getattr(value, field.name))
+        for entry in fields(value):
+            if entry.name != "unembedding":
+                yield from _tensors(getattr(value, entry.name))

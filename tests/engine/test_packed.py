@@ -12,8 +12,10 @@ from pipeline.ablations import ablate
 from pipeline.engine import packed
 from pipeline.engine.packed import Packing
 from pipeline.engine.patchable import patchable
+from pipeline.engine.recorded import Recorded
 from pipeline.engine.senders import at_answer
 from pipeline.methods import Acdc
+from pipeline.metrics import get_metric
 from tests.oracles import models
 from tests.oracles.float64 import float64_throughout
 
@@ -115,6 +117,21 @@ def test_nothing_is_packed_where_overhead_is_all_there_is(monkeypatch):
     for least, packs in ((numbers, True), (numbers + 1, False)):
         monkeypatch.setattr(packed, "_LEAST", least)
         assert (Packing.of(ablated).kept is not None) == packs
+
+
+def test_runs_that_are_recorded_again_keep_the_rows_that_there_were():
+    model = patchable(models.build("gpt2"))
+    batch = ragged(model)
+
+    def make():
+        ablated = ablate(model, batch, "corrupted")
+        return ablated, model.objective(get_metric("kl_divergence"), batch, ablated.clean_hidden)
+
+    recorded = Recorded(model.parts, model.graph, batch, make)
+    before, delta = recorded.packing, recorded.deltas([1], model.device, all_rows=True)
+    recorded.drop()
+    assert recorded.packing is before
+    assert torch.equal(recorded.deltas([1], model.device, all_rows=True), delta)
 
 
 def cases():
