@@ -28,6 +28,7 @@ from pipeline.models.folder import (
     refuse_what_is_no_plain_model,
 )
 from pipeline.models.later import later, later_within
+from pipeline.models.listed import quickly_listed
 from pipeline.models.placement import check_device_map
 from pipeline.models.toy import toy_path
 
@@ -260,9 +261,10 @@ def _load_config(name: str, path: str, revision: str, trust_remote_code: bool) -
 @cache
 def _configs() -> Any:
     """transformers' reader of configs, imported once."""
-    later("transformers.models")  # a list of all, made by reading the files of each
-    with later_within("torch"):  # which is for rotary frequencies: reading a config asks for none
-        from transformers import AutoConfig
+    with quickly_listed():
+        later("transformers.models")  # a list of all, made by reading the files of each
+        with later_within("torch"):  # which is for rotary frequencies: reading a config asks for none
+            from transformers import AutoConfig
     return AutoConfig
 
 

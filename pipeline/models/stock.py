@@ -1,8 +1,8 @@
 """The class of every stock model, and of its attention, without what transformers imports along with them for others.
 
-Knows what that is: torch's compiler, for decorators; a list of all models, made by reading the files of each; and
-scipy, for one function of losses of object detection. Whoever calls for one of them gets it all the same. Is imported
-before anything else of a model.
+Knows what that is: torch's compiler, for decorators; a list of all models, made by reading the files of each; scipy,
+for one function of losses of object detection; and boto3, for accelerate's questions of a cloud. Whoever calls for one
+of them gets it all the same. Is imported before anything else of a model.
 """
 
 import sys
@@ -13,7 +13,8 @@ from typing import Any
 
 import torch  # noqa: F401 - what stands in for its compiler wants it whole
 
-from pipeline.models.later import Compiler, later
+from pipeline.models.later import Compiler, later, later_within
+from pipeline.models.listed import quickly_listed
 
 _SLOW = "scipy.optimize"
 
@@ -40,7 +41,7 @@ def _without_others() -> Iterator[None]:
         del sys.modules[_SLOW]
 
 
-with _without_others():
+with quickly_listed(), _without_others(), later_within("boto3"):
     from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
     from transformers.activations import NewGELUActivation
     from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask

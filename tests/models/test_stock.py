@@ -11,6 +11,12 @@ from pipeline import load_model
 model = load_model("toy:trained")
 assert "scipy.optimize" not in sys.modules
 assert "torch._dynamo.eval_frame" not in sys.modules
+assert "boto3" not in sys.modules
+from accelerate import cpu_offload
+from accelerate.commands.config import sagemaker
+if hasattr(sagemaker, "boto3"):
+    import boto3
+    assert boto3 is sys.modules["boto3"] and sagemaker.boto3.Session is boto3.Session
 import scipy.optimize
 from transformers.loss import loss_for_object_detection as loss
 costs = [[4, 1, 3], [2, 0, 5], [3, 2, 2]]
@@ -30,7 +36,7 @@ assert masking_utils.TransformGetItemToIndex is torch._dynamo._trace_wrapped_hig
 
 
 @pytest.mark.slow
-def test_an_engine_waits_for_no_scipy_and_no_compiler_and_whoever_wants_them_gets_them():
+def test_an_engine_waits_for_no_scipy_no_cloud_and_no_compiler_and_whoever_wants_them_gets_them():
     words = [sys.executable, "-c", ASKED]
     said = subprocess.run(words, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
