@@ -128,12 +128,17 @@ def _score_chunk(
     _, n_prompts, width = differences.shape
     d_model = steps[0].final.shape[-1]
     scores = differences.new_empty(n_prompts, graph.n_edges)
+    # room for one block after the other: new memory is dear where it is large
+    at_most = min(_layers_at_once(graph), graph.n_layers) * graph.receivers_per_layer + 1
+    room = differences.new_empty(at_most, n_prompts, width // d_model, d_model)
     for first in range(0, graph.n_layers, _layers_at_once(graph)):
         last = min(first + _layers_at_once(graph), graph.n_layers)
         receiver = graph.head_receiver(first, "q")
         stop = graph.n_receivers if last == graph.n_layers else graph.head_receiver(last, "q")
         differences = differences.to(parts.blocks[first].device)
-        block = differences.new_empty(stop - receiver, n_prompts, width // d_model, d_model)
+        if room.device != differences.device:
+            room = torch.empty_like(room, device=differences.device)
+        block = room[: stop - receiver]
         for number, step in enumerate(steps):
             for layer in range(first, last):
                 _add_layer(block, receiver, parts.blocks[layer], graph, step.layers[layer], rows, number)
