@@ -110,7 +110,7 @@ class Current:
         return self.outputs[sender]
 
     def outputs_of(self, senders: tuple[int, ...]) -> Float[Tensor, "sender prompt row d_head"]:
-        """`_current` of several heads that are needed at the same rows."""
+        """`output` of several heads that are needed at the same rows."""
         if senders not in self._together:
             self._together[senders] = stacked([self.output(sender) for sender in senders])
         return self._together[senders]
